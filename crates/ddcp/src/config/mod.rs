@@ -1,0 +1,5 @@
+//! Settings of a repository: `config.toml`.
+
+mod network;
+
+pub use network::NetworkConfig;

@@ -1,0 +1,89 @@
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use veilid_core::RecordKey;
+
+/// Where a repository is: a Veilid record key (`VLD0:<record>:<secret>`) or the path of its database on this
+/// machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A record in the DHT; whoever knows the key text may read it.
+    Veilid(RecordKey),
+    /// Another repository's database file on this machine.
+    Path(PathBuf),
+}
+
+/// A text that is no address.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{text}` is no address: {reason}; expected VLD0:… as `ddcp address` prints it, or the path of a database")]
+pub struct AddressError {
+    text: String,
+    reason: &'static str,
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let error = |reason| AddressError { text: text.to_owned(), reason };
+        if text.trim().is_empty() {
+            return Err(error("it is empty"));
+        }
+        if text.contains(|c: char| c.is_control()) {
+            return Err(error("it contains control characters"));
+        }
+        if text.contains("://") {
+            return Err(error("URLs are not supported"));
+        }
+        if !is_kind_prefixed(text) {
+            return Ok(Self::Path(PathBuf::from(text)));
+        }
+        if !text.starts_with("VLD0:") {
+            return Err(error("its kind is not VLD0"));
+        }
+        let key = RecordKey::from_str(text).map_err(|_| error("the key after VLD0: is damaged"))?;
+        if text.matches(':').count() != 2 {
+            return Err(error("its secret part is missing"));
+        }
+        Ok(Self::Veilid(key))
+    }
+}
+
+/// Whether `text` starts like a typed Veilid key: four capitals or digits and a colon.
+fn is_kind_prefixed(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() > 4 && bytes[4] == b':' && bytes[..4].iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Veilid(key) => write!(f, "{key}"),
+            Self::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_addresses() {
+        assert_eq!("../bob.db".parse(), Ok(Address::Path("../bob.db".into())));
+        assert_eq!("a:b.db".parse(), Ok(Address::Path("a:b.db".into())));
+    }
+
+    #[test]
+    fn malformed_addresses_say_what_is_wrong() {
+        for (text, reason) in [
+            ("", "it is empty"),
+            ("VLD0:nonsense", "damaged"),
+            ("VLD1:abc:def", "kind is not VLD0"),
+            ("https://example.org/a.db", "URLs"),
+            ("a\nb", "control characters"),
+        ] {
+            let message = text.parse::<Address>().unwrap_err().to_string();
+            assert!(message.contains(reason), "{text:?}: {message}");
+        }
+    }
+}
