@@ -1,0 +1,332 @@
+use proptest::{collection::vec, prelude::*};
+use rusqlite::types::Value;
+
+use super::{wire::*, *};
+
+/// Packs a key the way the engine does.
+fn pack_key(values: &[Value]) -> Vec<u8> {
+    let mut out = vec![values.len() as u8];
+    let put_width = |out: &mut Vec<u8>, kind: u8, value: u64, sized: bool| {
+        let bytes = value.to_be_bytes();
+        let width = 8 - value.leading_zeros() as usize / 8;
+        assert!(!sized || width <= 4);
+        out.push((width as u8) << 3 | kind);
+        out.extend(&bytes[8 - width..]);
+    };
+    for value in values {
+        match value {
+            Value::Null => out.push(5),
+            Value::Integer(value) => put_width(&mut out, 1, *value as u64, false),
+            Value::Real(value) => {
+                out.push(2);
+                out.extend(value.to_be_bytes());
+            }
+            Value::Text(value) => {
+                put_width(&mut out, 3, value.len() as u64, true);
+                out.extend(value.as_bytes());
+            }
+            Value::Blob(value) => {
+                put_width(&mut out, 4, value.len() as u64, true);
+                out.extend(value);
+            }
+        }
+    }
+    out
+}
+
+fn finite_or_infinite() -> impl Strategy<Value = f64> {
+    any::<u64>().prop_map(f64::from_bits).prop_filter("NaN", |value| !value.is_nan())
+}
+
+fn key_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        any::<i64>().prop_map(Value::Integer),
+        prop::sample::select(vec![0, 1, 127, 128, 255, 256, i64::MAX, i64::MIN, -1]).prop_map(Value::Integer),
+        finite_or_infinite().prop_map(Value::Real),
+        any::<String>().prop_map(Value::Text),
+        "a\0b|".prop_map(Value::Text),
+        vec(any::<u8>(), 0..300).prop_map(Value::Blob),
+    ]
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        key_value(),
+        Just(Value::Null),
+        prop::sample::select(vec![0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY, f64::MIN_POSITIVE / 4.0])
+            .prop_map(Value::Real),
+    ]
+}
+
+fn site() -> impl Strategy<Value = SiteId> {
+    vec(any::<u8>(), 1..=16).prop_map(|bytes| SiteId::from_bytes(&bytes).unwrap())
+}
+
+fn table() -> impl Strategy<Value = PackTable> {
+    (any::<String>(), vec(any::<String>(), 1..4)).prop_map(|(name, key_columns)| PackTable { name, key_columns })
+}
+
+prop_compose! {
+    fn pack()(
+        mut tables in vec(table(), 1..5),
+        sites in vec(site(), 1..5),
+        columns in vec(any::<String>(), 1..6),
+        source in site(),
+        rows in vec(
+            (any::<[prop::sample::Index; 3]>(), vec(key_value(), 4), value(), 0..=MAX_VERSION, 0..=MAX_VERSION,
+             0..1000_i64, any::<bool>(), any::<bool>(), 0..i64::MAX),
+            0..60,
+        ),
+        from in 0..1_000_000_i64,
+    ) -> Pack {
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        tables.dedup_by(|a, b| a.name == b.name);
+        let mut changes: Vec<Change> = Vec::new();
+        for ([table, cid, site], key, val, col_version, cl, step, same_version, same_row, seq) in rows {
+            let table = &tables[table.index(tables.len())];
+            let previous = changes.last().filter(|previous| same_row && *previous.table == *table.name);
+            let pk = previous.map_or_else(|| pack_key(&key[..table.key_columns.len()]).into(), |previous| previous.pk.clone());
+            let (version, floor) = changes.last().map_or((from, 0), |last| (last.db_version, last.seq));
+            let (db_version, seq) =
+                if same_version && version > from { (version, floor.max(seq)) } else { (version + 1 + step, seq) };
+            changes.push(Change {
+                table: table.name.as_str().into(),
+                pk,
+                cid: columns[cid.index(columns.len())].as_str().into(),
+                val,
+                col_version,
+                db_version,
+                site_id: sites[site.index(sites.len())],
+                cl,
+                seq,
+            });
+        }
+        let to = Cursor::whole(changes.last().map_or(from, |last| last.db_version));
+        Pack { source, from: Cursor::whole(from), to, tables, changes }
+    }
+}
+
+/// `==` takes -0.0 for 0.0.
+fn real_bits(pack: &Pack) -> Vec<u64> {
+    let real = |change: &Change| match change.val {
+        Value::Real(value) => Some(value.to_bits()),
+        _ => None,
+    };
+    pack.changes.iter().filter_map(real).collect()
+}
+
+fn small_limits() -> Limits {
+    Limits { raw_bytes: 1 << 20, changes: 10_000, names: 100 }
+}
+
+proptest! {
+    #[test]
+    fn packs_survive(pack in pack()) {
+        let encoded = pack.encode();
+        let decoded = Pack::decode(&encoded, &Limits::default());
+        prop_assert_eq!(decoded.as_ref(), Ok(&pack));
+        prop_assert_eq!(real_bits(&decoded.unwrap()), real_bits(&pack));
+        prop_assert_eq!(PackId::of(&encoded), PackId::of(&pack.encode()), "the encoding is deterministic");
+    }
+
+    #[test]
+    fn cut_packs_are_refused(pack in pack(), cut in any::<prop::sample::Index>()) {
+        let encoded = pack.encode();
+        let cut = cut.index(encoded.len());
+        prop_assert!(Pack::decode(&encoded[..cut], &small_limits()).is_err());
+    }
+
+    #[test]
+    fn what_decodes_from_damaged_bodies_keeps_the_rules(
+        pack in pack(),
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut body = codec::encode_body(&pack);
+        for (at, byte) in damage {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        if let Ok(pack) = codec::decode_body(&body, &small_limits()) {
+            for change in &pack.changes {
+                prop_assert!(change.check().is_ok());
+                prop_assert!(pack.from < change.cursor() && change.cursor() <= pack.to);
+                let table = pack.tables.iter().find(|table| table.name == *change.table).unwrap();
+                prop_assert!(check_pk(&change.pk, table.key_columns.len()).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn random_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..2000), header in any::<bool>()) {
+        let mut encoded = if header { b"DDCPpack\x01".to_vec() } else { Vec::new() };
+        encoded.extend(&bytes);
+        let _ = Pack::decode(&encoded, &small_limits());
+        let _ = codec::decode_body(&bytes, &small_limits());
+        let _ = check_pk(&bytes, 2);
+    }
+
+    #[test]
+    fn integers_survive(unsigned in any::<u64>(), signed in any::<i64>()) {
+        let mut out = Vec::new();
+        put_uint(&mut out, unsigned);
+        put_int(&mut out, signed);
+        let mut reader = Reader::new(&out);
+        prop_assert_eq!(reader.uint(), Some(unsigned));
+        prop_assert_eq!(reader.int(), Some(signed));
+        prop_assert!(reader.is_empty());
+    }
+
+    #[test]
+    fn site_ids_survive(bytes in vec(any::<u8>(), 0..20)) {
+        match SiteId::from_bytes(&bytes) {
+            Ok(site) => prop_assert_eq!(site.as_bytes(), &bytes[..]),
+            Err(error) => prop_assert_eq!(error, SiteIdError(bytes.len())),
+        }
+    }
+}
+
+fn one_change() -> Pack {
+    let site = SiteId::from_bytes(&[7; 16]).unwrap();
+    let change = Change {
+        table: "notes".into(),
+        pk: pack_key(&[Value::Integer(1)]).into(),
+        cid: "body".into(),
+        val: Value::Text("milk\0and honey".to_owned()),
+        col_version: 1,
+        db_version: 5,
+        site_id: site,
+        cl: 1,
+        seq: 0,
+    };
+    let tables = vec![PackTable { name: "notes".to_owned(), key_columns: vec!["id".to_owned()] }];
+    Pack { source: site, from: Cursor::whole(4), to: Cursor::whole(5), tables, changes: vec![change] }
+}
+
+/// What decoding says after `edit`.
+fn refused(edit: impl FnOnce(&mut Pack)) -> PackError {
+    let mut pack = one_change();
+    edit(&mut pack);
+    Pack::decode(&pack.encode(), &small_limits()).unwrap_err()
+}
+
+#[test]
+fn changes_that_no_database_makes_are_refused() {
+    let edits: Vec<(&str, fn(&mut Change))> = vec![
+        ("db_version", |change| change.db_version = 0),
+        ("db_version", |change| change.db_version = MAX_VERSION + 1),
+        ("db_version", |change| change.db_version = i64::MIN),
+        ("col_version", |change| change.col_version = -1),
+        ("col_version", |change| change.col_version = i64::MAX),
+        ("causal length", |change| change.cl = -1),
+        ("causal length", |change| change.cl = MAX_VERSION + 1),
+        ("seq", |change| change.seq = -1),
+        ("outside", |change| change.db_version = 4),
+        ("outside", |change| change.db_version = 6),
+        ("not a number", |change| change.val = Value::Real(f64::NAN)),
+        ("key columns", |change| change.pk = pack_key(&[Value::Integer(1), Value::Integer(2)]).into()),
+        ("key columns", |change| change.pk = [0].as_slice().into()),
+        ("unknown type", |change| change.pk = pack_key(&[Value::Null]).into()),
+        ("unknown type", |change| change.pk = [1, 9 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0, 0].as_slice().into()),
+        ("cut short", |change| change.pk = [1, 4 << 3 | 3, 0xff, 0xff, 0xff, 0xff].as_slice().into()),
+        ("UTF-8", |change| change.pk = [1, 1 << 3 | 3, 1, 0xff].as_slice().into()),
+        ("left over", |change| change.pk = [1, 1, 1].as_slice().into()),
+    ];
+    for (expected, edit) in edits {
+        let error = refused(|pack| edit(&mut pack.changes[0]));
+        assert!(error.to_string().contains(expected), "{error} does not mention {expected}");
+        assert!(matches!(error, PackError::Change { index: 0, .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn packs_that_contradict_themselves_are_refused() {
+    assert_eq!(refused(|pack| pack.from = Cursor::whole(6)), PackError::Damaged("it ends before it starts"));
+    assert_eq!(
+        refused(|pack| pack.changes[0].pk = [].as_slice().into()),
+        PackError::Damaged("the first key is missing")
+    );
+    let twice =
+        refused(|pack| pack.tables.push(PackTable { name: "other".to_owned(), key_columns: vec!["x".repeat(2049)] }));
+    assert!(matches!(twice, PackError::TooLarge { what: "bytes in a name", claimed: 2049, .. }), "{twice:?}");
+    let unordered = refused(|pack| {
+        pack.to = Cursor::whole(9);
+        let mut later = pack.changes[0].clone();
+        later.db_version = 7;
+        pack.changes.insert(0, later);
+    });
+    assert_eq!(unordered, PackError::Change { index: 1, reason: "it is out of order" });
+}
+
+#[test]
+fn foreign_bytes_say_what_they_are() {
+    let encoded = one_change().encode();
+    assert_eq!(Pack::decode(b"PK\x03\x04", &small_limits()), Err(PackError::NotAPack));
+    let mut newer = encoded.clone();
+    newer[8] = 2;
+    assert_eq!(Pack::decode(&newer, &small_limits()), Err(PackError::Version(2)));
+    let mut longer = encoded.clone();
+    longer.push(0);
+    assert_eq!(Pack::decode(&longer, &small_limits()), Err(PackError::Damaged("bytes are left over")));
+}
+
+#[test]
+fn claims_are_not_believed() {
+    // A body that decompresses to 64 MiB behind a header that admits 100 bytes, and one that claims 1 GB.
+    let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
+    for (claim, limits) in [(100, small_limits()), (1_000_000_000, Limits::default())] {
+        let mut encoded = b"DDCPpack\x01".to_vec();
+        put_uint(&mut encoded, claim);
+        encoded.extend(&bomb);
+        let damaged = PackError::Damaged("its length is not what it says");
+        assert_eq!(Pack::decode(&encoded, &limits), Err(damaged));
+    }
+    let mut encoded = b"DDCPpack\x01".to_vec();
+    put_uint(&mut encoded, u64::MAX);
+    let too_large = PackError::TooLarge { what: "bytes", claimed: u64::MAX, limit: Limits::default().raw_bytes };
+    assert_eq!(Pack::decode(&encoded, &Limits::default()), Err(too_large));
+    // A number of changes that the body is too short for.
+    let empty = Pack { changes: Vec::new(), ..one_change() };
+    let mut body = codec::encode_body(&empty);
+    body.pop();
+    put_uint(&mut body, 3_000_000);
+    assert_eq!(codec::decode_body(&body, &Limits::default()), Err(PackError::Damaged("it ends too early")));
+}
+
+#[test]
+fn a_repeated_key_is_held_once() {
+    let mut pack = one_change();
+    pack.changes[0].pk = pack_key(&[Value::Text("k".repeat(100_000))]).into();
+    let change = pack.changes[0].clone();
+    pack.changes.extend((1..1000).map(|seq| Change { seq, ..change.clone() }));
+    let encoded = pack.encode();
+    assert!(encoded.len() < 10_000, "{} bytes", encoded.len());
+    let decoded = Pack::decode(&encoded, &Limits::default()).unwrap();
+    assert_eq!(decoded, pack);
+    assert!(decoded.changes.windows(2).all(|pair| std::sync::Arc::ptr_eq(&pair[0].pk, &pair[1].pk)));
+}
+
+#[test]
+fn large_values_survive() {
+    let mut pack = one_change();
+    pack.changes[0].val =
+        Value::Blob((0..5_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect());
+    assert_eq!(Pack::decode(&pack.encode(), &Limits::default()), Ok(pack));
+}
+
+/// The example of docs/formats.md: changing these bytes breaks every stored pack and every older peer.
+#[test]
+fn the_format_is_what_it_was() {
+    let mut expected = Vec::new();
+    put_bytes(&mut expected, &[7; 16]);
+    expected.extend([8, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
+    expected.extend([10, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
+    expected.extend(b"\x01\x05notes\x01\x02id");
+    expected.extend(b"\x01\x04body");
+    expected.push(1);
+    put_bytes(&mut expected, &[7; 16]);
+    expected.push(1); // one change
+    expected.extend([0, 3, 1, 9, 1, 0]); // its table, its key of three bytes, its column
+    expected.extend(b"\x03\x0emilk\0and honey");
+    expected.extend([2, 2, 2, 0, 0]); // col_version 1, one version on, cl 1, seq 0, its site
+    assert_eq!(codec::encode_body(&one_change()), expected);
+}

@@ -1,0 +1,164 @@
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+/// Why something could not be done with a database, for people: each message names the file and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatabaseError {
+    /// There is no file at this path.
+    #[error("there is no database at {path}: create it with `ddcp init`, or name another with --db")]
+    Missing {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The file is something else.
+    #[error("{path} is not a SQLite database: name another with --db, or move this file away")]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite finds the file's structure damaged.
+    #[error(
+        "the database {path} is corrupt ({detail}): restore it from a backup, or save what is left with `sqlite3 {path} .recover`"
+    )]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        detail: String,
+    },
+    /// File, folder or file system do not allow to write.
+    #[error("the database {path} is read-only: allow this user to write the file and its folder")]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+    },
+    /// No space left; nothing of the failed operation remains.
+    #[error("the disk that holds {path} is full: free some space and repeat, nothing was changed")]
+    DiskFull {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Somebody else held the lock longer than [`OpenOptions::busy_timeout`](super::OpenOptions::busy_timeout).
+    #[error("another program has kept {path} locked for too long: let it finish its transaction, then repeat")]
+    Locked {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The file exists or may be created, but the operating system does not let it be opened.
+    #[error("the database {path} cannot be opened ({detail}): check the path and its permissions")]
+    CannotOpen {
+        /// The database.
+        path: PathBuf,
+        /// What went wrong.
+        detail: String,
+    },
+    /// Reading or writing the file failed.
+    #[error("the database {path} cannot be read or written ({detail}): check the disk and the space left on it")]
+    Io {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        detail: String,
+    },
+    /// The replication metadata has a layout of CR-SQLite before 0.16.
+    #[error(
+        "{path} was made by {made_by}, whose layout is not supported: copy its tables into a new database and make \
+         them CRRs there"
+    )]
+    TooOld {
+        /// The database.
+        path: PathBuf,
+        /// Which release, as far as the file tells.
+        made_by: String,
+    },
+    /// The library given instead of the engine in the program.
+    #[error("the extension {extension} cannot be loaded into {path}: {detail}")]
+    Extension {
+        /// The database.
+        path: PathBuf,
+        /// The library.
+        extension: PathBuf,
+        /// What SQLite said.
+        detail: String,
+    },
+    /// A local change that cannot be sent.
+    #[error("{path}: table {table}, column {column}: a change cannot be sent: {reason}")]
+    Unsendable {
+        /// The database.
+        path: PathBuf,
+        /// Table of the change.
+        table: String,
+        /// Column of the change, `-1` when it is about the row.
+        column: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A change from a peer could not be merged for a reason that lies in this database, such as a trigger that
+    /// does not work. The whole merge was rolled back.
+    #[error("{path}: merging into table {table}, column {column} failed: {detail}; nothing was merged")]
+    Merge {
+        /// The database.
+        path: PathBuf,
+        /// Table of the change.
+        table: String,
+        /// Column of the change, `-1` when it is about the row.
+        column: String,
+        /// What SQLite or the engine said.
+        detail: String,
+    },
+    /// What could not be merged could not be kept either, so the whole merge was rolled back.
+    #[error("the changes that do not fit {path} could not be put aside, nothing was merged: {source}")]
+    Keep {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Anything else.
+    #[error("{path}: {source}")]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+}
+
+impl DatabaseError {
+    /// What SQLite reported about the database at `path`.
+    pub(super) fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::NotADatabase { path },
+            Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, detail: message(&error) },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
+            Some(ErrorCode::DiskFull) => Self::DiskFull { path },
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked { path },
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                Self::CannotOpen { path, detail: message(&error) }
+            }
+            Some(ErrorCode::SystemIoFailure | ErrorCode::FileLockingProtocolFailed) => {
+                Self::Io { path, detail: message(&error) }
+            }
+            _ => Self::Sqlite { path, source: error },
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Locked { .. })
+    }
+}
+
+/// SQLite's own words, without its error number.
+pub(super) fn message(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(_, Some(text)) => text.clone(),
+        rusqlite::Error::SqliteFailure(code, None) => code.to_string(),
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        other => other.to_string(),
+    }
+}

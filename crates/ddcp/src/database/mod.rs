@@ -1,0 +1,287 @@
+//! A SQLite database with CRRs: the one place for every SQL statement that touches the user's file.
+//!
+//! All replicated data goes through `crsql_changes` and the other public names of CR-SQLite, so that the engine in
+//! this program and VLCN's own library (see [`OpenOptions::extension`]) do equally well.
+
+use std::{
+    cell::Cell,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, named_params};
+
+use crate::changeset::{Cursor, SiteId};
+
+mod error;
+mod merge;
+mod read;
+mod schema;
+
+pub use error::DatabaseError;
+pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
+pub use read::{Batch, ReadLimits};
+pub use schema::{ColumnShape, TableShape};
+
+/// Layouts before this one are refused.
+const MIN_CRSQLITE_VERSION: i64 = 150_000;
+
+/// How to open a database.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// A library to load instead of the engine in the program.
+    pub extension: Option<PathBuf>,
+    /// Create the file if there is none. A new database gets write-ahead logging, with which reading never
+    /// keeps an application from writing; the journal mode of an existing one is its owner's business.
+    pub create: bool,
+    /// Never write. The database must have been opened for writing once before.
+    pub read_only: bool,
+    /// How long to wait for another connection's transaction to end.
+    pub busy_timeout: Duration,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { extension: None, create: false, read_only: false, busy_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// An open database. It blocks: async code uses it on a thread for blocking work.
+#[derive(Debug)]
+pub struct Database {
+    connection: Connection,
+    path: PathBuf,
+    busy_timeout: Duration,
+    /// Set when a library was loaded.
+    foreign_engine: Option<ForeignEngine>,
+}
+
+/// What VLCN's library needs that the engine in the program does not.
+#[derive(Debug, Default)]
+struct ForeignEngine {
+    /// `PRAGMA schema_version` when the library last looked at the schema.
+    schema_version: Cell<i64>,
+}
+
+impl Database {
+    /// Opens the database at `path` and loads the engine, which adds its own tables if they are missing.
+    ///
+    /// # Errors
+    /// Everything that may be wrong with a file, as [`DatabaseError`].
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, DatabaseError> {
+        let is_new = check_file(path, options)?;
+        let access = match options {
+            OpenOptions { read_only: true, .. } => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            OpenOptions { create: true, .. } => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+            _ => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        };
+        let sqlite = |error| DatabaseError::from_sqlite(path, error);
+        let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(sqlite)?;
+        connection.busy_timeout(options.busy_timeout).map_err(sqlite)?;
+        check_content(&connection, path)?;
+        // SQLite opens what it may not write for reading only, and says nothing.
+        if !options.read_only && connection.is_readonly("main").map_err(sqlite)? {
+            return Err(DatabaseError::ReadOnly { path: path.to_owned() });
+        }
+        if is_new {
+            connection.pragma_update(None, "journal_mode", "wal").map_err(sqlite)?;
+        }
+
+        let mut database =
+            Self { connection, path: path.to_owned(), busy_timeout: options.busy_timeout, foreign_engine: None };
+        match &options.extension {
+            Some(extension) => database.load_foreign_engine(extension)?,
+            None => crsqlite::register(&database.connection).map_err(|error| database.error(error))?,
+        }
+        Ok(database)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The connection, with the engine loaded, for SQL of the user's own.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The id of this database.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn site_id(&self) -> Result<SiteId, DatabaseError> {
+        let id = self.connection.query_row("SELECT crsql_site_id()", [], |row| {
+            SiteId::from_bytes(row.get_ref(0)?.as_blob()?).map_err(|error| from_sql_error(0, error))
+        });
+        self.wrap(id)
+    }
+
+    /// The highest version that any change in the file has; 0 before the first. Takes one index look-up per CRR.
+    ///
+    /// `crsql_db_version()` is no substitute: it also counts versions that a connection reserved and never used, and
+    /// another connection may still give out the same number.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn version(&self) -> Result<i64, DatabaseError> {
+        self.wrap(schema::stored_version(&self.connection))
+    }
+
+    /// The tables that replicate, sorted by name.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn tables(&self) -> Result<Vec<TableShape>, DatabaseError> {
+        self.wrap(schema::tables(&self.connection))
+    }
+
+    /// A hash over names, columns and declared types of the tables that replicate: equal fingerprints mean that
+    /// every change of one database fits the other.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn schema_fingerprint(&self) -> Result<[u8; 32], DatabaseError> {
+        Ok(schema::fingerprint(&self.tables()?))
+    }
+
+    /// How far `peer`'s changes are merged here: the row of `crsql_tracked_peers` for received changes (event 0)
+    /// of the whole database (tag 0). [`Cursor::ZERO`] if there is none.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn position(&self, peer: &SiteId) -> Result<Cursor, DatabaseError> {
+        const SQL: &str =
+            "SELECT version, seq FROM crsql_tracked_peers WHERE site_id = :peer AND tag = 0 AND event = 0";
+        let position = self
+            .connection
+            .query_row(SQL, named_params! {":peer": peer.as_bytes()}, |row| {
+                Ok(Cursor { version: row.get(0)?, seq: row.get::<_, Option<i64>>(1)?.unwrap_or(0) })
+            })
+            .optional();
+        Ok(self.wrap(position)?.unwrap_or(Cursor::ZERO))
+    }
+
+    /// Loads a library for the rest of this connection's life.
+    #[allow(unsafe_code)]
+    fn load_foreign_engine(&mut self, extension: &Path) -> Result<(), DatabaseError> {
+        let failed = |error: &rusqlite::Error| DatabaseError::Extension {
+            path: self.path.clone(),
+            extension: extension.to_owned(),
+            detail: error::message(error),
+        };
+        // On a file that it has not seen yet the library creates tables and does not wait for the lock.
+        let is_blank = !self.wrap(schema::has_table(&self.connection, "crsql_master"))?;
+        if is_blank {
+            self.begin_immediate()?;
+        }
+        // SAFETY: loading runs the library's code, which the user named for that purpose. Extension loading is
+        // switched off again before any SQL of others runs, so that SQL cannot load more.
+        let loaded = unsafe {
+            self.connection
+                .load_extension_enable()
+                .and_then(|()| self.connection.load_extension(extension, None::<&str>))
+        };
+        let disabled = self.connection.load_extension_disable();
+        loaded.and(disabled).map_err(|error| failed(&error))?;
+        if is_blank {
+            self.wrap(self.connection.execute_batch("COMMIT"))?;
+        }
+        self.foreign_engine = Some(ForeignEngine::default());
+        Ok(())
+    }
+
+    /// Makes a loaded library look at the schema again if another connection changed it. VLCN's remembers what it
+    /// saw until a write transaction of this connection ends, and would not show the changes of new tables.
+    fn refresh_foreign_engine(&self) -> Result<(), DatabaseError> {
+        let Some(engine) = &self.foreign_engine else { return Ok(()) };
+        let current = self.wrap(self.connection.pragma_query_value(None, "schema_version", |row| row.get(0)))?;
+        if engine.schema_version.replace(current) == current || self.wrap(self.connection.is_readonly("main"))? {
+            return Ok(());
+        }
+        self.begin_immediate()?;
+        self.wrap(self.connection.execute_batch("ROLLBACK"))
+    }
+
+    /// Takes the write lock, and so a view of the file that nobody else can change before the transaction ends.
+    /// Waits as long as [`OpenOptions::busy_timeout`] also where SQLite itself gives up at once.
+    fn begin_immediate(&self) -> Result<(), DatabaseError> {
+        let deadline = Instant::now() + self.busy_timeout;
+        loop {
+            match self.connection.execute_batch("BEGIN IMMEDIATE") {
+                Err(error)
+                    if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                result => return self.wrap(result),
+            }
+        }
+    }
+
+    fn error(&self, error: rusqlite::Error) -> DatabaseError {
+        DatabaseError::from_sqlite(&self.path, error)
+    }
+
+    fn wrap<T>(&self, result: rusqlite::Result<T>) -> Result<T, DatabaseError> {
+        result.map_err(|error| self.error(error))
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if self.foreign_engine.is_some() {
+            // VLCN's library keeps statements open, with which SQLite would not close the file.
+            if let Err(error) = self.connection.query_row("SELECT crsql_finalize()", [], |_| Ok(())) {
+                tracing::warn!(path = %self.path.display(), %error, "the extension did not let go of the database");
+            }
+        }
+    }
+}
+
+/// Says whether the file is new (absent or empty), or why it cannot be a database.
+fn check_file(path: &Path, options: &OpenOptions) -> Result<bool, DatabaseError> {
+    let cannot_open = |detail: String| DatabaseError::CannotOpen { path: path.to_owned(), detail };
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(cannot_open("it is a folder".to_owned())),
+        Ok(metadata) => Ok(metadata.len() == 0 && options.create && !options.read_only),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if !options.create || options.read_only {
+                return Err(DatabaseError::Missing { path: path.to_owned() });
+            }
+            match path.parent() {
+                Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+                    Err(cannot_open(format!("there is no folder {}", folder.display())))
+                }
+                _ => Ok(true),
+            }
+        }
+        Err(error) => Err(cannot_open(error.to_string())),
+    }
+}
+
+/// Refuses what is no database, and metadata of a layout that the engine would take for its own and damage.
+fn check_content(connection: &Connection, path: &Path) -> Result<(), DatabaseError> {
+    let sqlite = |error| DatabaseError::from_sqlite(path, error);
+    let too_old = |made_by: &str| DatabaseError::TooOld { path: path.to_owned(), made_by: made_by.to_owned() };
+    if !schema::has_table(connection, "crsql_master").map_err(sqlite)? {
+        let is_old = schema::has_table(connection, "__crsql_siteid").map_err(sqlite)?;
+        return if is_old { Err(too_old("CR-SQLite 0.12 or older")) } else { Ok(()) };
+    }
+    let version = schema::crsqlite_version(connection).map_err(sqlite)?;
+    if version < MIN_CRSQLITE_VERSION {
+        return Err(too_old("CR-SQLite 0.14 or older"));
+    }
+    match schema::has_old_clock_table(connection).map_err(sqlite)? {
+        true => Err(too_old("CR-SQLite 0.15")),
+        false => Ok(()),
+    }
+}
+
+/// A value in the database that is not what its column is for.
+fn from_sql_error(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, Box::new(error))
+}

@@ -1,0 +1,296 @@
+use std::{collections::HashMap, str, sync::Arc};
+
+use rusqlite::{
+    Row, named_params,
+    types::{Value, ValueRef},
+};
+
+use super::{Database, DatabaseError, TableShape};
+use crate::changeset::{Change, Cursor, MAX_NAME, Pack, PackTable, SiteId, check_pk};
+
+/// The changes of one version that lie behind a cursor within it. Both conditions are the engine's to evaluate, before
+/// it looks up any value.
+const REST_OF_VERSION: &str = r#"
+    SELECT "table", pk, cid, val, col_version, db_version, site_id, cl, seq FROM crsql_changes
+    WHERE db_version = :version AND seq > :seq AND site_id IS NOT :reader
+    ORDER BY db_version, seq"#;
+
+/// The changes of all later versions.
+const LATER_VERSIONS: &str = r#"
+    SELECT "table", pk, cid, val, col_version, db_version, site_id, cl, seq FROM crsql_changes
+    WHERE db_version > :version AND site_id IS NOT :reader
+    ORDER BY db_version, seq"#;
+
+/// Bytes that a change takes in a pack besides its key and value, about.
+const CHANGE_OVERHEAD: usize = 12;
+
+/// How much to read at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// About how many bytes a pack has before compression. One change, or several that share a place in the order,
+    /// may exceed it by any amount; a transaction that does is cut at twice this size.
+    pub target_raw_bytes: usize,
+    /// The most packs of one batch.
+    pub max_packs: usize,
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        Self { target_raw_bytes: 1024 * 1024, max_packs: 8 }
+    }
+}
+
+/// What was read at once: packs that follow each other without a gap.
+#[derive(Debug)]
+pub struct Batch {
+    /// In the order of the changes. None is empty.
+    pub packs: Vec<Pack>,
+    /// The database's version at the moment of reading. Less than that of the cursor given if the database went
+    /// back in time, e.g. was restored from a backup; nothing is read then, and the reader starts over.
+    pub version: i64,
+    /// There is more behind `end`.
+    pub more: bool,
+    /// How far the database was read: all of `version` if there is no more, even if every change of it was excluded.
+    pub end: Cursor,
+}
+
+impl Database {
+    /// Reads the changes behind `after`, without those that `exclude` made, at one moment of the database's history.
+    ///
+    /// Takes time linear in the number of changes returned, plus those of the version in which `after` lies, and
+    /// reads no further once there are packs enough. Only what the batch contains is in memory.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Unsendable`] for a change that no pack can hold, e.g. text that is not UTF-8.
+    pub fn read_packs(&self, after: Cursor, exclude: &SiteId, limits: &ReadLimits) -> Result<Batch, DatabaseError> {
+        self.refresh_foreign_engine()?;
+        // What is read is of one moment; dropping it ends the transaction.
+        let _snapshot = self.wrap(self.connection.unchecked_transaction())?;
+        let version = self.version()?;
+        let source = self.site_id()?;
+        let tables = self.tables()?;
+        let mut packer = Packer::new(self, source, after, limits, &tables);
+        let complete = (after.seq == i64::MAX || self.read_query(REST_OF_VERSION, after, exclude, &mut packer)?)
+            && self.read_query(LATER_VERSIONS, after, exclude, &mut packer)?;
+        let end = if complete { Cursor::whole(version) } else { packer.from };
+        Ok(Batch { packs: packer.finish(end), version, more: !complete, end })
+    }
+
+    /// Gives the changes to `packer`. Says whether it took them all.
+    fn read_query(
+        &self,
+        sql: &str,
+        after: Cursor,
+        reader: &SiteId,
+        packer: &mut Packer<'_>,
+    ) -> Result<bool, DatabaseError> {
+        let mut statement = self.wrap(self.connection.prepare_cached(sql))?;
+        let reader = reader.as_bytes();
+        let all = named_params! {":version": after.version, ":reader": reader, ":seq": after.seq};
+        let rows = match sql {
+            REST_OF_VERSION => statement.query(all),
+            _ => statement.query(&all[..2]),
+        };
+        let mut rows = self.wrap(rows)?;
+        while let Some(row) = self.wrap(rows.next())? {
+            if !packer.push(row)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The columns of a row, or why it cannot travel.
+    fn unsendable(&self, table: &str, column: &str, reason: impl Into<String>) -> DatabaseError {
+        DatabaseError::Unsendable {
+            path: self.path.clone(),
+            table: table.to_owned(),
+            column: column.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Cuts a stream of rows into packs.
+struct Packer<'a> {
+    database: &'a Database,
+    source: SiteId,
+    limits: &'a ReadLimits,
+    shapes: HashMap<&'a str, &'a TableShape>,
+    names: Names,
+    packs: Vec<Pack>,
+    /// Where the pack in the making starts.
+    from: Cursor,
+    changes: Vec<Change>,
+    raw_bytes: usize,
+}
+
+impl<'a> Packer<'a> {
+    fn new(
+        database: &'a Database,
+        source: SiteId,
+        from: Cursor,
+        limits: &'a ReadLimits,
+        tables: &'a [TableShape],
+    ) -> Self {
+        Self {
+            database,
+            source,
+            limits,
+            shapes: tables.iter().map(|table| (table.name.as_str(), table)).collect(),
+            names: Names::default(),
+            packs: Vec::new(),
+            from,
+            changes: Vec::new(),
+            raw_bytes: 0,
+        }
+    }
+
+    /// Takes a row, or refuses it because the packs are full.
+    fn push(&mut self, row: &Row<'_>) -> Result<bool, DatabaseError> {
+        let place = self.database.wrap(place(row))?;
+        if let Some(to) = self.cut_before(place) {
+            self.cut(to);
+            if self.packs.len() >= self.limits.max_packs {
+                return Ok(false);
+            }
+        }
+        let change = self.change(row, place)?;
+        let repeats_key = self.changes.last().is_some_and(|previous| Arc::ptr_eq(&previous.pk, &change.pk));
+        let key_bytes = if repeats_key { 0 } else { change.pk.len() };
+        self.raw_bytes += CHANGE_OVERHEAD + key_bytes + value_bytes(&change.val);
+        self.changes.push(change);
+        Ok(true)
+    }
+
+    /// Where the pack in the making ends if a change at `place` comes next and should not go into it: between two
+    /// transactions once it has its size, within a transaction only when it has twice that, and never between
+    /// changes at the same place, which no cursor tells apart.
+    fn cut_before(&self, place: Cursor) -> Option<Cursor> {
+        let last = self.changes.last()?.cursor();
+        if place.version > last.version {
+            return (self.raw_bytes >= self.limits.target_raw_bytes).then(|| Cursor::whole(last.version));
+        }
+        (place.seq > last.seq && self.raw_bytes >= self.limits.target_raw_bytes.saturating_mul(2)).then_some(last)
+    }
+
+    fn cut(&mut self, to: Cursor) {
+        let changes = std::mem::take(&mut self.changes);
+        self.raw_bytes = 0;
+        let from = std::mem::replace(&mut self.from, to);
+        let tables = self.tables_of(&changes);
+        self.packs.push(Pack { source: self.source, from, to, tables, changes });
+    }
+
+    fn tables_of(&self, changes: &[Change]) -> Vec<PackTable> {
+        let mut tables: Vec<PackTable> = Vec::new();
+        for change in changes {
+            // Neighbours are mostly of one table, and there are few tables.
+            if tables.iter().rev().all(|table| table.name != *change.table) {
+                let key_columns = self.shapes.get(&*change.table).map(|shape| shape.key_names()).unwrap_or_default();
+                tables.push(PackTable { name: change.table.to_string(), key_columns });
+            }
+        }
+        tables
+    }
+
+    fn finish(mut self, end: Cursor) -> Vec<Pack> {
+        if !self.changes.is_empty() {
+            self.cut(end);
+        }
+        self.packs
+    }
+
+    fn change(&mut self, row: &Row<'_>, place: Cursor) -> Result<Change, DatabaseError> {
+        let database = self.database;
+        let (table, pk, cid, val) = database.wrap(fields(row))?;
+        let (table, cid) = (lossy(table), lossy(cid));
+        let unsendable = |reason: &str| database.unsendable(&table, &cid, reason);
+        let Some(shape) = self.shapes.get(&*table) else {
+            return Err(unsendable("its table is no CRR any more"));
+        };
+        check_pk(pk, shape.key_columns.len()).map_err(&unsendable)?;
+        if table.len() > MAX_NAME || cid.len() > MAX_NAME {
+            return Err(unsendable("its name is too long"));
+        }
+        let site_id = database.wrap(row.get_ref(6))?.as_bytes().ok().and_then(|id| SiteId::from_bytes(id).ok());
+        let site_id =
+            site_id.ok_or_else(|| unsendable("the site that made it is not known: crsql_site_id lacks a row"))?;
+        let val = value(val).ok_or_else(|| {
+            unsendable("it is text that is not valid UTF-8; store it as a blob, e.g. by CAST(… AS BLOB)")
+        })?;
+        let change = Change {
+            pk: self.names.key(pk),
+            val,
+            col_version: database.wrap(row.get(4))?,
+            db_version: place.version,
+            site_id,
+            cl: database.wrap(row.get(7))?,
+            seq: place.seq,
+            table: self.names.name(&table),
+            cid: self.names.name(&cid),
+        };
+        change.check().map_err(unsendable)?;
+        Ok(change)
+    }
+}
+
+fn place(row: &Row<'_>) -> rusqlite::Result<Cursor> {
+    Ok(Cursor { version: row.get(5)?, seq: row.get(8)? })
+}
+
+type Fields<'a> = (&'a [u8], &'a [u8], &'a [u8], ValueRef<'a>);
+
+/// Table, key, column and value.
+fn fields<'a>(row: &'a Row<'_>) -> rusqlite::Result<Fields<'a>> {
+    Ok((row.get_ref(0)?.as_bytes()?, row.get_ref(1)?.as_bytes()?, row.get_ref(2)?.as_bytes()?, row.get_ref(3)?))
+}
+
+/// Names that are not UTF-8 (SQLite does not look) do not occur in the schema, so they are refused like unknown ones.
+fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}
+
+fn value(value: ValueRef<'_>) -> Option<Value> {
+    Some(match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(value) => Value::Integer(value),
+        ValueRef::Real(value) => Value::Real(value),
+        ValueRef::Text(value) => Value::Text(str::from_utf8(value).ok()?.to_owned()),
+        ValueRef::Blob(value) => Value::Blob(value.to_vec()),
+    })
+}
+
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null => 0,
+        Value::Integer(_) | Value::Real(_) => 8,
+        Value::Text(value) => value.len(),
+        Value::Blob(value) => value.len(),
+    }
+}
+
+/// Holds each name once, and each key once among neighbours.
+#[derive(Default)]
+struct Names {
+    names: HashMap<String, Arc<str>>,
+    key: Option<Arc<[u8]>>,
+}
+
+impl Names {
+    fn name(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(name) {
+            return Arc::clone(known);
+        }
+        let shared: Arc<str> = name.into();
+        self.names.insert(name.to_owned(), Arc::clone(&shared));
+        shared
+    }
+
+    fn key(&mut self, key: &[u8]) -> Arc<[u8]> {
+        match &self.key {
+            Some(previous) if **previous == *key => Arc::clone(previous),
+            _ => Arc::clone(self.key.insert(key.into())),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What the file says about itself: which tables replicate, their shapes, and the stored version.
+
+use rusqlite::{Connection, OptionalExtension};
+
+/// A table that replicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableShape {
+    /// The name its changes carry.
+    pub name: String,
+    /// In the order of the PRIMARY KEY clause, in which keys are packed.
+    pub key_columns: Vec<ColumnShape>,
+    /// The other columns that replicate, in the order of their declaration. Generated columns do not.
+    pub columns: Vec<ColumnShape>,
+}
+
+/// A column that replicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnShape {
+    /// Its name.
+    pub name: String,
+    /// Its type as declared, in upper case; empty if none was.
+    pub declared_type: String,
+}
+
+impl TableShape {
+    /// Names of the key columns, in the order in which keys are packed.
+    #[must_use]
+    pub fn key_names(&self) -> Vec<String> {
+        self.key_columns.iter().map(|column| column.name.clone()).collect()
+    }
+}
+
+/// Clock tables whose table still exists and still is a CRR. The name of the clock table, not that of the table,
+/// tells how changes call it: the two may differ in case.
+const CRRS: &str = "
+    SELECT substr(clock.name, 1, length(clock.name) - 13) AS crr
+    FROM sqlite_master AS clock
+    WHERE clock.type = 'table' AND substr(clock.name, -13) = '__crsql_clock'
+      AND EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = crr || '__crsql_itrig')
+      AND EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = crr COLLATE NOCASE)
+    ORDER BY crr";
+
+pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Vec<TableShape>> {
+    let mut crrs = connection.prepare_cached(CRRS)?;
+    let names = crrs.query_map([], |row| row.get::<_, String>(0))?;
+    names.map(|name| table(connection, name?)).collect()
+}
+
+fn table(connection: &Connection, name: String) -> rusqlite::Result<TableShape> {
+    // Leaves out generated and hidden columns, as the engine does.
+    let mut statement = connection.prepare_cached("SELECT name, type, pk FROM pragma_table_info(?1, 'main')")?;
+    let mut rows = statement.query([&name])?;
+    let mut keys: Vec<(i64, ColumnShape)> = Vec::new();
+    let mut columns = Vec::new();
+    while let Some(row) = rows.next()? {
+        let declared_type = row.get::<_, String>(1)?.to_ascii_uppercase();
+        let column = ColumnShape { name: row.get(0)?, declared_type };
+        match row.get(2)? {
+            0 => columns.push(column),
+            position => keys.push((position, column)),
+        }
+    }
+    keys.sort_by_key(|(position, _)| *position);
+    Ok(TableShape { name, key_columns: keys.into_iter().map(|(_, column)| column).collect(), columns })
+}
+
+/// BLAKE3 over the tables; every name is preceded by its length, every list by its number of entries.
+pub(super) fn fingerprint(tables: &[TableShape]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let count = |hasher: &mut blake3::Hasher, number: usize| {
+        hasher.update(&(number as u64).to_le_bytes());
+    };
+    let text = |hasher: &mut blake3::Hasher, text: &str| {
+        count(hasher, text.len());
+        hasher.update(text.as_bytes());
+    };
+    count(&mut hasher, tables.len());
+    for table in tables {
+        text(&mut hasher, &table.name);
+        let mut columns = table.columns.clone();
+        // Their order does not matter to replication, and ALTER TABLE adds to the end only.
+        columns.sort_by(|a, b| a.name.cmp(&b.name));
+        for columns in [&table.key_columns, &columns] {
+            count(&mut hasher, columns.len());
+            for column in columns {
+                text(&mut hasher, &column.name);
+                text(&mut hasher, &column.declared_type);
+            }
+        }
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// The highest version of any record, also of compacted ones and of tables that were dropped.
+pub(super) fn stored_version(connection: &Connection) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, -13) = '__crsql_clock'",
+    )?;
+    let clocks: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    if clocks.is_empty() {
+        return Ok(0);
+    }
+    let mut version = connection
+        .query_row("SELECT value FROM crsql_master WHERE key = 'pre_compact_dbversion'", [], |row| {
+            Ok(row.get_ref(0)?.as_i64().unwrap_or(0))
+        })
+        .optional()?
+        .unwrap_or(0);
+    for clock in clocks {
+        let sql = format!("SELECT max(db_version) FROM {}", quote(&clock));
+        let highest: Option<i64> = connection.query_row(&sql, [], |row| row.get(0))?;
+        version = version.max(highest.unwrap_or(0));
+    }
+    Ok(version)
+}
+
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+pub(super) fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1)",
+        [name],
+        |row| row.get(0),
+    )
+}
+
+/// What the file says wrote it, as `MM * 1_000_000 + mm * 10_000 + pp * 100`; 0 when it does not say.
+pub(super) fn crsqlite_version(connection: &Connection) -> rusqlite::Result<i64> {
+    let version = connection
+        .query_row("SELECT CAST(value AS INTEGER) FROM crsql_master WHERE key = 'crsqlite_version'", [], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    Ok(version.flatten().unwrap_or(0))
+}
+
+/// Whether there is a clock table of 0.15, which has the same version number as 0.16.0 but no column `key`.
+pub(super) fn has_old_clock_table(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (
+           SELECT 1 FROM sqlite_master AS clock
+           WHERE clock.type = 'table' AND substr(clock.name, -13) = '__crsql_clock'
+             AND EXISTS (SELECT 1 FROM pragma_table_info(clock.name) WHERE name = '__crsql_col_name'))",
+        [],
+        |row| row.get(0),
+    )
+}
