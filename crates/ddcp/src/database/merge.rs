@@ -133,7 +133,7 @@ impl Database {
         }
     }
 
-    fn merge_in_transaction(
+    pub(super) fn merge_in_transaction(
         &self,
         source: &SiteId,
         changes: &[Change],

@@ -18,6 +18,8 @@ mod error;
 mod merge;
 mod read;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 pub use error::DatabaseError;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};

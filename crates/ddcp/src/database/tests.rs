@@ -1,0 +1,601 @@
+use std::{
+    fs,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, types::Value};
+use tempfile::TempDir;
+
+use super::*;
+use crate::changeset::{Change, Limits, Pack, PackTable};
+
+const NOTES: &str = "CREATE TABLE notes (id INTEGER PRIMARY KEY NOT NULL, title TEXT, body);
+                     SELECT crsql_as_crr('notes');";
+
+struct Site {
+    folder: TempDir,
+    database: Database,
+}
+
+fn options() -> OpenOptions {
+    OpenOptions { create: true, ..OpenOptions::default() }
+}
+
+impl Site {
+    fn blank() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("test.db"), &options()).unwrap();
+        Self { folder, database }
+    }
+
+    fn new(schema: &str) -> Self {
+        let site = Self::blank();
+        site.run(schema);
+        site
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("test.db")
+    }
+
+    fn id(&self) -> SiteId {
+        self.database.site_id().unwrap()
+    }
+
+    fn run(&self, sql: &str) {
+        self.database.connection().execute_batch(sql).unwrap();
+    }
+
+    /// All rows that a query gives, as text that tells types and -0.0 apart.
+    fn rows(&self, sql: &str) -> Vec<String> {
+        let mut statement = self.database.connection().prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let row = |row: &rusqlite::Row<'_>| {
+            let values: Vec<Value> = (0..columns).map(|column| row.get(column)).collect::<Result<_, _>>()?;
+            Ok(format!("{values:?}"))
+        };
+        statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    fn read(&self, after: Cursor, reader: &SiteId) -> Batch {
+        self.database.read_packs(after, reader, &ReadLimits::default()).unwrap()
+    }
+
+    /// Merges a pack that must fit.
+    fn merge(&mut self, pack: &Pack) -> MergeReport {
+        let mut none = |refused: &[Refused]| panic!("{refused:?}");
+        self.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut none).unwrap()
+    }
+
+    /// Fetches and merges everything new, through encoded packs. Gives the number of changes.
+    fn pull(&mut self, from: &Site) -> usize {
+        self.pull_with(from, &ReadLimits::default())
+    }
+
+    fn pull_with(&mut self, from: &Site, limits: &ReadLimits) -> usize {
+        let source = from.id();
+        let mut count = 0;
+        loop {
+            let position = self.database.position(&source).unwrap();
+            let batch = from.database.read_packs(position, &self.id(), limits).unwrap();
+            assert!(batch.packs.len() <= limits.max_packs);
+            let mut at = position;
+            for pack in &batch.packs {
+                assert_eq!((pack.from, pack.source), (at, source));
+                assert!(!pack.changes.is_empty());
+                at = pack.to;
+                let pack = Pack::decode(&pack.encode(), &Limits::default()).unwrap();
+                count += pack.changes.len();
+                self.merge(&pack);
+            }
+            assert!(batch.packs.is_empty() || at == batch.end);
+            self.database.merge(&source, &[], &[], Some(batch.end), &mut |_| Ok(())).unwrap();
+            if !batch.more {
+                return count;
+            }
+        }
+    }
+}
+
+fn assert_equal(sites: &[&Site], sql: &str) {
+    let first = sites[0].rows(sql);
+    for site in &sites[1..] {
+        assert_eq!(site.rows(sql), first);
+    }
+}
+
+const ALL_NOTES: &str = "SELECT * FROM notes ORDER BY id";
+
+fn keep_into(
+    kept: &mut Vec<Refused>,
+) -> impl FnMut(&[Refused]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    |refused| {
+        kept.extend_from_slice(refused);
+        Ok(())
+    }
+}
+
+#[test]
+fn databases_converge() {
+    let (mut a, mut b) = (Site::new(NOTES), Site::new(NOTES));
+    a.run("INSERT INTO notes VALUES (1, 'milk', 'x'), (2, 'bread', 2.5), (3, NULL, x'00ff')");
+    b.run("INSERT INTO notes VALUES (2, 'butter', -0.0), (4, 'nul' || char(0) || 'nul', 9e999), (5, '', x'')");
+    assert_eq!(b.pull(&a), 6);
+    a.pull(&b);
+    assert_equal(&[&a, &b], ALL_NOTES);
+    a.run("UPDATE notes SET title = 'oat milk' WHERE id = 1; DELETE FROM notes WHERE id = 2");
+    b.run("UPDATE notes SET body = 'y' WHERE id = 1; UPDATE notes SET title = 'jam' WHERE id = 2");
+    a.pull(&b);
+    b.pull(&a);
+    assert_equal(&[&a, &b], ALL_NOTES);
+    assert_eq!(a.rows("SELECT title, body FROM notes WHERE id = 1"), [r#"[Text("oat milk"), Text("y")]"#]);
+    assert_eq!(a.rows("SELECT count(*) FROM notes"), ["[Integer(4)]"]);
+    // Nothing is new, and nobody is sent his own changes.
+    assert_eq!((a.pull(&b), b.pull(&a)), (0, 0));
+}
+
+#[test]
+fn changes_pass_through_a_third_database() {
+    let (mut a, mut b, mut c) = (Site::new(NOTES), Site::new(NOTES), Site::new(NOTES));
+    a.run("INSERT INTO notes VALUES (1, 'from a', 1)");
+    c.run("INSERT INTO notes VALUES (2, 'from c', 2)");
+    b.pull(&a);
+    b.pull(&c);
+    a.pull(&b);
+    c.pull(&b);
+    assert_equal(&[&a, &b, &c], ALL_NOTES);
+    let batch = b.read(Cursor::ZERO, &a.id());
+    let authors: Vec<SiteId> = batch.packs[0].changes.iter().map(|change| change.site_id).collect();
+    assert_eq!(authors, [c.id(), c.id()], "what a made is left out, what c made keeps its author");
+}
+
+#[test]
+fn reading_nothing_covers_the_whole_version() {
+    let (a, mut b) = (Site::new(NOTES), Site::new(NOTES));
+    let batch = a.read(Cursor::ZERO, &b.id());
+    assert!(batch.packs.is_empty() && !batch.more);
+    assert_eq!((batch.version, batch.end), (0, Cursor::whole(0)));
+    a.run("INSERT INTO notes VALUES (1, 'a', 1)");
+    b.pull(&a);
+    assert_eq!(b.database.position(&a.id()).unwrap(), Cursor::whole(1));
+    let batch = b.read(Cursor::ZERO, &a.id());
+    assert!(batch.packs.is_empty(), "all of b's changes are a's own");
+    assert_eq!(batch.end, Cursor::whole(b.database.version().unwrap()));
+}
+
+#[test]
+fn packs_are_cut_between_transactions() {
+    let (a, mut b) = (Site::new(NOTES), Site::new(NOTES));
+    for id in 0..100 {
+        a.run(&format!("INSERT INTO notes VALUES ({id}, '{}', 1)", "t".repeat(200)));
+    }
+    let limits = ReadLimits { target_raw_bytes: 1000, max_packs: 3 };
+    let batch = a.database.read_packs(Cursor::ZERO, &b.id(), &limits).unwrap();
+    assert_eq!(batch.packs.len(), 3);
+    assert!(batch.more);
+    for pack in &batch.packs {
+        assert_eq!(pack.to.seq, i64::MAX, "at the end of a version");
+        assert!((5..20).contains(&pack.changes.len()), "{}", pack.changes.len());
+    }
+    assert_eq!(b.pull_with(&a, &limits), 200);
+    assert_equal(&[&a, &b], ALL_NOTES);
+}
+
+#[test]
+fn a_large_transaction_is_cut_within_its_version() {
+    let (a, mut b) = (Site::new(NOTES), Site::new(NOTES));
+    a.run("BEGIN");
+    for id in 0..200 {
+        a.run(&format!("INSERT INTO notes VALUES ({id}, '{}', 1)", "t".repeat(100)));
+    }
+    a.run("COMMIT");
+    let limits = ReadLimits { target_raw_bytes: 1000, max_packs: 2 };
+    let batch = a.database.read_packs(Cursor::ZERO, &b.id(), &limits).unwrap();
+    assert_eq!(batch.packs[0].to.version, 1);
+    assert!(batch.packs[0].to.seq < 100 && batch.more);
+    assert_eq!(b.pull_with(&a, &limits), 400, "every change exactly once");
+    assert_equal(&[&a, &b], ALL_NOTES);
+}
+
+#[test]
+fn changes_at_the_same_place_stay_together() {
+    let (a, mut b, mut c) = (Site::new(NOTES), Site::new(NOTES), Site::new(NOTES));
+    a.run("INSERT INTO notes VALUES (0, 'zero', 0)");
+    for id in 1..50 {
+        a.run(&format!("INSERT INTO notes VALUES ({id}, 'some text to fill the packs', 1)"));
+    }
+    // b's version is ahead, so that in one merge everything gets the same version and many the same seq.
+    for id in 100..160 {
+        b.run(&format!("INSERT INTO notes VALUES ({id}, 'b', 1)"));
+    }
+    b.pull(&a);
+    let limits = ReadLimits { target_raw_bytes: 200, max_packs: 2 };
+    c.pull_with(&b, &limits);
+    assert_equal(&[&b, &c], ALL_NOTES);
+}
+
+#[test]
+fn large_values_pass() {
+    let (a, mut b) = (Site::new(NOTES), Site::new(NOTES));
+    a.run("INSERT INTO notes VALUES (1, 'small', 1), (2, 'large', randomblob(5000000)), (3, 'small', 1)");
+    b.pull(&a);
+    assert_equal(&[&a, &b], ALL_NOTES);
+}
+
+#[test]
+fn all_kinds_of_keys_pass() {
+    let schema = "CREATE TABLE t (a NOT NULL, b NOT NULL, c, PRIMARY KEY (b, a)); SELECT crsql_as_crr('t');
+                  CREATE TABLE only_key (k TEXT PRIMARY KEY NOT NULL); SELECT crsql_as_crr('only_key');";
+    let (a, mut b) = (Site::new(schema), Site::new(schema));
+    a.run(
+        "INSERT INTO t VALUES (1, 'x', 1), (-1, x'00', 2), ('', x'', 3), (2.5, 9223372036854775807, 4),
+                              (128, -9223372036854775808, 5), ('nul' || char(0), 1e300, 6);
+         INSERT INTO only_key VALUES ('a'), ('b'); DELETE FROM only_key WHERE k = 'a'",
+    );
+    b.pull(&a);
+    assert_equal(&[&a, &b], "SELECT * FROM t ORDER BY c");
+    assert_equal(&[&a, &b], "SELECT * FROM only_key");
+    let batch = a.read(Cursor::ZERO, &b.id());
+    let shapes: Vec<&PackTable> = batch.packs[0].tables.iter().collect();
+    assert_eq!(shapes[0], &PackTable { name: "t".to_owned(), key_columns: vec!["b".to_owned(), "a".to_owned()] });
+}
+
+#[test]
+fn what_does_not_fit_is_kept_and_merged_later() {
+    let a = Site::new(&format!(
+        "{NOTES} CREATE TABLE tags (tag TEXT PRIMARY KEY NOT NULL, n); SELECT crsql_as_crr('tags');
+         CREATE TABLE links (x NOT NULL, y NOT NULL, PRIMARY KEY (x, y)); SELECT crsql_as_crr('links');
+         INSERT INTO notes VALUES (1, 'title', 'body'); INSERT INTO tags VALUES ('red', 1); INSERT INTO links VALUES (1, 2);"
+    ));
+    let mut b = Site::new(
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY NOT NULL, title); SELECT crsql_as_crr('notes');
+         CREATE TABLE tags (tag TEXT PRIMARY KEY NOT NULL, n);
+         CREATE TABLE links (x NOT NULL, y NOT NULL, PRIMARY KEY (y, x)); SELECT crsql_as_crr('links');",
+    );
+    let batch = a.read(Cursor::ZERO, &b.id());
+    let pack = &batch.packs[0];
+    let mut kept = Vec::new();
+    let report =
+        b.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut keep_into(&mut kept)).unwrap();
+    let reasons: Vec<(&str, &Reason)> = kept.iter().map(|refused| (&*refused.change.table, &refused.reason)).collect();
+    let no_column = Reason::NoColumn("body".to_owned());
+    assert_eq!(reasons, [("notes", &no_column), ("tags", &Reason::NoTable), ("links", &Reason::OtherKey)]);
+    assert!(kept.iter().all(|refused| refused.change == pack.changes[refused.index]));
+    assert_eq!((report.changes, report.applied(), report.refused()), (4, 1, 3));
+    assert_eq!(report.tables["notes"].offered, 1);
+    assert_eq!(b.database.position(&a.id()).unwrap(), pack.to);
+    assert_eq!(b.rows("SELECT * FROM tags"), [""; 0]);
+
+    b.run(
+        "SELECT crsql_as_crr('tags'); SELECT crsql_begin_alter('notes'); ALTER TABLE notes ADD COLUMN body;
+           SELECT crsql_commit_alter('notes')",
+    );
+    let again: Vec<Change> = kept.drain(..).map(|refused| refused.change).collect();
+    let report = b.database.merge(&pack.source, &again, &pack.tables, None, &mut keep_into(&mut kept)).unwrap();
+    assert_eq!((report.applied(), report.refused()), (2, 1));
+    assert_equal(&[&a, &b], ALL_NOTES);
+    assert_equal(&[&a, &b], "SELECT * FROM tags");
+}
+
+#[test]
+fn a_failed_constraint_refuses_one_change() {
+    let a = Site::new(NOTES);
+    let mut b = Site::new(
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY NOT NULL, title TEXT CHECK (title <> 'bad'), body);
+         SELECT crsql_as_crr('notes');",
+    );
+    a.run("INSERT INTO notes VALUES (1, 'good', 1), (2, 'bad', 2), (3, 'good', 3)");
+    let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+    let mut kept = Vec::new();
+    let report =
+        b.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut keep_into(&mut kept)).unwrap();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].change.val, Value::Text("bad".to_owned()));
+    assert!(matches!(kept[0].reason, Reason::Constraint(_)), "{:?}", kept[0].reason);
+    assert_eq!((report.applied(), report.refused()), (5, 1));
+    assert_eq!(
+        b.rows("SELECT id, title FROM notes ORDER BY id"),
+        [r#"[Integer(1), Text("good")]"#, "[Integer(2), Null]", r#"[Integer(3), Text("good")]"#]
+    );
+}
+
+#[test]
+fn keys_of_another_type_refuse_their_changes() {
+    let a = Site::new(
+        "CREATE TABLE t (id PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('t');
+                       INSERT INTO t VALUES ('text', 1), (2, 2)",
+    );
+    let mut b = Site::new("CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('t');");
+    let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+    let mut kept = Vec::new();
+    b.database.merge(&pack.source, &pack.changes, &pack.tables, None, &mut keep_into(&mut kept)).unwrap();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(b.rows("SELECT * FROM t"), ["[Integer(2), Integer(2)]"]);
+}
+
+#[test]
+fn what_cannot_be_kept_is_not_passed_over() {
+    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, 'a', 1);"));
+    let mut b = Site::new("CREATE TABLE notes (id INTEGER PRIMARY KEY NOT NULL, title); SELECT crsql_as_crr('notes')");
+    let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+    let error = b
+        .database
+        .merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut |_| Err("no space".into()))
+        .unwrap_err();
+    assert!(matches!(error, DatabaseError::Keep { .. }) && error.to_string().contains("no space"));
+    assert_eq!(b.rows(ALL_NOTES), [""; 0]);
+    assert_eq!(b.database.position(&a.id()).unwrap(), Cursor::ZERO);
+    b.run("INSERT INTO notes VALUES (7, 'still writable')");
+}
+
+#[test]
+fn a_trigger_that_fails_is_named() {
+    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, 'a', 1);"));
+    let mut b = Site::new(&format!(
+        "{NOTES} CREATE TABLE log (x); CREATE TRIGGER log_it AFTER INSERT ON notes BEGIN INSERT INTO log VALUES (1); END;
+         DROP TABLE log;"
+    ));
+    let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+    let error =
+        b.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut |_| Ok(())).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, DatabaseError::Merge { .. }), "{error:?}");
+    assert!(text.contains("table notes, column title") && text.contains("log"), "{text}");
+    assert_eq!(b.database.position(&a.id()).unwrap(), Cursor::ZERO);
+}
+
+#[test]
+fn positions_are_set_with_the_changes() {
+    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, 'a', 1);"));
+    let mut b = Site::new(NOTES);
+    let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+    b.merge(&pack);
+    let reopened = Database::open(&b.path(), &OpenOptions::default()).unwrap();
+    assert_eq!(reopened.position(&a.id()).unwrap(), pack.to);
+    let back = Cursor { version: 0, seq: 3 };
+    b.database.merge(&a.id(), &[], &[], Some(back), &mut |_| Ok(())).unwrap();
+    assert_eq!(reopened.position(&a.id()).unwrap(), back, "a position may go back");
+    assert_eq!(reopened.position(&b.id()).unwrap(), Cursor::ZERO);
+}
+
+/// A merge whose process dies before the commit, which a connection that goes away without committing stands for.
+#[test]
+fn a_merge_that_is_cut_off_leaves_no_trace() {
+    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, 'a', 1);"));
+    let mut b = Site::new(NOTES);
+    let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+    let path = b.path();
+    let dying = Database::open(&path, &OpenOptions::default()).unwrap();
+    dying.begin_immediate().unwrap();
+    dying.merge_in_transaction(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut |_| Ok(())).unwrap();
+    assert_eq!(dying.position(&a.id()).unwrap(), pack.to);
+    drop(dying);
+    assert_eq!(b.database.position(&a.id()).unwrap(), Cursor::ZERO);
+    assert_eq!(b.rows(ALL_NOTES), [""; 0]);
+    b.merge(&pack);
+    assert_equal(&[&a, &b], ALL_NOTES);
+    let report = b.merge(&pack);
+    assert_eq!(report.applied(), 0, "merging again changes nothing");
+}
+
+#[test]
+fn another_writer_is_waited_out() {
+    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, 'a', 1);"));
+    let mut b = Site::new(NOTES);
+    let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+    let path = b.path();
+    let (locked, is_locked) = mpsc::channel();
+    let writer = thread::spawn(move || {
+        let other = Database::open(&path, &OpenOptions::default()).unwrap();
+        other.connection().execute_batch("BEGIN IMMEDIATE; INSERT INTO notes VALUES (2, 'other', 2)").unwrap();
+        locked.send(()).unwrap();
+        thread::sleep(Duration::from_secs(3));
+        other.connection().execute_batch("COMMIT").unwrap();
+    });
+    is_locked.recv().unwrap();
+    let start = Instant::now();
+    b.merge(&pack);
+    assert!(start.elapsed() > Duration::from_secs(2), "it had to wait");
+    writer.join().unwrap();
+    assert_eq!(b.rows("SELECT id FROM notes ORDER BY id"), ["[Integer(1)]", "[Integer(2)]"]);
+}
+
+#[test]
+fn a_writer_that_never_ends_is_reported() {
+    let b = Site::new(NOTES);
+    let patience = Duration::from_millis(200);
+    let mut impatient =
+        Database::open(&b.path(), &OpenOptions { busy_timeout: patience, ..OpenOptions::default() }).unwrap();
+    b.run("BEGIN IMMEDIATE");
+    let error = impatient.merge(&b.id(), &[], &[], Some(Cursor::ZERO), &mut |_| Ok(())).unwrap_err();
+    assert!(matches!(error, DatabaseError::Locked { .. }) && error.is_retryable());
+    assert!(error.to_string().contains("test.db"));
+}
+
+#[test]
+fn reading_sees_one_moment() {
+    let a = Site::new(NOTES);
+    let other = Connection::open(a.path()).unwrap();
+    crsqlite::register(&other).unwrap();
+    other.execute_batch("INSERT INTO notes VALUES (1, 'other', 1)").unwrap();
+    let reader = SiteId::from_bytes(&[1; 16]).unwrap();
+    let first = a.read(Cursor::ZERO, &reader);
+    assert_eq!((first.version, first.end, first.packs[0].changes.len()), (1, Cursor::whole(1), 2));
+    // A version that this connection has reserved but not used is not read: another may still use it.
+    a.run("UPDATE notes SET body = 1");
+    let second = a.read(first.end, &reader);
+    assert_eq!((second.version, second.end), (1, Cursor::whole(1)));
+    other.execute_batch("UPDATE notes SET body = 2").unwrap();
+    let third = a.read(second.end, &reader);
+    assert_eq!((third.version, third.packs[0].changes.len()), (2, 1));
+}
+
+#[test]
+fn shapes_and_fingerprints() {
+    let a = Site::new(NOTES);
+    let b = Site::new(
+        "CREATE TABLE plain (x); CREATE TABLE notes (id integer PRIMARY KEY NOT NULL, body, title text,
+           size AS (length(body))); SELECT crsql_as_crr('notes');",
+    );
+    let tables = a.database.tables().unwrap();
+    assert_eq!(tables.len(), 1);
+    assert_eq!((tables[0].name.as_str(), tables[0].key_names()), ("notes", vec!["id".to_owned()]));
+    let columns: Vec<(&str, &str)> =
+        tables[0].columns.iter().map(|column| (column.name.as_str(), column.declared_type.as_str())).collect();
+    assert_eq!(columns, [("title", "TEXT"), ("body", "")]);
+    assert_eq!(a.database.schema_fingerprint().unwrap(), b.database.schema_fingerprint().unwrap());
+    let c = Site::new(
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY NOT NULL, title BLOB, body); SELECT crsql_as_crr('notes');",
+    );
+    assert_ne!(a.database.schema_fingerprint().unwrap(), c.database.schema_fingerprint().unwrap());
+    c.run("DROP TABLE notes");
+    assert!(c.database.tables().unwrap().is_empty(), "the clock table of a dropped table is no table");
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused_by_name() {
+    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, CAST(x'ff' AS TEXT), 1);"));
+    let error =
+        a.database.read_packs(Cursor::ZERO, &SiteId::from_bytes(&[1]).unwrap(), &ReadLimits::default()).unwrap_err();
+    assert!(error.to_string().contains("table notes, column title"), "{error}");
+    a.run("UPDATE notes SET title = 'fixed'");
+    assert_eq!(a.read(Cursor::ZERO, &SiteId::from_bytes(&[1]).unwrap()).packs.len(), 1);
+}
+
+#[test]
+fn a_full_disk_changes_nothing() {
+    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, 'a', 1), (2, 'b', randomblob(1000000));"));
+    let mut b = Site::new(NOTES);
+    let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+    b.database.connection().pragma_update(None, "max_page_count", 40).unwrap();
+    let error =
+        b.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut |_| Ok(())).unwrap_err();
+    assert!(matches!(error, DatabaseError::DiskFull { .. }), "{error:?}");
+    assert_eq!(b.rows(ALL_NOTES), [""; 0]);
+    assert_eq!(b.database.position(&a.id()).unwrap(), Cursor::ZERO);
+    b.database.connection().pragma_update(None, "max_page_count", 1 << 20).unwrap();
+    b.merge(&pack);
+    assert_equal(&[&a, &b], ALL_NOTES);
+}
+
+fn open_error(path: &Path, options: &OpenOptions) -> DatabaseError {
+    let error = Database::open(path, options).unwrap_err();
+    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    error
+}
+
+#[test]
+fn files_that_are_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    assert!(matches!(open_error(&path, &OpenOptions::default()), DatabaseError::Missing { .. }));
+    assert!(!path.exists());
+    for content in ["x".to_owned(), "This is a letter.\n".repeat(500)] {
+        fs::write(&path, &content).unwrap();
+        assert!(matches!(open_error(&path, &options()), DatabaseError::NotADatabase { .. }));
+        assert_eq!(fs::read_to_string(&path).unwrap(), content, "it is not touched");
+    }
+    assert!(matches!(open_error(folder.path(), &options()), DatabaseError::CannotOpen { .. }));
+    let nowhere = folder.path().join("no/such/folder.db");
+    let error = open_error(&nowhere, &options());
+    assert!(error.to_string().contains("there is no folder"), "{error}");
+}
+
+#[test]
+fn a_corrupt_file_is_reported() {
+    let site = Site::new(NOTES);
+    site.run(
+        "INSERT INTO notes WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+              SELECT i, 'title ' || i, 'body' FROM n; PRAGMA wal_checkpoint(TRUNCATE)",
+    );
+    let Site { folder, database } = site;
+    let path = folder.path().join("test.db");
+    let reader = SiteId::from_bytes(&[1]).unwrap();
+    drop(database);
+    let whole = fs::read(&path).unwrap();
+    // Page 1 holds the schema; the pages after it hold the rest.
+    for (damaged, opens) in [(100..4096, false), (4096..whole.len(), true)] {
+        let mut bytes = whole.clone();
+        bytes[damaged].fill(0xa5);
+        fs::write(&path, bytes).unwrap();
+        let result = Database::open(&path, &OpenOptions::default())
+            .and_then(|database| database.read_packs(Cursor::ZERO, &reader, &ReadLimits::default()));
+        let error = result.unwrap_err();
+        assert!(matches!(error, DatabaseError::Corrupt { .. }), "{opens}: {error:?}");
+        assert!(error.to_string().contains("corrupt"), "{error}");
+    }
+}
+
+#[test]
+fn read_only_databases() {
+    let site = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, 'a', 1);"));
+    let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let mut database = Database::open(&site.path(), &read_only).unwrap();
+    let reader = SiteId::from_bytes(&[1]).unwrap();
+    let batch = database.read_packs(Cursor::ZERO, &reader, &ReadLimits::default()).unwrap();
+    assert_eq!(batch.packs[0].changes.len(), 2);
+    let error = database.merge(&reader, &[], &[], Some(Cursor::ZERO), &mut |_| Ok(())).unwrap_err();
+    assert!(matches!(error, DatabaseError::ReadOnly { .. }), "{error:?}");
+}
+
+/// The superuser may write any file, so this can tell only for others.
+#[cfg(unix)]
+#[test]
+fn files_without_permission_to_write() {
+    use std::os::unix::fs::PermissionsExt;
+    let Site { folder, database } = Site::new(NOTES);
+    let path = folder.path().join("test.db");
+    drop(database);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+    if fs::OpenOptions::new().write(true).open(&path).is_ok() {
+        return;
+    }
+    assert!(matches!(open_error(&path, &OpenOptions::default()), DatabaseError::ReadOnly { .. }));
+}
+
+#[test]
+fn old_layouts_are_refused_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let layouts = [
+        "CREATE TABLE __crsql_siteid (site_id)",
+        "CREATE TABLE crsql_master (key TEXT PRIMARY KEY, value); INSERT INTO crsql_master VALUES ('crsqlite_version', 130000)",
+        "CREATE TABLE crsql_master (key TEXT PRIMARY KEY, value); INSERT INTO crsql_master VALUES ('crsqlite_version', 150000);
+         CREATE TABLE foo__crsql_clock (id, __crsql_col_name, __crsql_col_version)",
+    ];
+    for (index, layout) in layouts.iter().enumerate() {
+        let path = folder.path().join(format!("{index}.db"));
+        Connection::open(&path).unwrap().execute_batch(layout).unwrap();
+        let before = fs::read(&path).unwrap();
+        let error = open_error(&path, &options());
+        assert!(matches!(error, DatabaseError::TooOld { .. }), "{error:?}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+    let path = folder.path().join("0.16.db");
+    let layout = "CREATE TABLE crsql_master (key TEXT PRIMARY KEY, value ANY); INSERT INTO crsql_master VALUES ('crsqlite_version', 160100)";
+    Connection::open(&path).unwrap().execute_batch(layout).unwrap();
+    Database::open(&path, &options()).unwrap();
+}
+
+#[test]
+fn a_new_database_lets_readers_and_writers_alone() {
+    let site = Site::blank();
+    assert_eq!(site.rows("PRAGMA journal_mode"), [r#"[Text("wal")]"#]);
+    let path = site.folder.path().join("old.db");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    let database = Database::open(&path, &options()).unwrap();
+    let mode: String = database.connection().pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+    assert_eq!(mode, "delete", "an existing database keeps its mode");
+    assert_eq!(database.path(), path);
+}
+
+#[test]
+fn a_library_that_is_none_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let extension = folder.path().join("nothing.so");
+    let options = OpenOptions { extension: Some(extension.clone()), ..options() };
+    let error = open_error(&folder.path().join("a.db"), &options);
+    assert!(matches!(error, DatabaseError::Extension { .. }), "{error:?}");
+    assert!(error.to_string().contains(&extension.display().to_string()));
+}
