@@ -27,7 +27,7 @@ pub use read::{Batch, ReadLimits};
 pub use schema::{ColumnShape, TableShape};
 
 /// Layouts before this one are refused.
-const MIN_CRSQLITE_VERSION: i64 = 150_000;
+const OLDEST_VERSION: i64 = 150_000;
 
 /// How to open a database.
 #[derive(Clone, Debug)]
@@ -92,10 +92,7 @@ impl Database {
 
         let mut database =
             Self { connection, path: path.to_owned(), busy_timeout: options.busy_timeout, foreign_engine: None };
-        match &options.extension {
-            Some(extension) => database.load_foreign_engine(extension)?,
-            None => crsqlite::register(&database.connection).map_err(|error| database.error(error))?,
-        }
+        database.load_engine(options)?;
         Ok(database)
     }
 
@@ -133,6 +130,14 @@ impl Database {
         self.wrap(schema::stored_version(&self.connection))
     }
 
+    /// A number that is another one after another connection has committed. Costs no look at a table.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn data_version(&self) -> Result<i64, DatabaseError> {
+        self.wrap(self.connection.query_row("PRAGMA data_version", [], |row| row.get(0)))
+    }
+
     /// The tables that replicate, sorted by name.
     ///
     /// # Errors
@@ -167,19 +172,26 @@ impl Database {
         Ok(self.wrap(position)?.unwrap_or(Cursor::ZERO))
     }
 
+    /// Loads the engine. On a file that lacks its tables it writes, so the lock is waited for beforehand: several
+    /// processes may open a new database at the same moment.
+    fn load_engine(&mut self, options: &OpenOptions) -> Result<(), DatabaseError> {
+        let writes = !options.read_only && !self.wrap(schema::is_initialised(&self.connection))?;
+        if writes {
+            self.begin_immediate()?;
+        }
+        match &options.extension {
+            Some(extension) => self.load_foreign_engine(extension)?,
+            None => self.wrap(crsqlite::register(&self.connection))?,
+        }
+        if writes {
+            self.wrap(self.connection.execute_batch("COMMIT"))?;
+        }
+        Ok(())
+    }
+
     /// Loads a library for the rest of this connection's life.
     #[allow(unsafe_code)]
     fn load_foreign_engine(&mut self, extension: &Path) -> Result<(), DatabaseError> {
-        let failed = |error: &rusqlite::Error| DatabaseError::Extension {
-            path: self.path.clone(),
-            extension: extension.to_owned(),
-            detail: error::message(error),
-        };
-        // On a file that it has not seen yet the library creates tables and does not wait for the lock.
-        let is_blank = !self.wrap(schema::has_table(&self.connection, "crsql_master"))?;
-        if is_blank {
-            self.begin_immediate()?;
-        }
         // SAFETY: loading runs the library's code, which the user named for that purpose. Extension loading is
         // switched off again before any SQL of others runs, so that SQL cannot load more.
         let loaded = unsafe {
@@ -187,11 +199,11 @@ impl Database {
                 .load_extension_enable()
                 .and_then(|()| self.connection.load_extension(extension, None::<&str>))
         };
-        let disabled = self.connection.load_extension_disable();
-        loaded.and(disabled).map_err(|error| failed(&error))?;
-        if is_blank {
-            self.wrap(self.connection.execute_batch("COMMIT"))?;
-        }
+        loaded.and(self.connection.load_extension_disable()).map_err(|error| DatabaseError::Extension {
+            path: self.path.clone(),
+            extension: extension.to_owned(),
+            detail: error::message(&error),
+        })?;
         self.foreign_engine = Some(ForeignEngine::default());
         Ok(())
     }
@@ -274,7 +286,7 @@ fn check_content(connection: &Connection, path: &Path) -> Result<(), DatabaseErr
         return if is_old { Err(too_old("CR-SQLite 0.12 or older")) } else { Ok(()) };
     }
     let version = schema::crsqlite_version(connection).map_err(sqlite)?;
-    if version < MIN_CRSQLITE_VERSION {
+    if version < OLDEST_VERSION {
         return Err(too_old("CR-SQLite 0.14 or older"));
     }
     match schema::has_old_clock_table(connection).map_err(sqlite)? {

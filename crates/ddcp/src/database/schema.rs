@@ -2,6 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
+/// What the engine writes into files: 0.16.3.
+const CURRENT_VERSION: i64 = 160_300;
+
 /// A table that replicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableShape {
@@ -146,4 +149,14 @@ pub(super) fn has_old_clock_table(connection: &Connection) -> rusqlite::Result<b
         [],
         |row| row.get(0),
     )
+}
+
+/// Whether the engine finds all it needs, and so loads without writing.
+pub(super) fn is_initialised(connection: &Connection) -> rusqlite::Result<bool> {
+    for table in ["crsql_master", "crsql_site_id", "crsql_tracked_peers"] {
+        if !has_table(connection, table)? {
+            return Ok(false);
+        }
+    }
+    Ok(crsqlite_version(connection)? >= CURRENT_VERSION)
 }

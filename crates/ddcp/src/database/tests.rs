@@ -599,3 +599,15 @@ fn a_library_that_is_none_is_reported() {
     assert!(matches!(error, DatabaseError::Extension { .. }), "{error:?}");
     assert!(error.to_string().contains(&extension.display().to_string()));
 }
+
+#[test]
+fn a_new_database_is_opened_by_many_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new.db");
+    let open = || Database::open(&path, &options()).unwrap().site_id().unwrap();
+    let ids: Vec<SiteId> = thread::scope(|scope| {
+        let openers: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+        openers.into_iter().map(|opener| opener.join().unwrap()).collect()
+    });
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}
