@@ -211,7 +211,8 @@ fn refused(edit: impl FnOnce(&mut Pack)) -> PackError {
 
 #[test]
 fn changes_that_no_database_makes_are_refused() {
-    let edits: Vec<(&str, fn(&mut Change))> = vec![
+    type Edit = fn(&mut Change);
+    let edits: Vec<(&str, Edit)> = vec![
         ("db_version", |change| change.db_version = 0),
         ("db_version", |change| change.db_version = MAX_VERSION + 1),
         ("db_version", |change| change.db_version = i64::MIN),

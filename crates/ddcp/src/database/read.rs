@@ -70,7 +70,8 @@ impl Database {
         let source = self.site_id()?;
         let tables = self.tables()?;
         let mut packer = Packer::new(self, source, after, limits, &tables);
-        let complete = (after.seq == i64::MAX || self.read_query(REST_OF_VERSION, after, exclude, &mut packer)?)
+        let inside_version = after.version > 0 && after.seq < i64::MAX;
+        let complete = (!inside_version || self.read_query(REST_OF_VERSION, after, exclude, &mut packer)?)
             && self.read_query(LATER_VERSIONS, after, exclude, &mut packer)?;
         let end = if complete { Cursor::whole(version) } else { packer.from };
         Ok(Batch { packs: packer.finish(end), version, more: !complete, end })

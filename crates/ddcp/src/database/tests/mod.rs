@@ -1,0 +1,116 @@
+//! Databases in real files that read each other's changes.
+
+use rusqlite::types::Value;
+use tempfile::TempDir;
+
+use super::*;
+use crate::changeset::{Limits, Pack};
+
+mod files;
+mod sync;
+
+const NOTES: &str = "CREATE TABLE notes (id INTEGER PRIMARY KEY NOT NULL, title TEXT, body);
+                     SELECT crsql_as_crr('notes');";
+
+struct Site {
+    folder: TempDir,
+    database: Database,
+}
+
+fn options() -> OpenOptions {
+    OpenOptions { create: true, ..OpenOptions::default() }
+}
+
+impl Site {
+    fn blank() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("test.db"), &options()).unwrap();
+        Self { folder, database }
+    }
+
+    fn new(schema: &str) -> Self {
+        let site = Self::blank();
+        site.run(schema);
+        site
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("test.db")
+    }
+
+    fn id(&self) -> SiteId {
+        self.database.site_id().unwrap()
+    }
+
+    fn run(&self, sql: &str) {
+        self.database.connection().execute_batch(sql).unwrap();
+    }
+
+    /// All rows that a query gives, as text that tells types and -0.0 apart.
+    fn rows(&self, sql: &str) -> Vec<String> {
+        let mut statement = self.database.connection().prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let row = |row: &rusqlite::Row<'_>| {
+            let values: Vec<Value> = (0..columns).map(|column| row.get(column)).collect::<Result<_, _>>()?;
+            Ok(format!("{values:?}"))
+        };
+        statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    fn read(&self, after: Cursor, reader: &SiteId) -> Batch {
+        self.database.read_packs(after, reader, &ReadLimits::default()).unwrap()
+    }
+
+    /// Merges a pack that must fit.
+    fn merge(&mut self, pack: &Pack) -> MergeReport {
+        let mut none = |refused: &[Refused]| panic!("{refused:?}");
+        self.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut none).unwrap()
+    }
+
+    /// Fetches and merges everything new, through encoded packs. Gives the number of changes.
+    fn pull(&mut self, from: &Site) -> usize {
+        self.pull_with(from, &ReadLimits::default())
+    }
+
+    fn pull_with(&mut self, from: &Site, limits: &ReadLimits) -> usize {
+        let source = from.id();
+        let mut count = 0;
+        loop {
+            let position = self.database.position(&source).unwrap();
+            let batch = from.database.read_packs(position, &self.id(), limits).unwrap();
+            assert!(batch.packs.len() <= limits.max_packs);
+            let mut at = position;
+            for pack in &batch.packs {
+                assert_eq!((pack.from, pack.source), (at, source));
+                assert!(!pack.changes.is_empty());
+                at = pack.to;
+                let pack = Pack::decode(&pack.encode(), &Limits::default()).unwrap();
+                count += pack.changes.len();
+                self.merge(&pack);
+            }
+            assert!(batch.packs.is_empty() || at == batch.end);
+            self.database.merge(&source, &[], &[], Some(batch.end), &mut |_| Ok(())).unwrap();
+            if !batch.more {
+                return count;
+            }
+        }
+    }
+}
+
+fn assert_equal(sites: &[&Site], sql: &str) {
+    let first = sites[0].rows(sql);
+    for site in &sites[1..] {
+        assert_eq!(site.rows(sql), first);
+    }
+}
+
+const ALL_NOTES: &str = "SELECT * FROM notes ORDER BY id";
+
+fn keep_into(
+    kept: &mut Vec<Refused>,
+) -> impl FnMut(&[Refused]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    |refused| {
+        kept.extend_from_slice(refused);
+        Ok(())
+    }
+}
