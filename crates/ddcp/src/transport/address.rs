@@ -1,6 +1,6 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use veilid_core::RecordKey;
+use veilid_core::{HASH_COORDINATE_LENGTH, RecordKey, VLD0_SHARED_SECRET_LENGTH};
 
 /// Where a repository is: a Veilid record key (`VLD0:<record>:<secret>`) or the path of its database on this
 /// machine.
@@ -41,10 +41,15 @@ impl FromStr for Address {
             return Err(error("its kind is not VLD0"));
         }
         let key = RecordKey::from_str(text).map_err(|_| error("the key after VLD0: is damaged"))?;
-        if text.matches(':').count() != 2 {
-            return Err(error("its secret part is missing"));
+        // The library takes keys of any length.
+        if key.value().key().len() != HASH_COORDINATE_LENGTH {
+            return Err(error("the key after VLD0: is damaged"));
         }
-        Ok(Self::Veilid(key))
+        match key.value().encryption_key() {
+            None => Err(error("its secret part is missing")),
+            Some(secret) if secret.len() != VLD0_SHARED_SECRET_LENGTH => Err(error("its secret part is damaged")),
+            Some(_) => Ok(Self::Veilid(key)),
+        }
     }
 }
 
@@ -66,6 +71,24 @@ impl fmt::Display for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+    #[test]
+    fn record_keys_are_addresses() {
+        let text = format!("VLD0:{KEY}:{KEY}");
+        let address: Address = text.parse().unwrap();
+        assert!(matches!(address, Address::Veilid(_)));
+        assert_eq!(address.to_string(), text);
+        for (text, reason) in [
+            (format!("VLD0:{KEY}"), "secret part is missing"),
+            (format!("VLD0:{KEY}:{}", &KEY[..40]), "secret part is damaged"),
+            (format!("VLD0:{}:{KEY}", &KEY[..40]), "key after VLD0: is damaged"),
+        ] {
+            let message = text.parse::<Address>().unwrap_err().to_string();
+            assert!(message.contains(reason), "{text:?}: {message}");
+        }
+    }
 
     #[test]
     fn paths_are_addresses() {

@@ -4,9 +4,11 @@
 use std::{future::Future, pin::Pin};
 
 mod address;
+mod local;
 pub mod veilid;
 
 pub use address::{Address, AddressError};
+pub use local::LocalPeer;
 
 /// The largest request or answer in bytes: what one Veilid `app_call` carries.
 pub const MAX_MESSAGE: usize = 32 * 1024;

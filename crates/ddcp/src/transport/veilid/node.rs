@@ -1,0 +1,335 @@
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
+use veilid_core::{
+    CRYPTO_KIND_VLD0, KeyPair, PublicKey, RecordKey, RouteId, Signature, VeilidAPI, VeilidAPIError, VeilidAppCall,
+    VeilidStateAttachment, VeilidUpdate,
+};
+
+use super::{
+    super::{Handler, TransportError},
+    error::transport_error,
+    health::Health,
+    identity::{self, Identity},
+    peer::VeilidPeer,
+    publisher::Publisher,
+    server::Server,
+    settings::veilid_config,
+    watchdog,
+};
+use crate::{config::NetworkConfig, files};
+
+/// Where a node lives and which network it joins.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// The folder of its stores and its identity; created if missing, made its owner's alone (mode 0700).
+    pub dir: PathBuf,
+    /// A private network; the public one if `None`.
+    pub network: Option<NetworkConfig>,
+}
+
+/// A running Veilid node: a cheap handle. Runs until [`Node::shutdown`]; one per process.
+#[derive(Clone)]
+pub struct Node {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) api: VeilidAPI,
+    dir: PathBuf,
+    /// Filled when the address is first asked for; the lock makes sure that it is made only once.
+    identity: tokio::sync::Mutex<Option<Identity>>,
+    pub(super) health: Health,
+    readiness: watch::Sender<Readiness>,
+    serving: OnceLock<Serving>,
+    /// A message that only this node knows: it sends it to itself to test its routes.
+    pub(super) probe: Vec<u8>,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+/// What is there only while the node answers peers.
+struct Serving {
+    server: Server,
+    dead_routes: mpsc::UnboundedSender<Vec<RouteId>>,
+}
+
+/// Whether the node is connected to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Readiness {
+    pub(super) ready: bool,
+    /// How many times it has become ready. Own routes made in an earlier epoch are not to be trusted.
+    pub(super) epoch: u64,
+    /// Since when `ready` is as it is.
+    pub(super) since: Instant,
+}
+
+impl Node {
+    /// Starts a node and lets it join the network. Returns before it is connected; see [`Node::wait_ready`].
+    ///
+    /// # Errors
+    /// [`TransportError::InUse`] if another process runs a node in the same folder, [`TransportError::Store`] if
+    /// the folder cannot be used.
+    pub async fn start(options: NodeOptions) -> Result<Self, TransportError> {
+        let NodeOptions { dir, network } = options;
+        files::create_private_dir(&dir)
+            .map_err(|error| TransportError::Store { path: dir.clone(), reason: error.to_string() })?;
+        let config = veilid_config(&dir, network.as_ref())?;
+
+        // The library must never wait in its callback: events go to a channel, and a task of ours takes them.
+        let (sender, updates) = mpsc::unbounded_channel();
+        let callback = Arc::new(move |update| {
+            if is_of_interest(&update) {
+                let _ = sender.send(update);
+            }
+        });
+        let api =
+            Box::pin(veilid_core::api_startup(callback, config)).await.map_err(|error| startup_error(&dir, &error))?;
+        if let Err(error) = Box::pin(api.attach()).await {
+            api.shutdown().await;
+            return Err(transport_error(error));
+        }
+
+        let inner = Arc::new(Inner {
+            api,
+            dir,
+            identity: tokio::sync::Mutex::default(),
+            health: Health::default(),
+            readiness: watch::Sender::new(Readiness { ready: false, epoch: 0, since: Instant::now() }),
+            serving: OnceLock::new(),
+            probe: rand::random::<[u8; 32]>().to_vec(),
+            tasks: Mutex::default(),
+        });
+        inner.spawn(dispatch(Arc::clone(&inner), updates));
+        inner.spawn(watchdog::run(Arc::clone(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// This repository's address. The first call ever in this folder makes it, which needs no network; later it
+    /// is always the same.
+    ///
+    /// # Errors
+    /// [`TransportError::Store`] if the identity cannot be read or written.
+    pub async fn address(&self) -> Result<RecordKey, TransportError> {
+        Ok(self.inner.identity().await?.address)
+    }
+
+    /// Waits until the node is connected to the network.
+    ///
+    /// # Errors
+    /// [`TransportError::Offline`] after `limit`.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<(), TransportError> {
+        self.inner.wait_ready(Instant::now() + limit).await
+    }
+
+    /// Whether the node is connected to the network, as far as it knows.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.inner.readiness().ready
+    }
+
+    /// Answers peers through `handler` and publishes routes to this node, with `announcement`, under its address:
+    /// from now on until [`Node::shutdown`], as soon and as long as the network allows.
+    ///
+    /// `announcement` may have at most 16 KiB; it is published anew shortly after it changes.
+    ///
+    /// # Errors
+    /// Those of [`Node::address`]; [`TransportError::Other`] if the node is serving already.
+    pub async fn serve(
+        &self,
+        handler: Arc<dyn Handler>,
+        announcement: watch::Receiver<Vec<u8>>,
+    ) -> Result<(), TransportError> {
+        let identity = self.inner.identity().await?;
+        let (dead_routes, dead) = mpsc::unbounded_channel();
+        let serving = Serving { server: Server::new(handler), dead_routes };
+        if self.inner.serving.set(serving).is_err() {
+            return Err(TransportError::Other("this node is serving already".to_owned()));
+        }
+        let publisher = Publisher::new(Arc::clone(&self.inner), identity, announcement, dead);
+        self.inner.spawn(publisher.run());
+        Ok(())
+    }
+
+    /// Looks up the repository at `address`, within [`VeilidPeer::CONNECT_LIMIT`].
+    ///
+    /// # Errors
+    /// See [`Node::connect_within`].
+    pub async fn connect(&self, address: &RecordKey) -> Result<VeilidPeer, TransportError> {
+        self.connect_within(address, VeilidPeer::CONNECT_LIMIT).await
+    }
+
+    /// Looks up the repository at `address`: reads what it publishes and prepares to call it. Whether it answers
+    /// shows with the first call.
+    ///
+    /// # Errors
+    /// [`TransportError::Offline`] if this node is not connected within `limit`, [`TransportError::NotFound`] if
+    /// nothing is published there, [`TransportError::Unreadable`] if it cannot be read with this address,
+    /// [`TransportError::Unreachable`] if no usable route is published.
+    pub async fn connect_within(&self, address: &RecordKey, limit: Duration) -> Result<VeilidPeer, TransportError> {
+        let own = identity::stored_address(&self.inner.dir)?;
+        if own.is_some_and(|own| own.opaque() == address.opaque()) {
+            return Err(TransportError::Other("this is this repository's own address".to_owned()));
+        }
+        Box::pin(VeilidPeer::connect(Arc::clone(&self.inner), address.clone(), limit)).await
+    }
+
+    /// Leaves the network and stops the node, within 4 seconds. Nothing is lost if it is killed instead.
+    pub async fn shutdown(&self) {
+        for task in self.inner.tasks().drain(..) {
+            task.abort();
+        }
+        if timeout(Duration::from_secs(4), self.inner.api.clone().shutdown()).await.is_err() {
+            tracing::debug!("the node did not shut down in time; leaving it to the end of the process");
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("dir", &self.inner.dir).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(super) fn readiness(&self) -> Readiness {
+        *self.readiness.borrow()
+    }
+
+    pub(super) fn watch_readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// Notes what the library says about being connected.
+    pub(super) fn note_attachment(&self, state: &VeilidStateAttachment) {
+        let ready = state.state.is_attached() && state.public_internet_ready;
+        let changed = self.readiness.send_if_modified(|readiness| {
+            if readiness.ready == ready {
+                return false;
+            }
+            *readiness = Readiness { ready, epoch: readiness.epoch + u64::from(ready), since: Instant::now() };
+            true
+        });
+        if changed {
+            tracing::info!(ready, peers = state.live_peer_count.as_u64(), "connection to the network");
+        }
+    }
+
+    pub(super) async fn wait_ready(&self, deadline: Instant) -> Result<(), TransportError> {
+        let started = Instant::now();
+        let mut readiness = self.readiness.subscribe();
+        match tokio::time::timeout_at(deadline, readiness.wait_for(|readiness| readiness.ready)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(TransportError::Offline(format!("no connection within {} s", started.elapsed().as_secs()))),
+        }
+    }
+
+    async fn identity(&self) -> Result<Identity, TransportError> {
+        let mut cached = self.identity.lock().await;
+        if let Some(identity) = &*cached {
+            return Ok(identity.clone());
+        }
+        let identity = match identity::load(&self.dir)? {
+            Some(identity) => {
+                identity::check(&self.api, &self.dir, &identity).await?;
+                identity
+            }
+            None => {
+                let identity = Box::pin(identity::create(&self.api)).await.map_err(transport_error)?;
+                identity::save(&self.dir, &identity)?;
+                identity
+            }
+        };
+        *cached = Some(identity.clone());
+        Ok(identity)
+    }
+
+    /// The signature of `owner` over `message`.
+    pub(super) async fn sign(&self, owner: &KeyPair, message: Vec<u8>) -> Result<Vec<u8>, VeilidAPIError> {
+        let crypto = self.api.crypto()?;
+        let system = crypto.get_async(CRYPTO_KIND_VLD0).ok_or_else(unsupported)?;
+        let signature = system.sign(&owner.key(), &owner.secret(), message.into()).await?;
+        Ok(signature.ref_value().to_vec())
+    }
+
+    /// Whether `signature` is `owner`'s over `message`.
+    pub(super) async fn verify(&self, owner: &PublicKey, message: Vec<u8>, signature: &[u8]) -> bool {
+        let Ok(crypto) = self.api.crypto() else { return false };
+        let Some(system) = crypto.get_async(CRYPTO_KIND_VLD0) else { return false };
+        let signature = Signature::new(CRYPTO_KIND_VLD0, veilid_core::BareSignature::new(signature));
+        system.verify(owner, message.into(), &signature).await.unwrap_or(false)
+    }
+
+    /// Runs `task` until the node is shut down.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = tokio::spawn(task).abort_handle();
+        self.tasks().push(handle);
+    }
+
+    fn tasks(&self) -> std::sync::MutexGuard<'_, Vec<AbortHandle>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers a call; every call gets an answer, since each unanswered one holds up the node for 5 s.
+    async fn answer(&self, call: &VeilidAppCall) {
+        let request = call.message();
+        let answer = if request == self.probe {
+            self.probe.clone()
+        } else if let Some(serving) = self.serving.get() {
+            serving.server.answer(request.to_vec()).await
+        } else {
+            Vec::new()
+        };
+        if let Err(error) = self.api.app_call_reply(call.id(), answer).await {
+            tracing::debug!(%error, "an answer came too late");
+        }
+    }
+}
+
+fn unsupported() -> VeilidAPIError {
+    VeilidAPIError::internal("the VLD0 crypto system is missing")
+}
+
+/// Log lines and traffic figures are not taken: there are many of them.
+fn is_of_interest(update: &VeilidUpdate) -> bool {
+    matches!(
+        update,
+        VeilidUpdate::AppCall(_) | VeilidUpdate::Attachment(_) | VeilidUpdate::RouteChange(_) | VeilidUpdate::Shutdown
+    )
+}
+
+async fn dispatch(node: Arc<Inner>, mut updates: mpsc::UnboundedReceiver<VeilidUpdate>) {
+    while let Some(update) = updates.recv().await {
+        match update {
+            VeilidUpdate::AppCall(call) => {
+                let node = Arc::clone(&node);
+                tokio::spawn(async move { node.answer(&call).await });
+            }
+            VeilidUpdate::Attachment(state) => node.note_attachment(&state),
+            VeilidUpdate::RouteChange(change) if !change.dead_routes.is_empty() => {
+                if let Some(serving) = node.serving.get() {
+                    let _ = serving.dead_routes.send(change.dead_routes);
+                }
+            }
+            VeilidUpdate::Shutdown => return,
+            _ => {}
+        }
+    }
+}
+
+fn startup_error(dir: &Path, error: &VeilidAPIError) -> TransportError {
+    let reason = error.to_string();
+    // The library has no error of its own for this: the lock is the one on its keyring file.
+    if matches!(error, VeilidAPIError::AlreadyInitialized) || reason.contains("already locked") {
+        return TransportError::InUse(dir.to_owned());
+    }
+    TransportError::Store { path: dir.to_owned(), reason }
+}

@@ -1,0 +1,76 @@
+use std::path::Path;
+
+use veilid_core::VeilidConfig;
+
+use super::super::TransportError;
+use crate::config::NetworkConfig;
+
+/// The node's settings: all stores under `dir`; a private network if one is given, the public one otherwise.
+pub(super) fn veilid_config(dir: &Path, network: Option<&NetworkConfig>) -> Result<VeilidConfig, TransportError> {
+    let folder = dir.to_str().ok_or_else(|| TransportError::Store {
+        path: dir.to_owned(),
+        reason: "the node's folder must have a name in UTF-8".to_owned(),
+    })?;
+    let mut config = VeilidConfig::new("ddcp", "", "", Some(folder), Some(folder));
+    // No keyring service runs on servers; the folder is the owner's alone instead.
+    config.protected_store.allow_insecure_fallback = true;
+    config.protected_store.always_use_insecure_storage = true;
+    if let Some(network) = network {
+        set_network(&mut config, network);
+    }
+    Ok(config)
+}
+
+fn set_network(config: &mut VeilidConfig, settings: &NetworkConfig) {
+    let network = &mut config.network;
+    network.network_key_password = Some(settings.key.clone());
+    network.routing_table.bootstrap.clear();
+    network.routing_table.bootstrap_keys.clear();
+    network.routing_table.bootstrap_records.clone_from(&settings.bootstrap);
+    network.detect_address_changes = Some(settings.detect_address_changes);
+    network.upnp = false;
+
+    let protocol = &mut network.protocol;
+    if let Some(listen) = &settings.listen {
+        for address in
+            [&mut protocol.udp.listen_address, &mut protocol.tcp.listen_address, &mut protocol.ws.listen_address]
+        {
+            address.clone_from(listen);
+        }
+    }
+    if let Some(public) = &settings.public_address {
+        protocol.udp.public_address = Some(public.clone());
+        protocol.tcp.public_address = Some(public.clone());
+        protocol.ws.url = Some(format!("ws://{public}/ws"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_network_replaces_the_public_one() {
+        let public = veilid_config(Path::new("/tmp/node"), None).unwrap();
+        assert!(public.network.network_key_password.is_none());
+        assert!(!public.network.routing_table.bootstrap.is_empty());
+        assert!(public.table_store.directory.starts_with("/tmp/node/"));
+        assert!(public.protected_store.directory.starts_with("/tmp/node/"));
+
+        let settings = NetworkConfig {
+            key: "secret".to_owned(),
+            bootstrap: vec!["0|0|VLD0:x|44.0.0.1|T5150,U5150".to_owned()],
+            listen: Some("h1.test:5150".to_owned()),
+            public_address: Some("h1.test:5151".to_owned()),
+            detect_address_changes: false,
+        };
+        let private = veilid_config(Path::new("/tmp/node"), Some(&settings)).unwrap().network;
+        assert_eq!(private.network_key_password.as_deref(), Some("secret"));
+        assert!(private.routing_table.bootstrap.is_empty() && private.routing_table.bootstrap_keys.is_empty());
+        assert_eq!(private.routing_table.bootstrap_records, settings.bootstrap);
+        assert_eq!(private.detect_address_changes, Some(false));
+        assert_eq!(private.protocol.tcp.listen_address, "h1.test:5150");
+        assert_eq!(private.protocol.ws.url.as_deref(), Some("ws://h1.test:5151/ws"));
+        assert!(!private.upnp);
+    }
+}
