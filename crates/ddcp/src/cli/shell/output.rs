@@ -170,7 +170,8 @@ fn new_table(width: Option<u16>, header: &[String]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    if let Some(width) = width {
+    // Some terminals, serial lines for instance, say that they are 0 wide: they do not know.
+    if let Some(width) = width.or_else(|| table.width().filter(|width| *width == 0).map(|_| 80)) {
         table.set_width(width);
     }
     table.set_header(header);
@@ -220,7 +221,7 @@ fn visible(text: &str) -> String {
                 result.push(picture.unwrap_or(char::REPLACEMENT_CHARACTER));
             }
             '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                result.push(char::REPLACEMENT_CHARACTER)
+                result.push(char::REPLACEMENT_CHARACTER);
             }
             _ => result.push(character),
         }

@@ -229,8 +229,7 @@ impl Lexer {
     fn token(&mut self, word: &[u8]) {
         self.head = match (self.head, word) {
             (Head::Start, b"explain") | (Head::Explain, b"query" | b"plan") => Head::Explain,
-            (Head::Start | Head::Explain, b"create") => Head::Create,
-            (Head::Create, b"temp" | b"temporary") => Head::Create,
+            (Head::Start | Head::Explain, b"create") | (Head::Create, b"temp" | b"temporary") => Head::Create,
             (Head::Create, b"trigger") => Head::Trigger,
             (Head::Start | Head::Explain | Head::Create | Head::Plain, _) => Head::Plain,
             (Head::Trigger, b"begin") => Head::Body,
