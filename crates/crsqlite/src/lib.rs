@@ -1,1 +1,67 @@
-//! .
+//! Conflict-free replicated relations for SQLite: ordinary tables that several databases write
+//! independently and bring together again without conflicts.
+//!
+//! The engine offers the SQL interface, the file format and the merge outcome of CR-SQLite 0.16.3,
+//! so a file made with one works with the other. `docs/crsqlite.md` lists every function.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let open = || -> Result<rusqlite::Connection, Box<dyn std::error::Error>> {
+//!     let conn = rusqlite::Connection::open_in_memory()?;
+//!     crsqlite::register(&conn)?;
+//!     conn.execute_batch(
+//!         "CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT);
+//!          SELECT crsql_as_crr('todo')",
+//!     )?;
+//!     Ok(conn)
+//! };
+//! let (alice, bob) = (open()?, open()?);
+//! alice.execute("INSERT INTO todo VALUES ('t1', 'milk')", [])?;
+//!
+//! // What changed at Alice's is read as rows and inserted at Bob's.
+//! let mut changes = alice.prepare("SELECT * FROM crsql_changes WHERE db_version > 0")?;
+//! let mut rows = changes.query([])?;
+//! while let Some(row) = rows.next()? {
+//!     let values = (0..9).map(|i| row.get(i)).collect::<Result<Vec<rusqlite::types::Value>, _>>()?;
+//!     bob.execute(
+//!         "INSERT INTO crsql_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+//!         rusqlite::params_from_iter(values),
+//!     )?;
+//! }
+//! let title: String = bob.query_row("SELECT title FROM todo", [], |row| row.get(0))?;
+//! assert_eq!(title, "milk");
+//! # Ok(())
+//! # }
+//! ```
+
+mod catalog;
+mod changes;
+mod config;
+mod crr;
+mod engine;
+mod error;
+mod ffi;
+mod load;
+mod local;
+pub mod merge;
+pub mod pack;
+mod register;
+mod sql;
+mod triggers;
+mod unpack_table;
+mod versions;
+
+pub use error::{Error, Result};
+
+/// Makes the connection able to work with CRRs: prepares the file (a few tables whose names start
+/// with `crsql_`) and registers functions, virtual tables and transaction hooks. Replaces commit
+/// and rollback hooks that were set before. Doing it twice is harmless.
+///
+/// The connection can be closed without further ado.
+///
+/// # Errors
+/// The file was written by a version of CR-SQLite before 0.15; it has to be prepared but is
+/// read-only or locked; its metadata is damaged.
+pub fn register(conn: &rusqlite::Connection) -> Result<()> {
+    register::register(ffi::Db::of(conn))
+}

@@ -1,0 +1,488 @@
+//! The virtual table `crsql_changes`: every record of every CRR, in the order in which it came to
+//! be, and the place where records of others are inserted.
+//!
+//! A scan merges one stream per clock table, each read through the index on `db_version`, and sorts
+//! by `seq` inside one db_version only. So it costs what it yields, not what the tables hold.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+
+use rusqlite::ffi;
+use rusqlite::types::ValueRef;
+
+use crate::catalog::{Crr, SENTINEL, Shape};
+use crate::engine::{Cache, Engine};
+use crate::error::{Error, Result};
+use crate::ffi::function::Context;
+use crate::ffi::vtab::{self, Constraint, Kind, Operator, Plan};
+use crate::ffi::{Args, Stmt};
+use crate::merge;
+use crate::pack::pack_into;
+
+const DECLARATION: &str = "CREATE TABLE crsql_changes (
+  [table] TEXT NOT NULL, pk BLOB NOT NULL, cid TEXT NOT NULL, val ANY,
+  col_version INTEGER NOT NULL, db_version INTEGER NOT NULL, site_id BLOB NOT NULL,
+  cl INTEGER NOT NULL, seq INTEGER NOT NULL)";
+
+const DB_VERSION: i32 = 5;
+const SITE_ID: i32 = 6;
+const SEQ: i32 = 8;
+
+/// The connected table. While it lives, the engine may keep prepared statements.
+pub(crate) struct Changes {
+    engine: Rc<Engine>,
+    /// `rows_impacted` when each open savepoint began.
+    impacted: RefCell<Vec<(i32, i64)>>,
+}
+
+impl vtab::Table for Changes {
+    type Shared = Engine;
+    type Cursor = Scan;
+    const KIND: Kind = Kind::Eponymous { writable: true };
+
+    fn connect(engine: &Rc<Engine>, _args: &[String], _create: bool) -> Result<(Changes, &'static str)> {
+        engine.attached.set(true);
+        let impacted = RefCell::new(Vec::new());
+        Ok((Changes { engine: Rc::clone(engine), impacted }, DECLARATION))
+    }
+
+    fn best_index(&self, plan: &mut Plan<'_>) -> Result<()> {
+        let mut text = String::new();
+        let mut position = 0;
+        let (mut by_version, mut by_site) = (false, false);
+        for constraint in plan.constraints() {
+            let Some(code) = pushed_down(constraint) else { continue };
+            position += 1;
+            plan.pass(constraint, position, false);
+            text.push_str(code);
+            by_version |= constraint.column == DB_VERSION;
+            by_site |= constraint.column == SITE_ID;
+        }
+        let order = plan.order_by();
+        let natural = [(DB_VERSION, false), (SEQ, false)];
+        plan.set_ordered(!order.is_empty() && natural.starts_with(&order));
+        let (cost, rows) = match (by_version, by_site) {
+            (true, true) => (1.0, 1),
+            (true, false) => (10.0, 10),
+            (false, _) => (2_147_483_647.0, 1_000_000),
+        };
+        plan.choose(2 * i32::from(by_version) + 4 * i32::from(by_site), &text, cost, rows)
+    }
+
+    fn open(&self) -> Result<Scan> {
+        Scan::new(&self.engine)
+    }
+
+    fn insert(&self, row: Args<'_>) -> Result<i64> {
+        merge::merge(&self.engine, row)
+    }
+
+    fn refuse_change(&self) -> Error {
+        Error::misuse("Only INSERT and SELECT statements are allowed against the crsql changes table")
+    }
+
+    fn savepoint(&self, n: i32) {
+        let mut impacted = self.impacted.borrow_mut();
+        impacted.retain(|(m, _)| *m < n);
+        impacted.push((n, self.engine.rows_impacted.get()));
+    }
+
+    fn rollback_to(&self, n: i32) {
+        self.engine.forget_rows();
+        let impacted = self.impacted.borrow();
+        if let Some((_, before)) = impacted.iter().find(|(m, _)| *m >= n) {
+            self.engine.rows_impacted.set(*before);
+        }
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.engine.attached.set(false);
+        self.engine.release_statements();
+    }
+}
+
+/// How a constraint is written in the plan, if the scan makes use of it: two characters each.
+fn pushed_down(constraint: Constraint) -> Option<&'static str> {
+    if !constraint.usable {
+        return None;
+    }
+    match (constraint.column, constraint.operator) {
+        (DB_VERSION, Operator::Equal | Operator::Is) => Some("v="),
+        (DB_VERSION, Operator::Greater) => Some("v>"),
+        (DB_VERSION, Operator::GreaterEqual) => Some("v]"),
+        (DB_VERSION, Operator::Less) => Some("v<"),
+        (DB_VERSION, Operator::LessEqual) => Some("v["),
+        (SITE_ID, Operator::Equal | Operator::Is) => Some("s="),
+        (SITE_ID, Operator::NotEqual | Operator::IsNot) => Some("s!"),
+        _ => None,
+    }
+}
+
+/// Which records a scan wants. It may yield more than the query asks for: SQLite checks again.
+struct Wanted {
+    versions: RangeInclusive<i64>,
+    /// Records of this site only.
+    only: Option<i64>,
+    /// Records of these sites not.
+    without: Vec<i64>,
+}
+
+impl Wanted {
+    fn read(engine: &Engine, cache: &Cache, plan: &str, args: Args<'_>) -> Result<Wanted> {
+        let (mut low, mut high) = (i64::MIN, i64::MAX);
+        let mut wanted = Wanted { versions: low..=high, only: None, without: Vec::new() };
+        let mut nothing = false;
+        for (i, code) in plan.as_bytes().chunks_exact(2).enumerate() {
+            match (code, args.get(i)) {
+                (b"v=", ValueRef::Integer(v)) => (low, high) = (low.max(v), high.min(v)),
+                (b"v>", ValueRef::Integer(v)) => match v.checked_add(1) {
+                    Some(next) => low = low.max(next),
+                    None => nothing = true,
+                },
+                (b"v]", ValueRef::Integer(v)) => low = low.max(v),
+                (b"v<", ValueRef::Integer(v)) => match v.checked_sub(1) {
+                    Some(last) => high = high.min(last),
+                    None => nothing = true,
+                },
+                (b"v[", ValueRef::Integer(v)) => high = high.min(v),
+                (b"v=" | b"v>" | b"v]" | b"v<" | b"v[", ValueRef::Null) => nothing = true,
+                (b"s=", ValueRef::Blob(id)) => match engine.find_ordinal(cache, id)? {
+                    Some(ordinal) if wanted.only.is_none_or(|o| o == ordinal) => {
+                        wanted.only = Some(ordinal);
+                    }
+                    _ => nothing = true,
+                },
+                (b"s!", ValueRef::Blob(id)) => {
+                    wanted.without.extend(engine.find_ordinal(cache, id)?);
+                }
+                _ => {}
+            }
+        }
+        if nothing {
+            (low, high) = (1, 0);
+        }
+        wanted.versions = low..=high;
+        Ok(wanted)
+    }
+
+    fn takes(&self, site: i64) -> bool {
+        self.only.is_none_or(|only| only == site) && !self.without.contains(&site)
+    }
+}
+
+/// The records of one CRR, by db_version.
+struct Stream {
+    crr: Rc<Crr>,
+    records: Option<Stmt>,
+    /// The db_version of the record the statement stands on; none at the end.
+    version: Option<i64>,
+}
+
+impl Stream {
+    fn start(engine: &Engine, crr: &Rc<Crr>, versions: &RangeInclusive<i64>) -> Result<Stream> {
+        let mut records = crr.scan.take(engine.db)?;
+        records.bind_copy(1, ValueRef::Integer(*versions.start()))?;
+        records.bind_copy(2, ValueRef::Integer(*versions.end()))?;
+        let mut stream = Stream { crr: Rc::clone(crr), records: Some(records), version: None };
+        stream.step()?;
+        Ok(stream)
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.version = None;
+        if let Some(records) = &mut self.records
+            && records.step()?
+        {
+            self.version = Some(records.int(0));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(records) = self.records.take() {
+            self.crr.scan.put(records);
+        }
+    }
+}
+
+/// One record, without what is looked up only when it is shown.
+#[derive(Clone, Copy)]
+struct Record {
+    stream: u32,
+    /// Position of the column, or [`WHOLE_ROW`].
+    column: u32,
+    key: i64,
+    col_version: i64,
+    site: i64,
+    seq: i64,
+}
+
+const WHOLE_ROW: u32 = u32::MAX;
+
+impl Record {
+    fn same_row(&self, other: &Record) -> bool {
+        self.stream == other.stream && self.key == other.key
+    }
+}
+
+/// The key and values of the row that the current record is about.
+struct Row {
+    record: Record,
+    crr: Rc<Crr>,
+    shown: Shown,
+    stmt: Option<Stmt>,
+}
+
+/// What a row's statement yields after causal length and keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Nothing,
+    Cell(u32),
+    All,
+}
+
+impl Row {
+    /// Reads the row; none if its key is not known.
+    fn read(engine: &Engine, crr: &Rc<Crr>, record: Record, shown: Shown) -> Result<Option<Row>> {
+        let mut stmt = slot(crr, shown).take(engine.db)?;
+        stmt.bind_copy(1, ValueRef::Integer(record.key))?;
+        let found = stmt.step();
+        let row = Row { record, crr: Rc::clone(crr), shown, stmt: Some(stmt) };
+        Ok(found?.then_some(row))
+    }
+
+    /// The statement's column with the value of column `column` of the table.
+    fn value_at(&self, column: u32) -> Option<usize> {
+        let first = 1 + self.crr.shape.keys.len();
+        match self.shown {
+            Shown::Nothing => None,
+            Shown::Cell(_) => Some(first),
+            Shown::All => Some(first + column as usize),
+        }
+    }
+}
+
+fn slot(crr: &Crr, shown: Shown) -> &crate::ffi::Slot {
+    match shown {
+        Shown::Nothing => &crr.key_read,
+        Shown::Cell(column) => &crr.cells[column as usize].read,
+        Shown::All => &crr.row_read,
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        if let Some(stmt) = self.stmt.take() {
+            slot(&self.crr, self.shown).put(stmt);
+        }
+    }
+}
+
+/// A scan of `crsql_changes`.
+pub(crate) struct Scan {
+    engine: Rc<Engine>,
+    cache: Option<Rc<Cache>>,
+    wanted: Wanted,
+    streams: Vec<Stream>,
+    /// The records of the current db_version, in order, and the current one among them.
+    records: Vec<Record>,
+    position: usize,
+    version: i64,
+    row: Option<Row>,
+    /// The packed key of the current row.
+    pk: Vec<u8>,
+    sites: HashMap<i64, Option<Vec<u8>>>,
+    done: Cell<bool>,
+}
+
+impl Scan {
+    fn new(engine: &Rc<Engine>) -> Result<Scan> {
+        Ok(Scan {
+            engine: Rc::clone(engine),
+            cache: None,
+            wanted: Wanted { versions: 1..=0, only: None, without: Vec::new() },
+            streams: Vec::new(),
+            records: Vec::new(),
+            position: 0,
+            version: 0,
+            row: None,
+            pk: Vec::new(),
+            sites: HashMap::new(),
+            done: Cell::new(true),
+        })
+    }
+
+    /// Goes to the next record at or after the current position that has a key.
+    fn settle(&mut self) -> Result<()> {
+        loop {
+            if self.position == self.records.len() && !self.next_version()? {
+                self.done.set(true);
+                return Ok(());
+            }
+            if self.read_row()? {
+                return Ok(());
+            }
+            self.position += 1;
+        }
+    }
+
+    /// Collects the records of the lowest db_version left; false if none is left.
+    fn next_version(&mut self) -> Result<bool> {
+        self.records.clear();
+        self.position = 0;
+        let Some(version) = self.streams.iter().filter_map(|s| s.version).min() else {
+            return Ok(false);
+        };
+        self.version = version;
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            while stream.version == Some(version) {
+                if let Some(records) = &stream.records {
+                    let record = record(index, &stream.crr.shape, records);
+                    let wanted = |r: &Record| self.wanted.takes(r.site);
+                    self.records.extend(record.filter(wanted));
+                }
+                stream.step()?;
+            }
+        }
+        // Stable: equal seqs stay in the order of tables, keys and columns.
+        self.records.sort_by_key(|r| r.seq);
+        if self.records.is_empty() { self.next_version() } else { Ok(true) }
+    }
+
+    /// Sees to it that `row` is that of the current record; false if its key is unknown.
+    fn read_row(&mut self) -> Result<bool> {
+        let record = self.records[self.position];
+        if let Some(row) = &self.row
+            && row.record.same_row(&record)
+            && (row.shown == Shown::All || record.column == WHOLE_ROW)
+        {
+            return Ok(true);
+        }
+        let more = self.records.get(self.position + 1).is_some_and(|next| next.same_row(&record));
+        let shown = match (more, record.column) {
+            (true, _) => Shown::All,
+            (false, WHOLE_ROW) => Shown::Nothing,
+            (false, column) => Shown::Cell(column),
+        };
+        self.row = None;
+        let crr = &self.streams[record.stream as usize].crr;
+        self.row = Row::read(&self.engine, crr, record, shown)?;
+        let Some(Row { stmt: Some(stmt), .. }) = &self.row else { return Ok(false) };
+        pack_into(&mut self.pk, (1..=crr.shape.keys.len()).map(|i| stmt.column(i)))?;
+        Ok(true)
+    }
+
+    fn site(&mut self, ordinal: i64, out: Context) -> Result<()> {
+        if ordinal == 0 {
+            out.set(ValueRef::Blob(&self.engine.site_id));
+            return Ok(());
+        }
+        if !self.sites.contains_key(&ordinal) {
+            let id = self.look_up_site(ordinal)?;
+            self.sites.insert(ordinal, id);
+        }
+        match self.sites.get(&ordinal).and_then(Option::as_ref) {
+            Some(id) => out.set(ValueRef::Blob(id)),
+            None => out.set(ValueRef::Null),
+        }
+        Ok(())
+    }
+
+    fn look_up_site(&self, ordinal: i64) -> Result<Option<Vec<u8>>> {
+        let Some(cache) = &self.cache else { return Ok(None) };
+        let mut stmt = cache.site_by_ordinal.get(self.engine.db)?;
+        let ordinal = [ValueRef::Integer(ordinal)];
+        let mut rows = stmt.query(&ordinal)?;
+        Ok(if rows.next()? { Some(rows.bytes(0).to_vec()) } else { None })
+    }
+}
+
+/// The record that the statement stands on; none if its column does not exist.
+fn record(stream: usize, shape: &Shape, records: &Stmt) -> Option<Record> {
+    let name = records.bytes(2);
+    let column = if name == SENTINEL.as_bytes() { WHOLE_ROW } else { u32::try_from(shape.column(name)?).ok()? };
+    Some(Record {
+        stream: u32::try_from(stream).ok()?,
+        column,
+        key: records.int(1),
+        col_version: records.int(3),
+        site: records.int(4),
+        seq: records.int(5),
+    })
+}
+
+impl vtab::Cursor for Scan {
+    fn filter(&mut self, _number: i32, plan: &str, args: Args<'_>) -> Result<()> {
+        self.row = None;
+        self.streams.clear();
+        self.records.clear();
+        self.position = 0;
+        self.sites.clear();
+        let cache = self.engine.cache()?;
+        self.wanted = Wanted::read(&self.engine, &cache, plan, args)?;
+        if !self.wanted.versions.is_empty() {
+            for crr in &cache.catalog.tables {
+                let stream = Stream::start(&self.engine, crr, &self.wanted.versions)?;
+                if stream.version.is_some() {
+                    self.streams.push(stream);
+                }
+            }
+        }
+        self.cache = Some(cache);
+        self.done.set(false);
+        self.settle()
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.position += 1;
+        self.settle()
+    }
+
+    fn at_end(&self) -> bool {
+        self.done.get()
+    }
+
+    fn column(&mut self, i: usize, out: Context) -> Result<()> {
+        let Some(row) = &self.row else { return Ok(()) };
+        let Some(stmt) = &row.stmt else { return Ok(()) };
+        let record = self.records[self.position];
+        match i {
+            0 => out.set(ValueRef::Text(row.crr.name().as_bytes())),
+            1 => out.set(ValueRef::Blob(&self.pk)),
+            2 => match row.crr.shape.columns.get(record.column as usize) {
+                Some(name) => out.set(ValueRef::Text(name.as_bytes())),
+                None => out.set(ValueRef::Text(SENTINEL.as_bytes())),
+            },
+            3 if record.column == WHOLE_ROW => out.set(ValueRef::Null),
+            3 => match row.value_at(record.column) {
+                Some(value) => out.set_column(stmt, value),
+                None => out.set(ValueRef::Null),
+            },
+            4 => out.set(ValueRef::Integer(record.col_version)),
+            5 => out.set(ValueRef::Integer(self.version)),
+            6 => return self.site(record.site, out),
+            7 => out.set(ValueRef::Integer(if stmt.is_null(0) { 1 } else { stmt.int(0) })),
+            8 => out.set(ValueRef::Integer(record.seq)),
+            _ => {
+                return Err(Error::Sqlite {
+                    code: ffi::SQLITE_RANGE,
+                    message: "crsql_changes has no such column".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn rowid(&self) -> i64 {
+        match (&self.row, self.records.get(self.position)) {
+            (Some(row), Some(record)) => row.crr.change_rowid(record.key),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Turning tables into CRRs and back.
+
+use rusqlite::types::ValueRef;
+
+use crate::catalog::{CLOCK_SUFFIX, SENTINEL, Shape, clock_tables};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::ffi::{Db, Stmt};
+use crate::sql::{ident, idents, join, literal};
+use crate::triggers;
+
+/// A function with this many arguments is what SQLite has allowed always; the update trigger passes
+/// the table's name and each column twice.
+const MAX_COLUMNS: usize = (127 - 1) / 2;
+/// CR-SQLite joins its clock tables in one compound SELECT, which has at most 500 terms.
+const MAX_TABLES: usize = 499;
+
+/// Which db_version the records of existing rows get.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BackfillVersion {
+    /// The transaction's own, as for any write.
+    Next,
+    /// The current one: altering a table does not move it.
+    Current,
+}
+
+/// Makes table `name` of `main` a CRR; does nothing if it is one. A failure rolls back the whole
+/// surrounding transaction, as CR-SQLite does.
+pub(crate) fn as_crr(engine: &Engine, name: &str) -> Result<()> {
+    let db = engine.db;
+    db.execute_batch("SAVEPOINT as_crr")?;
+    let done = make(engine, name).and_then(|()| db.execute_batch("RELEASE as_crr"));
+    if done.is_err() {
+        roll_back(db);
+    }
+    done
+}
+
+/// Rolls back the whole transaction, if there still is one.
+pub(crate) fn roll_back(db: Db) {
+    if !db.is_autocommit() {
+        // The error that led here says more than one of this would.
+        let _ = db.execute_batch("ROLLBACK");
+    }
+}
+
+fn make(engine: &Engine, name: &str) -> Result<()> {
+    let db = engine.db;
+    check(db, name)?;
+    if exists(db, "main.sqlite_master", "trigger", &format!("{name}__crsql_itrig"))? {
+        return Ok(());
+    }
+    if clock_tables(db)?.iter().filter(|c| **c != format!("{name}{CLOCK_SUFFIX}")).count() >= MAX_TABLES {
+        return Err(Error::Requirement(format!(
+            "{name} cannot become a CRR: a database holds at most {MAX_TABLES} of them"
+        )));
+    }
+    install(engine, name, BackfillVersion::Next)
+}
+
+/// Creates what is missing of a CRR's tables, replaces its triggers and records the rows that have
+/// no records yet.
+pub(crate) fn install(engine: &Engine, name: &str, version: BackfillVersion) -> Result<()> {
+    let db = engine.db;
+    let shape = Shape::of_table(db, name)?;
+    create_tables(db, &shape)?;
+    drop_triggers(db, &shape)?;
+    for trigger in triggers::create(&shape) {
+        db.execute_batch(&trigger)?;
+    }
+    Backfill::new(engine, &shape, version).run()
+}
+
+/// Drops the metadata and triggers of table `name`, whatever of it exists.
+pub(crate) fn as_table(engine: &Engine, name: &str) -> Result<()> {
+    let db = engine.db;
+    db.execute_batch("SAVEPOINT as_table")?;
+    let done = remove(db, name).and_then(|()| db.execute_batch("RELEASE as_table"));
+    done.map_err(|error| {
+        roll_back(db);
+        Error::usage(format!("failed to downgrade the crr {name}: {error}"))
+    })
+}
+
+pub(crate) fn remove(db: Db, name: &str) -> Result<()> {
+    let shape = Shape::of_table(db, name)?;
+    drop_triggers(db, &shape)?;
+    drop_metadata(db, &shape)
+}
+
+pub(crate) fn drop_metadata(db: Db, shape: &Shape) -> Result<()> {
+    let (clock, pks) = (shape.clock(), shape.pks());
+    db.execute_batch(&format!("DROP TABLE IF EXISTS {clock}; DROP TABLE IF EXISTS {pks}"))
+}
+
+pub(crate) fn drop_triggers(db: Db, shape: &Shape) -> Result<()> {
+    let drops = join(triggers::names(shape), "; ", |t| format!("DROP TRIGGER IF EXISTS main.{}", ident(&t)));
+    db.execute_batch(&drops)
+}
+
+/// Whether table `name` counts as a CRR.
+pub(crate) fn is_crr(db: Db, name: &str) -> Result<bool> {
+    exists(db, "main.sqlite_master", "trigger", &format!("{name}__crsql_itrig"))
+}
+
+pub(crate) fn exists(db: Db, schema_table: &str, kind: &str, name: &str) -> Result<bool> {
+    let sql = format!("SELECT 1 FROM {schema_table} WHERE type = ?1 AND name = ?2");
+    let params = [ValueRef::Text(kind.as_bytes()), ValueRef::Text(name.as_bytes())];
+    Stmt::prepare(db, &sql)?.query(&params)?.next()
+}
+
+/// Refuses what cannot be a CRR, in the order and the words of CR-SQLite.
+pub(crate) fn check(db: Db, t: &str) -> Result<()> {
+    let refuse = |message: String| Err(Error::Requirement(message));
+    let count = |sql: &str| -> Result<i64> {
+        let mut stmt = Stmt::prepare(db, sql)?;
+        let name = [ValueRef::Text(t.as_bytes())];
+        let mut rows = stmt.query(&name)?;
+        rows.next()?;
+        Ok(rows.int(0))
+    };
+    if exists(db, "temp.sqlite_master", "table", t)? {
+        return refuse(format!("Table {t} is temporary. Temporary tables cannot be CRRs"));
+    }
+    if count("SELECT count(*) FROM pragma_index_list(?1, 'main') WHERE origin <> 'pk' AND \"unique\" = 1")? > 0 {
+        return refuse(format!("Table {t} has unique indices besidesthe primary key. This is not allowed for CRRs"));
+    }
+    let keys = count("SELECT count(*) FROM pragma_table_info(?1, 'main') WHERE pk > 0")?;
+    let solid = count("SELECT count(*) FROM pragma_table_info(?1, 'main') WHERE pk > 0 AND \"notnull\" = 1")?;
+    let is_table = count(
+        "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' \
+         AND name = ?1 COLLATE NOCASE AND sql NOT LIKE 'create virtual%'",
+    )?;
+    if solid == 0 || is_table == 0 {
+        return refuse(format!(
+            "Table {t} has no primary key or primary key is nullable. \
+             CRRs must have a non nullable primary key"
+        ));
+    }
+    if solid < keys {
+        return refuse(format!(
+            "Table {t} has composite primary key part of which is nullable. \
+             CRRs must have a non nullable primary key"
+        ));
+    }
+    if count(
+        "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' \
+         AND name = ?1 COLLATE NOCASE AND sql LIKE '%autoincrement%'",
+    )? > 0
+    {
+        return refuse(format!(
+            "{t} has auto-increment primary keys. This is likely a mistake as two concurrent nodes \
+             will assign unrelated rows the same primary key. Either use a primary key that \
+             represents the identity of your row or use a database friendly UUID such as UUIDv7"
+        ));
+    }
+    if count("SELECT count(*) FROM pragma_foreign_key_list(?1, 'main')")? > 0 {
+        return refuse(format!(
+            "Table {t} has checked foreign key constraints. CRRs may have foreign keys but must \
+             not have checked foreign key constraints as they can be violated by row level \
+             security or replication."
+        ));
+    }
+    if count(
+        "SELECT count(*) FROM pragma_table_xinfo(?1, 'main') \
+         WHERE pk = 0 AND \"notnull\" = 1 AND dflt_value IS NULL",
+    )? > 0
+    {
+        return refuse(format!(
+            "Table {t} has a NOT NULL column without a DEFAULT VALUE. This is not allowed as it \
+             prevents forwards and backwards compatibility between schema versions. Make the \
+             column nullable or assign a default value to it."
+        ));
+    }
+    check_columns(db, t)
+}
+
+/// Refuses columns that the metadata could not tell from its own.
+fn check_columns(db: Db, t: &str) -> Result<()> {
+    let shape = Shape::of_table(db, t)?;
+    if shape.columns.iter().any(|c| c == SENTINEL) {
+        return Err(Error::Requirement(format!(
+            "Table {t} has a column named {SENTINEL}, which CRRs use for the row itself. \
+             Rename the column"
+        )));
+    }
+    if shape.keys.iter().any(|c| c.eq_ignore_ascii_case("__crsql_key")) {
+        return Err(Error::Requirement(format!(
+            "Table {t} has a key column named __crsql_key, which CRRs use themselves. \
+             Rename the column"
+        )));
+    }
+    let columns = shape.keys.len() + shape.columns.len();
+    if columns > MAX_COLUMNS {
+        return Err(Error::Requirement(format!(
+            "Table {t} has {columns} columns; a CRR has at most {MAX_COLUMNS}. \
+             Split the table in two"
+        )));
+    }
+    Ok(())
+}
+
+fn create_tables(db: Db, shape: &Shape) -> Result<()> {
+    let clock_name = format!("{}{CLOCK_SUFFIX}", shape.name);
+    let pks_name = format!("{}__crsql_pks", shape.name);
+    let (clock, pks) = (ident(&clock_name), ident(&pks_name));
+    let clock_index = ident(&format!("{clock_name}_dbv_idx"));
+    let pks_index = ident(&format!("{pks_name}_pks"));
+    let keys = idents(&shape.keys);
+    db.execute_batch(&format!(
+        "CREATE TABLE IF NOT EXISTS main.{clock} (
+      key INTEGER NOT NULL,
+      col_name TEXT NOT NULL,
+      col_version INTEGER NOT NULL,
+      db_version INTEGER NOT NULL,
+      site_id INTEGER NOT NULL DEFAULT 0,
+      seq INTEGER NOT NULL,
+      PRIMARY KEY (key, col_name)
+    ) WITHOUT ROWID, STRICT;
+    CREATE INDEX IF NOT EXISTS main.{clock_index} ON {clock} (\"db_version\");
+    CREATE TABLE IF NOT EXISTS main.{pks} (__crsql_key INTEGER PRIMARY KEY, {keys});
+    CREATE UNIQUE INDEX IF NOT EXISTS main.{pks_index} ON {pks} ({keys})"
+    ))
+}
+
+/// Records rows that were there before the table became a CRR or was altered.
+struct Backfill<'e> {
+    engine: &'e Engine,
+    shape: &'e Shape,
+    version: BackfillVersion,
+}
+
+impl<'e> Backfill<'e> {
+    fn new(engine: &'e Engine, shape: &'e Shape, version: BackfillVersion) -> Backfill<'e> {
+        Backfill { engine, shape, version }
+    }
+
+    fn run(&self) -> Result<()> {
+        let adopted = self.has_keys()?;
+        self.new_rows()?;
+        if adopted {
+            for column in &self.shape.columns {
+                self.new_values(column)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_keys(&self) -> Result<bool> {
+        let sql = format!("SELECT 1 FROM {} LIMIT 1", self.shape.pks());
+        Stmt::prepare(self.engine.db, &sql)?.query(&[])?.next()
+    }
+
+    /// `pks.key IS base.key` for all keys, by value only: no affinity and no collation.
+    fn same_key(&self, pks: &str, base: &str) -> String {
+        join(&self.shape.keys, " AND ", |k| format!("{pks}.{0} IS +{base}.{0}", ident(k)))
+    }
+
+    /// Rows without a key: a key and a record for every column.
+    fn new_rows(&self) -> Result<()> {
+        let db = self.engine.db;
+        let (pks, base, clock) = (self.shape.pks(), self.shape.base(), self.shape.clock());
+        let keys = idents(&self.shape.keys);
+        let count = self.shape.keys.len();
+        let marks = join(1..=count, ",", |i| format!("?{i}"));
+        let cells = if self.shape.columns.is_empty() { vec![SENTINEL.to_owned()] } else { self.shape.columns.clone() };
+        let records =
+            join(cells.iter().enumerate(), ", ", |(i, c)| format!("(?1, {}, 1, ?2, 0, ?3 + {i})", literal(c)));
+        let mut missing = Stmt::prepare(
+            db,
+            &format!(
+                "SELECT {} FROM {base} AS b WHERE NOT EXISTS \
+                 (SELECT 1 FROM {pks} AS p WHERE {}) ORDER BY {keys}",
+                join(&self.shape.keys, ",", |k| format!("b.{}", ident(k))),
+                self.same_key("p", "b")
+            ),
+        )?;
+        let mut add_key = Stmt::prepare(db, &format!("INSERT INTO {pks} ({keys}) VALUES ({marks})"))?;
+        let mut add_records = Stmt::prepare(
+            db,
+            &format!(
+                "INSERT OR IGNORE INTO {clock} \
+                 (key, col_name, col_version, db_version, site_id, seq) VALUES {records}"
+            ),
+        )?;
+        let mut rows = missing.query(&[])?;
+        while rows.next()? {
+            let tuple = (0..count).map(|i| rows.column(i)).collect::<Vec<_>>();
+            add_key.exec(&tuple)?;
+            let key = db.last_insert_rowid();
+            let first = self.engine.versions.bump(cells.len());
+            add_records.exec(&[
+                ValueRef::Integer(key),
+                ValueRef::Integer(self.db_version()?),
+                ValueRef::Integer(first),
+            ])?;
+        }
+        Ok(())
+    }
+
+    /// Rows with a key but no record for `column`, if the value is not the default.
+    fn new_values(&self, column: &str) -> Result<()> {
+        let db = self.engine.db;
+        let (pks, base, clock) = (self.shape.pks(), self.shape.base(), self.shape.clock());
+        let (c, text) = (ident(column), literal(column));
+        let query = |default: &str| {
+            format!(
+                "SELECT p.__crsql_key FROM {base} AS b JOIN {pks} AS p ON {} \
+                 WHERE b.{c} IS NOT ({default}) AND NOT EXISTS \
+                 (SELECT 1 FROM {clock} WHERE key = p.__crsql_key AND col_name = {text}) \
+                 ORDER BY p.__crsql_key",
+                self.same_key("p", "b")
+            )
+        };
+        let default = self.default_of(column)?.unwrap_or_else(|| "NULL".to_owned());
+        let mut missing = match Stmt::prepare(db, &query(&default)) {
+            Ok(stmt) => stmt,
+            // DEFAULT foo means the text 'foo', which is no expression.
+            Err(_) => Stmt::prepare(db, &query(&literal(&default)))?,
+        };
+        let mut add = Stmt::prepare(
+            db,
+            &format!(
+                "INSERT OR IGNORE INTO {clock} \
+                 (key, col_name, col_version, db_version, site_id, seq) \
+                 VALUES (?1, {text}, 1, ?2, 0, ?3)"
+            ),
+        )?;
+        let mut rows = missing.query(&[])?;
+        while rows.next()? {
+            let seq = self.engine.versions.bump(1);
+            add.exec(&[rows.column(0), ValueRef::Integer(self.db_version()?), ValueRef::Integer(seq)])?;
+        }
+        Ok(())
+    }
+
+    fn default_of(&self, column: &str) -> Result<Option<String>> {
+        let mut stmt =
+            Stmt::prepare(self.engine.db, "SELECT dflt_value FROM pragma_table_info(?1, 'main') WHERE name = ?2")?;
+        let params = [ValueRef::Text(self.shape.name.as_bytes()), ValueRef::Text(column.as_bytes())];
+        let mut rows = stmt.query(&params)?;
+        Ok(if rows.next()? && !rows.is_null(0) { Some(rows.text(0)) } else { None })
+    }
+
+    fn db_version(&self) -> Result<i64> {
+        match self.version {
+            BackfillVersion::Next => self.engine.next_db_version(i64::MIN),
+            BackfillVersion::Current => self.engine.db_version(),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The state of one connection.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use rusqlite::types::ValueRef;
+
+use crate::catalog::{Catalog, Crr};
+use crate::error::{Error, Result};
+use crate::ffi::{Db, Slot, Stmt, TransactionHooks};
+use crate::load::{self, Settings};
+use crate::merge::Memo;
+use crate::versions::Versions;
+
+/// Versions above this are refused from others, so that nobody can bring a file to a version that
+/// has no successor. It leaves room for 2^32 transactions.
+pub(crate) const MAX_FOREIGN_VERSION: i64 = i64::MAX - (1 << 32);
+
+/// Everything the functions and tables of one connection share.
+pub(crate) struct Engine {
+    pub(crate) db: Db,
+    pub(crate) site_id: [u8; 16],
+    /// The setting `merge-equal-values`; only 1 means on.
+    pub(crate) merge_equal_values: Cell<i64>,
+    /// While not 0, CRR triggers do nothing.
+    pub(crate) sync_bit: Cell<i64>,
+    /// Records that merges changed since the transaction began.
+    pub(crate) rows_impacted: Cell<i64>,
+    pub(crate) versions: Versions,
+    /// What the last merged row left known about its base row.
+    pub(crate) memo: RefCell<Option<Memo>>,
+    /// Ordinals of foreign sites by id.
+    pub(crate) ordinals: RefCell<HashMap<Box<[u8]>, i64>>,
+    cache: RefCell<Option<Rc<Cache>>>,
+    /// Whether the table `crsql_changes` is connected: it tells when to let the statements go.
+    pub(crate) attached: Cell<bool>,
+}
+
+/// What is prepared and can be thrown away at any time.
+pub(crate) struct Cache {
+    pub(crate) catalog: Catalog,
+    data_version: Slot,
+    pre_compact: Slot,
+    pub(crate) site_by_ordinal: Slot,
+    pub(crate) ordinal_by_site: Slot,
+    pub(crate) add_site: Slot,
+}
+
+impl Engine {
+    pub(crate) fn new(db: Db, settings: Settings) -> Engine {
+        Engine {
+            db,
+            site_id: settings.site_id,
+            merge_equal_values: Cell::new(settings.merge_equal_values),
+            sync_bit: Cell::new(0),
+            rows_impacted: Cell::new(0),
+            versions: Versions::default(),
+            memo: RefCell::new(None),
+            ordinals: RefCell::new(HashMap::new()),
+            cache: RefCell::new(None),
+            attached: Cell::new(false),
+        }
+    }
+
+    /// Statements and catalog, fit for the current schema.
+    pub(crate) fn cache(&self) -> Result<Rc<Cache>> {
+        let cached = self.cache.borrow().clone();
+        if let Some(cache) = cached
+            && cache.catalog.is_current(self.db)?
+        {
+            return Ok(cache);
+        }
+        self.reload()
+    }
+
+    fn reload(&self) -> Result<Rc<Cache>> {
+        self.forget_rows();
+        self.cache.replace(None);
+        self.attach()?;
+        load::restore(self.db, &self.site_id)?;
+        let master = "SELECT value FROM main.crsql_master WHERE key = 'pre_compact_dbversion'";
+        let cache = Rc::new(Cache {
+            catalog: Catalog::load(self.db)?,
+            data_version: Slot::new("PRAGMA main.data_version"),
+            pre_compact: Slot::new(master),
+            site_by_ordinal: Slot::new("SELECT site_id FROM main.crsql_site_id WHERE ordinal = ?1"),
+            ordinal_by_site: Slot::new("SELECT ordinal FROM main.crsql_site_id WHERE site_id = ?1"),
+            add_site: Slot::new("INSERT INTO main.crsql_site_id (site_id) VALUES (?1)"),
+        });
+        self.cache.replace(Some(Rc::clone(&cache)));
+        Ok(cache)
+    }
+
+    /// Connects `crsql_changes`. SQLite disconnects it first thing when it closes the connection,
+    /// before it looks for open statements; that is when ours go.
+    fn attach(&self) -> Result<()> {
+        if self.attached.get() {
+            return Ok(());
+        }
+        Stmt::prepare(self.db, "SELECT 1 FROM crsql_changes").map(drop)
+    }
+
+    /// Lets all prepared statements go.
+    pub(crate) fn release_statements(&self) {
+        self.forget_rows();
+        let released = self.cache.replace(None);
+        drop(released);
+    }
+
+    /// Forgets what was remembered of rows and sites, because it may have changed or been undone.
+    pub(crate) fn forget_rows(&self) {
+        self.memo.replace(None);
+        self.ordinals.borrow_mut().clear();
+    }
+
+    /// The CRR of this name in the current schema.
+    pub(crate) fn table(&self, name: &str) -> Result<Option<Rc<Crr>>> {
+        Ok(self.cache()?.catalog.table(name).cloned())
+    }
+
+    /// The version of the last committed transaction.
+    pub(crate) fn db_version(&self) -> Result<i64> {
+        if let Some(current) = self.versions.checked() {
+            return Ok(current);
+        }
+        let cache = self.cache()?;
+        let data_version = {
+            let mut stmt = cache.data_version.get(self.db)?;
+            let mut rows = stmt.query(&[])?;
+            rows.next()?;
+            rows.int(0)
+        };
+        let current = match self.versions.at(data_version) {
+            Some(current) => current,
+            None => {
+                let stored = self.stored_version(&cache)?;
+                self.versions.found(stored, data_version);
+                stored
+            }
+        };
+        if self.db.is_writing() {
+            self.versions.hold();
+        }
+        Ok(current)
+    }
+
+    fn stored_version(&self, cache: &Cache) -> Result<i64> {
+        let Some(max) = cache.catalog.max_version(self.db)? else { return Ok(0) };
+        let mut stmt = cache.pre_compact.get(self.db)?;
+        let mut rows = stmt.query(&[])?;
+        let compacted = if rows.next()? { rows.int(0) } else { 0 };
+        Ok(max.max(compacted))
+    }
+
+    /// The version of the open transaction, raised to `min` if it is lower.
+    pub(crate) fn next_db_version(&self, min: i64) -> Result<i64> {
+        let current = self.db_version()?;
+        self.versions
+            .reserve(current, min)
+            .ok_or_else(|| Error::Metadata("the database has reached its highest possible version".to_owned()))
+    }
+
+    /// The ordinal of a site that won a record: 0 for this database (also for no id at all), a new
+    /// one for an id never seen.
+    pub(crate) fn ordinal(&self, cache: &Cache, site_id: &[u8]) -> Result<i64> {
+        if site_id.is_empty() || site_id == self.site_id {
+            return Ok(0);
+        }
+        if let Some(&ordinal) = self.ordinals.borrow().get(site_id) {
+            return Ok(ordinal);
+        }
+        let ordinal = match self.find_ordinal(cache, site_id)? {
+            Some(ordinal) => ordinal,
+            None => {
+                cache.add_site.get(self.db)?.exec(&[ValueRef::Blob(site_id)])?;
+                self.db.last_insert_rowid()
+            }
+        };
+        self.ordinals.borrow_mut().insert(site_id.into(), ordinal);
+        Ok(ordinal)
+    }
+
+    /// The ordinal of a known site.
+    pub(crate) fn find_ordinal(&self, cache: &Cache, site_id: &[u8]) -> Result<Option<i64>> {
+        let mut stmt = cache.ordinal_by_site.get(self.db)?;
+        let param = [ValueRef::Blob(site_id)];
+        let mut rows = stmt.query(&param)?;
+        Ok(if rows.next()? { Some(rows.int(0)) } else { None })
+    }
+
+    /// Runs `body` while CRR triggers are switched off.
+    pub(crate) fn untracked<R>(&self, body: impl FnOnce() -> Result<R>) -> Result<R> {
+        let before = self.sync_bit.replace(1);
+        let result = body();
+        self.sync_bit.set(before);
+        result
+    }
+}
+
+impl TransactionHooks for Engine {
+    fn on_commit(&self) {
+        self.versions.commit();
+        self.rows_impacted.set(0);
+        self.memo.replace(None);
+    }
+
+    fn on_rollback(&self) {
+        self.versions.rollback();
+        self.rows_impacted.set(0);
+        self.forget_rows();
+    }
+}

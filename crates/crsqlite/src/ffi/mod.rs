@@ -1,0 +1,298 @@
+//! The only unsafe code of the crate: what the engine needs of SQLite's C API and rusqlite does
+//! not offer.
+//!
+//! * [`Stmt`]: prepared statements that live as long as the engine wants, not as long as a borrow
+//!   of the connection, with zero-copy parameters;
+//! * [`function`]: SQL functions that share one engine per connection;
+//! * [`vtab`]: virtual tables with insertion, savepoints and exact result codes.
+//!
+//! # Why this is sound
+//!
+//! A [`Db`] is a bare connection pointer. It comes to be only in [`Db::of`] and in callbacks of
+//! SQLite, and is kept only in values that the connection itself owns: the data of the functions
+//! and modules registered on it, which SQLite destroys before it frees the connection. Nothing
+//! here is `Send`: a connection may move between threads only as a whole, which is what
+//! `rusqlite::Connection: Send` promises.
+#![allow(unsafe_code)]
+
+pub(crate) mod function;
+mod stmt;
+pub(crate) mod vtab;
+
+pub(crate) use stmt::Stmt;
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use rusqlite::ffi::{self, sqlite3, sqlite3_value};
+use rusqlite::types::ValueRef;
+
+use crate::error::{Error, Result};
+
+/// A connection, without a claim on its lifetime (see the module's notes on soundness).
+#[derive(Clone, Copy)]
+pub(crate) struct Db(*mut sqlite3);
+
+impl Db {
+    /// The connection behind a rusqlite handle.
+    pub(crate) fn of(conn: &rusqlite::Connection) -> Db {
+        // SAFETY: the pointer is only read here; what is built from it is owned by the connection.
+        Db(unsafe { conn.handle() })
+    }
+
+    /// What SQLite says about the call that just failed.
+    pub(crate) fn last_error(self, code: c_int) -> Error {
+        // SAFETY: the connection is open; errmsg returns a terminated string or null, valid until
+        // the next call on the connection, and is copied at once.
+        let (extended, message) = unsafe {
+            let extended = ffi::sqlite3_extended_errcode(self.0);
+            let text = ffi::sqlite3_errmsg(self.0);
+            let message =
+                if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() };
+            (extended, message)
+        };
+        let code = if extended & 0xff == code & 0xff { extended } else { code };
+        Error::Sqlite { code, message }
+    }
+
+    /// Runs statements without parameters and results.
+    pub(crate) fn execute_batch(self, sql: &str) -> Result<()> {
+        let sql = c_string(sql)?;
+        // SAFETY: the connection is open and the text terminated; no callback is given.
+        let code = unsafe { ffi::sqlite3_exec(self.0, sql.as_ptr(), None, std::ptr::null_mut(), std::ptr::null_mut()) };
+        if code == ffi::SQLITE_OK { Ok(()) } else { Err(self.last_error(code)) }
+    }
+
+    /// The rowid of the last insert on this connection.
+    pub(crate) fn last_insert_rowid(self) -> i64 {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_last_insert_rowid(self.0) }
+    }
+
+    /// Sets what [`Db::last_insert_rowid`] and the SQL function of that name return.
+    pub(crate) fn set_last_insert_rowid(self, rowid: i64) {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_set_last_insert_rowid(self.0, rowid) }
+    }
+
+    /// Rows changed by the statement that ran last.
+    pub(crate) fn changes(self) -> i32 {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_changes(self.0) }
+    }
+
+    /// Rows changed since the connection was opened (it may wrap; compare for equality only).
+    pub(crate) fn total_changes(self) -> i32 {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_total_changes(self.0) }
+    }
+
+    /// Whether this connection holds the write lock of `main`.
+    pub(crate) fn is_writing(self) -> bool {
+        // SAFETY: the connection is open and the name terminated.
+        unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE }
+    }
+
+    /// Whether no explicit transaction or savepoint is open.
+    pub(crate) fn is_autocommit(self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_get_autocommit(self.0) != 0 }
+    }
+
+    /// Calls `data.on_commit()` before each commit of a write transaction and `data.on_rollback()`
+    /// after each rollback. Replaces hooks that were there. `data` must be kept alive by the
+    /// connection, which is why the trait's implementer is also the data of its functions.
+    pub(crate) fn set_transaction_hooks<T: TransactionHooks>(self, data: &Rc<T>) {
+        unsafe extern "C" fn commit<T: TransactionHooks>(data: *mut c_void) -> c_int {
+            // SAFETY: the pointer given below; its owner outlives the connection's last transaction.
+            let data = unsafe { &*data.cast::<T>() };
+            let _ = catch_unwind(AssertUnwindSafe(|| data.on_commit()));
+            0
+        }
+        unsafe extern "C" fn rollback<T: TransactionHooks>(data: *mut c_void) {
+            // SAFETY: as above.
+            let data = unsafe { &*data.cast::<T>() };
+            let _ = catch_unwind(AssertUnwindSafe(|| data.on_rollback()));
+        }
+        let pointer = Rc::as_ptr(data).cast_mut().cast::<c_void>();
+        // SAFETY: `data` is owned by the functions registered on this connection, and SQLite rolls
+        // back and fires its last hook before it destroys them.
+        unsafe {
+            ffi::sqlite3_commit_hook(self.0, Some(commit::<T>), pointer);
+            ffi::sqlite3_rollback_hook(self.0, Some(rollback::<T>), pointer);
+        }
+    }
+}
+
+/// What wants to know of the ends of transactions.
+pub(crate) trait TransactionHooks: 'static {
+    /// A write transaction is about to commit.
+    fn on_commit(&self);
+    /// A transaction was rolled back.
+    fn on_rollback(&self);
+}
+
+/// A pool of one prepared statement with fixed text: prepared at first use, lent out, taken back.
+///
+/// A second borrower (a trigger that leads back into the engine) gets a statement of its own.
+pub(crate) struct Slot {
+    sql: String,
+    idle: Cell<Option<Stmt>>,
+}
+
+impl Slot {
+    pub(crate) fn new(sql: impl Into<String>) -> Slot {
+        Slot { sql: sql.into(), idle: Cell::new(None) }
+    }
+
+    /// The statement, ready to bind and run.
+    pub(crate) fn get(&self, db: Db) -> Result<Lease<'_>> {
+        let stmt = match self.idle.take() {
+            Some(stmt) => stmt,
+            None => Stmt::prepare(db, &self.sql)?,
+        };
+        Ok(Lease { stmt: Some(stmt), home: self })
+    }
+
+    /// The statement as an owned value, for cursors that outlive the borrow; give it back by
+    /// [`Slot::put`].
+    pub(crate) fn take(&self, db: Db) -> Result<Stmt> {
+        match self.idle.take() {
+            Some(stmt) => Ok(stmt),
+            None => Stmt::prepare(db, &self.sql),
+        }
+    }
+
+    /// Takes a statement back.
+    pub(crate) fn put(&self, mut stmt: Stmt) {
+        stmt.reset();
+        self.idle.set(Some(stmt));
+    }
+}
+
+/// A statement lent by a [`Slot`].
+pub(crate) struct Lease<'s> {
+    stmt: Option<Stmt>,
+    home: &'s Slot,
+}
+
+impl std::ops::Deref for Lease<'_> {
+    type Target = Stmt;
+    fn deref(&self) -> &Stmt {
+        match &self.stmt {
+            Some(stmt) => stmt,
+            None => unreachable!("a lease holds its statement until it is dropped"),
+        }
+    }
+}
+
+impl std::ops::DerefMut for Lease<'_> {
+    fn deref_mut(&mut self) -> &mut Stmt {
+        match &mut self.stmt {
+            Some(stmt) => stmt,
+            None => unreachable!("a lease holds its statement until it is dropped"),
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some(stmt) = self.stmt.take() {
+            self.home.put(stmt);
+        }
+    }
+}
+
+/// The arguments of a function, of a filter or of an inserted row.
+#[derive(Clone, Copy)]
+pub(crate) struct Args<'a>(&'a [*mut sqlite3_value]);
+
+impl<'a> Args<'a> {
+    /// # Safety
+    /// `argv` points at `argc` protected values that live for `'a` (or `argc` is 0).
+    unsafe fn new(argc: c_int, argv: *mut *mut sqlite3_value) -> Args<'a> {
+        match usize::try_from(argc) {
+            // SAFETY: promised by the caller.
+            Ok(n) if n > 0 => Args(unsafe { std::slice::from_raw_parts(argv, n) }),
+            _ => Args(&[]),
+        }
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// The arguments from `start` on (none if there are fewer).
+    pub(crate) fn from(self, start: usize) -> Args<'a> {
+        Args(self.0.get(start..).unwrap_or_default())
+    }
+
+    /// The `i`th argument in its own type; NULL beyond the end.
+    pub(crate) fn get(self, i: usize) -> ValueRef<'a> {
+        let Some(&value) = self.0.get(i) else { return ValueRef::Null };
+        // SAFETY: a live protected value; the text or blob it points to lives as long as the value
+        // is not converted again, and this module only ever converts to UTF-8.
+        unsafe {
+            match ffi::sqlite3_value_type(value) {
+                ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_value_int64(value)),
+                ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_value_double(value)),
+                ffi::SQLITE_TEXT => {
+                    let data = ffi::sqlite3_value_text(value);
+                    ValueRef::Text(bytes(data, ffi::sqlite3_value_bytes(value)))
+                }
+                ffi::SQLITE_BLOB => {
+                    let data = ffi::sqlite3_value_blob(value).cast::<u8>();
+                    ValueRef::Blob(bytes(data, ffi::sqlite3_value_bytes(value)))
+                }
+                _ => ValueRef::Null,
+            }
+        }
+    }
+
+    /// All arguments, in order.
+    pub(crate) fn iter(self) -> impl Iterator<Item = ValueRef<'a>> {
+        (0..self.len()).map(move |i| self.get(i))
+    }
+
+    /// The `i`th argument converted to an integer as SQLite converts; 0 for NULL and beyond the end.
+    pub(crate) fn int(self, i: usize) -> i64 {
+        // SAFETY: a live protected value.
+        self.0.get(i).map_or(0, |&value| unsafe { ffi::sqlite3_value_int64(value) })
+    }
+
+    /// The `i`th argument as text (numbers are written out, blobs read as text); none for NULL and
+    /// beyond the end.
+    pub(crate) fn text(self, i: usize) -> Option<std::borrow::Cow<'a, str>> {
+        let &value = self.0.get(i)?;
+        // SAFETY: a live protected value.
+        unsafe {
+            if ffi::sqlite3_value_type(value) == ffi::SQLITE_NULL {
+                return None;
+            }
+            let data = ffi::sqlite3_value_text(value);
+            Some(String::from_utf8_lossy(bytes(data, ffi::sqlite3_value_bytes(value))))
+        }
+    }
+}
+
+/// # Safety
+/// `data` points at `len` bytes that live for `'a`, or is null.
+unsafe fn bytes<'a>(data: *const u8, len: c_int) -> &'a [u8] {
+    match usize::try_from(len) {
+        // SAFETY: promised by the caller.
+        Ok(n) if n > 0 && !data.is_null() => unsafe { std::slice::from_raw_parts(data, n) },
+        _ => &[],
+    }
+}
+
+/// Text for SQLite, which ends it at a NUL.
+fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::misuse("a name or statement contains a NUL character"))
+}
+
+/// Runs `body`; a panic becomes an error instead of unwinding into SQLite.
+fn guarded<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(Error::internal()))
+}

@@ -1,0 +1,121 @@
+//! What the triggers do: recording local writes.
+
+use rusqlite::types::ValueRef;
+
+use crate::catalog::Crr;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::ffi::Args;
+use crate::ffi::function::Output;
+
+/// `crsql_after_insert(table, keys...)`
+pub(crate) fn after_insert(engine: &Engine, args: Args<'_>) -> Result<Output> {
+    with_table(engine, args, |crr| {
+        let tuple = tuple(args, 1, crr);
+        expect_args(args, 1 + crr.shape.keys.len())?;
+        let version = engine.next_db_version(i64::MIN)?;
+        let (key, existed) = crr.key(engine.db, &tuple, true)?;
+        let write = Write { engine, crr, version };
+        if crr.shape.columns.is_empty() {
+            return write.stamp(&crr.create, key);
+        }
+        if existed {
+            write.stamp(&crr.recreate, key)?;
+        }
+        let first = engine.versions.bump(crr.shape.columns.len());
+        crr.touch_all.get(engine.db)?.exec(&[
+            ValueRef::Integer(key),
+            ValueRef::Integer(version),
+            ValueRef::Integer(first),
+        ])
+    })
+}
+
+/// `crsql_after_delete(table, keys...)`
+pub(crate) fn after_delete(engine: &Engine, args: Args<'_>) -> Result<Output> {
+    with_table(engine, args, |crr| {
+        expect_args(args, 1 + crr.shape.keys.len())?;
+        let version = engine.next_db_version(i64::MIN)?;
+        let (key, _) = crr.key(engine.db, &tuple(args, 1, crr), false)?;
+        Write { engine, crr, version }.stamp(&crr.kill, key)?;
+        crr.drop_cells.get(engine.db)?.exec(&[ValueRef::Integer(key)])
+    })
+}
+
+/// `crsql_after_update(table, new keys..., old keys..., new values..., old values...)`
+pub(crate) fn after_update(engine: &Engine, args: Args<'_>) -> Result<Output> {
+    with_table(engine, args, |crr| {
+        let (keys, columns) = (crr.shape.keys.len(), crr.shape.columns.len());
+        expect_args(args, 1 + 2 * (keys + columns))?;
+        let version = engine.next_db_version(i64::MIN)?;
+        let (key, _) = crr.key(engine.db, &tuple(args, 1, crr), false)?;
+        let write = Write { engine, crr, version };
+        if (1..=keys).any(|i| args.get(i) != args.get(keys + i)) {
+            let (old, _) = crr.key(engine.db, &tuple(args, 1 + keys, crr), false)?;
+            write.stamp(&crr.kill, old)?;
+            let ends = [ValueRef::Integer(old), ValueRef::Integer(key)];
+            crr.move_cells.get(engine.db)?.exec(&ends)?;
+            write.stamp(&crr.create, key)?;
+        }
+        let (new, old) = (args.from(1 + 2 * keys), args.from(1 + 2 * keys + columns));
+        for (i, column) in crr.shape.columns.iter().enumerate() {
+            if new.get(i) != old.get(i) {
+                write.touch(key, column)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The records that one trigger writes.
+struct Write<'e> {
+    engine: &'e Engine,
+    crr: &'e Crr,
+    version: i64,
+}
+
+impl Write<'_> {
+    /// Runs a statement of (key, db_version, seq).
+    fn stamp(&self, slot: &crate::ffi::Slot, key: i64) -> Result<()> {
+        let seq = self.engine.versions.bump(1);
+        slot.get(self.engine.db)?.exec(&[
+            ValueRef::Integer(key),
+            ValueRef::Integer(self.version),
+            ValueRef::Integer(seq),
+        ])
+    }
+
+    fn touch(&self, key: i64, column: &str) -> Result<()> {
+        let seq = self.engine.versions.bump(1);
+        self.crr.touch.get(self.engine.db)?.exec(&[
+            ValueRef::Integer(key),
+            ValueRef::Integer(self.version),
+            ValueRef::Integer(seq),
+            ValueRef::Text(column.as_bytes()),
+        ])
+    }
+}
+
+/// Finds the CRR that the first argument names and runs `body`. Records written here make what
+/// merges remember of rows out of date.
+fn with_table(engine: &Engine, args: Args<'_>, body: impl FnOnce(&Crr) -> Result<()>) -> Result<Output> {
+    if args.len() == 0 {
+        return Err(Error::usage("expected at least 1 argument"));
+    }
+    let name = args.text(0).unwrap_or_default();
+    engine.memo.replace(None);
+    let crr = engine.table(&name)?.ok_or_else(|| Error::usage(format!("table {name} not found")))?;
+    body(&crr)?;
+    Ok(Output::Int(0))
+}
+
+fn expect_args(args: Args<'_>, expected: usize) -> Result<()> {
+    if args.len() == expected {
+        return Ok(());
+    }
+    Err(Error::usage(format!("expected {expected} values, got {}", args.len())))
+}
+
+fn tuple<'a>(args: Args<'a>, start: usize, crr: &Crr) -> Vec<ValueRef<'a>> {
+    (start..start + crr.shape.keys.len()).map(|i| args.get(i)).collect()
+}
