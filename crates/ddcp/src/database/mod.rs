@@ -16,6 +16,7 @@ use crate::changeset::{Cursor, SiteId};
 
 mod error;
 mod merge;
+mod moved;
 mod read;
 mod schema;
 #[cfg(test)]
@@ -181,7 +182,7 @@ impl Database {
         }
         match &options.extension {
             Some(extension) => self.load_foreign_engine(extension)?,
-            None => self.wrap(crsqlite::register(&self.connection))?,
+            None => self.wrap(crsqlite::register(&self.connection).map_err(rusqlite::Error::from))?,
         }
         if writes {
             self.wrap(self.connection.execute_batch("COMMIT"))?;

@@ -5,24 +5,26 @@ use rusqlite::{
     types::{Value, ValueRef},
 };
 
-use super::{Database, DatabaseError, TableShape};
-use crate::changeset::{Change, Cursor, MAX_NAME, Pack, PackTable, SiteId, check_pk};
+use super::{Database, DatabaseError, TableShape, moved};
+use crate::changeset::{Change, Cursor, MAX_NAME, Pack, PackTable, SENTINEL, SiteId, check_pk};
 
 /// The changes of one version that lie behind a cursor within it. Both conditions are the engine's to evaluate, before
 /// it looks up any value.
 const REST_OF_VERSION: &str = r#"
-    SELECT "table", pk, cid, val, col_version, db_version, site_id, cl, seq FROM crsql_changes
+    SELECT "table", pk, cid, val, col_version, db_version, site_id, cl, seq, rowid FROM crsql_changes
     WHERE db_version = :version AND seq > :seq AND site_id IS NOT :reader
     ORDER BY db_version, seq"#;
 
 /// The changes of all later versions.
 const LATER_VERSIONS: &str = r#"
-    SELECT "table", pk, cid, val, col_version, db_version, site_id, cl, seq FROM crsql_changes
+    SELECT "table", pk, cid, val, col_version, db_version, site_id, cl, seq, rowid FROM crsql_changes
     WHERE db_version > :version AND site_id IS NOT :reader
     ORDER BY db_version, seq"#;
 
 /// Bytes that a change takes in a pack besides its key and value, about.
 const CHANGE_OVERHEAD: usize = 12;
+
+const UNKNOWN_SITE: &str = "the site that made it is not known: crsql_site_id lacks a row";
 
 /// How much to read at once.
 #[derive(Clone, Copy, Debug)]
@@ -157,11 +159,37 @@ impl<'a> Packer<'a> {
             }
         }
         let change = self.change(row, place)?;
+        let moved = self.moved(row, &change)?;
+        self.add(change);
+        moved.into_iter().for_each(|change| self.add(change));
+        Ok(true)
+    }
+
+    fn add(&mut self, change: Change) {
         let repeats_key = self.changes.last().is_some_and(|previous| Arc::ptr_eq(&previous.pk, &change.pk));
         let key_bytes = if repeats_key { 0 } else { change.pk.len() };
         self.raw_bytes += CHANGE_OVERHEAD + key_bytes + value_bytes(&change.val);
         self.changes.push(change);
-        Ok(true)
+    }
+
+    /// The cells that came with the key that `created` creates, at the same place; see [`moved`].
+    fn moved(&mut self, row: &Row<'_>, created: &Change) -> Result<Vec<Change>, DatabaseError> {
+        if *created.cid != *SENTINEL || created.cl % 2 == 0 {
+            return Ok(Vec::new());
+        }
+        let Some(shape) = self.shapes.get(&*created.table) else { return Ok(Vec::new()) };
+        let rowid = self.database.wrap(row.get(9))?;
+        let cells = moved::cells(&self.database.connection, shape, rowid, created.db_version);
+        let mut changes = Vec::new();
+        for cell in self.database.wrap(cells)? {
+            let unsendable = |reason| self.database.unsendable(&created.table, &cell.cid, reason);
+            let site_id = SiteId::from_bytes(&cell.site_id).map_err(|_| unsendable(UNKNOWN_SITE))?;
+            let cid = self.names.name(&cell.cid);
+            let change = Change { cid, val: cell.val, col_version: cell.col_version, site_id, ..created.clone() };
+            change.check().map_err(unsendable)?;
+            changes.push(change);
+        }
+        Ok(changes)
     }
 
     /// Where the pack in the making ends if a change at `place` comes next and should not go into it: between two
@@ -215,8 +243,7 @@ impl<'a> Packer<'a> {
             return Err(unsendable("its name is too long"));
         }
         let site_id = database.wrap(row.get_ref(6))?.as_bytes().ok().and_then(|id| SiteId::from_bytes(id).ok());
-        let site_id =
-            site_id.ok_or_else(|| unsendable("the site that made it is not known: crsql_site_id lacks a row"))?;
+        let site_id = site_id.ok_or_else(|| unsendable(UNKNOWN_SITE))?;
         let val = value(val).ok_or_else(|| {
             unsendable("it is text that is not valid UTF-8; store it as a blob, e.g. by CAST(… AS BLOB)")
         })?;

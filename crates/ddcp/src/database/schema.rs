@@ -117,7 +117,8 @@ pub(super) fn stored_version(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(version)
 }
 
-fn quote(name: &str) -> String {
+/// `name` as an identifier in SQL.
+pub(super) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

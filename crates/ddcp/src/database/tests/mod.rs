@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::changeset::{Limits, Pack};
 
+mod converge;
 mod files;
 mod sync;
 
