@@ -1,5 +1,283 @@
-//! Settings of a repository: `config.toml`.
+//! Settings of a repository: `config.toml`, for people to read and edit.
+//!
+//! ```toml
+//! [remotes.alice]
+//! address = "VLD0:…"
+//!
+//! [network]                  # only for a private Veilid network
+//! key = "…"
+//! bootstrap = ["0|0|VLD0:…|44.0.0.1|T5150,U5150"]
+//! ```
+//!
+//! Commands change single entries and keep the comments and the order of the rest.
 
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml_edit::{DocumentMut, Item, Table, value};
+
+use crate::{
+    files,
+    transport::{Address, AddressError},
+};
+
+mod name;
 mod network;
 
+pub use name::{NameError, RemoteName};
 pub use network::NetworkConfig;
+
+/// The settings of one repository, as read from its `config.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The configured remotes, by name.
+    pub remotes: BTreeMap<RemoteName, Address>,
+    /// The private network that the node joins; the public one if absent.
+    pub network: Option<NetworkConfig>,
+}
+
+/// Why settings could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file is not valid TOML, or has a key or value that is not known.
+    #[error("{}: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column where they are known.
+        reason: String,
+    },
+    /// The file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no such remote.
+    #[error("there is no remote named `{0}`")]
+    NoRemote(String),
+    /// The name is in use.
+    #[error("a remote named `{0}` exists already")]
+    NameTaken(RemoteName),
+    /// The name is not allowed.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The address is not one.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileShape {
+    #[serde(default)]
+    remotes: BTreeMap<String, RemoteShape>,
+    network: Option<NetworkConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoteShape {
+    address: String,
+}
+
+impl Config {
+    /// Reads the settings in `path`; a missing file means no settings.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] naming the file and the place, [`ConfigError::Io`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_or_empty(path)?;
+        let invalid = |reason: String| ConfigError::Invalid { path: path.to_owned(), reason };
+        let shape: FileShape = toml::from_str(&text).map_err(|error| invalid(one_line(&error, &text)))?;
+        let remotes = shape
+            .remotes
+            .into_iter()
+            .map(|(name, remote)| {
+                let address = remote.address.parse().map_err(|error| invalid(format!("remote `{name}`: {error}")))?;
+                let name = name.parse().map_err(|error| invalid(format!("{error}")))?;
+                Ok((name, address))
+            })
+            .collect::<Result<_, ConfigError>>()?;
+        Ok(Self { remotes, network: shape.network })
+    }
+
+    /// The address of the remote `name`.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoRemote`].
+    pub fn remote(&self, name: &str) -> Result<(&RemoteName, &Address), ConfigError> {
+        self.remotes.iter().find(|(known, _)| known.as_str() == name).ok_or_else(|| ConfigError::NoRemote(name.into()))
+    }
+}
+
+/// Reads the network settings in the file that `DDCP_NETWORK` names.
+///
+/// # Errors
+/// As [`Config::load`], also where the file is missing.
+pub fn load_network(path: &Path) -> Result<NetworkConfig, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: one_line(&error, &text) })
+}
+
+/// Adds a remote to the settings in `path`.
+///
+/// # Errors
+/// [`ConfigError::NameTaken`], and those of [`Config::load`].
+pub fn add_remote(path: &Path, name: &RemoteName, address: &Address) -> Result<(), ConfigError> {
+    edit(path, |config, remotes| {
+        if config.remotes.contains_key(name) {
+            return Err(ConfigError::NameTaken(name.clone()));
+        }
+        let mut remote = Table::new();
+        remote["address"] = value(address.to_string());
+        remotes.insert(name.as_str(), Item::Table(remote));
+        Ok(())
+    })
+}
+
+/// Removes a remote from the settings in `path`.
+///
+/// # Errors
+/// [`ConfigError::NoRemote`], and those of [`Config::load`].
+pub fn remove_remote(path: &Path, name: &str) -> Result<(), ConfigError> {
+    edit(path, |config, remotes| {
+        config.remote(name)?;
+        remotes.remove(name);
+        Ok(())
+    })
+}
+
+/// Renames a remote in the settings in `path`.
+///
+/// # Errors
+/// [`ConfigError::NoRemote`], [`ConfigError::NameTaken`], and those of [`Config::load`].
+pub fn rename_remote(path: &Path, old: &str, new: &RemoteName) -> Result<(), ConfigError> {
+    edit(path, |config, remotes| {
+        config.remote(old)?;
+        if config.remotes.contains_key(new) {
+            return Err(ConfigError::NameTaken(new.clone()));
+        }
+        let item = remotes.remove(old).ok_or_else(|| ConfigError::NoRemote(old.into()))?;
+        remotes.insert(new.as_str(), item);
+        Ok(())
+    })
+}
+
+/// Gives a remote another address in the settings in `path`.
+///
+/// # Errors
+/// [`ConfigError::NoRemote`], and those of [`Config::load`].
+pub fn set_remote_address(path: &Path, name: &str, address: &Address) -> Result<(), ConfigError> {
+    edit(path, |config, remotes| {
+        config.remote(name)?;
+        remotes[name]["address"] = value(address.to_string());
+        Ok(())
+    })
+}
+
+/// Runs `change` on the `[remotes]` table of a valid file and replaces the file whole.
+fn edit(path: &Path, change: impl FnOnce(&Config, &mut Table) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
+    let config = Config::load(path)?;
+    let text = read_or_empty(path)?;
+    let invalid = |reason: String| ConfigError::Invalid { path: path.to_owned(), reason };
+    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| invalid(error.to_string()))?;
+    let remotes = document.entry("remotes").or_insert_with(|| {
+        let mut table = Table::new();
+        table.set_implicit(true);
+        Item::Table(table)
+    });
+    let remotes = remotes
+        .as_table_mut()
+        .ok_or_else(|| invalid("`remotes` is written inline; write it as [remotes.NAME] tables".into()))?;
+    change(&config, remotes)?;
+    files::replace(path, document.to_string().as_bytes())
+        .map_err(|source| ConfigError::Io { path: path.to_owned(), source })
+}
+
+fn read_or_empty(path: &Path) -> Result<String, ConfigError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(ConfigError::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// The error without the quoted source lines, with its place as `line N`.
+fn one_line(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message().trim_end();
+    match error.span() {
+        Some(span) => {
+            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
+            format!("line {line}: {message}")
+        }
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    fn name(text: &str) -> RemoteName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_missing_file_means_no_settings() {
+        assert_eq!(Config::load(Path::new("/nonexistent/config.toml")).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line() {
+        let (_dir, path) = file("[remotes.a]\naddress = \"a.db\"\ncolour = 3\n");
+        let message = Config::load(&path).unwrap_err().to_string();
+        assert!(message.contains("config.toml: line 3: unknown field `colour`"), "{message}");
+    }
+
+    #[test]
+    fn bad_names_and_addresses_are_refused() {
+        let (_dir, path) = file("[remotes.\"a b\"]\naddress = \"a.db\"\n");
+        assert!(Config::load(&path).unwrap_err().to_string().contains("`a b`"));
+        let (_dir, path) = file("[remotes.a]\naddress = \"VLD0:x\"\n");
+        assert!(Config::load(&path).unwrap_err().to_string().contains("remote `a`: `VLD0:x` is no address"));
+    }
+
+    #[test]
+    fn edits_keep_comments_and_order() {
+        let (_dir, path) = file("# mine\n[network] # private\nkey = \"k\"\n");
+        add_remote(&path, &name("bob"), &Address::Path("bob.db".into())).unwrap();
+        add_remote(&path, &name("al"), &Address::Path("al.db".into())).unwrap();
+        rename_remote(&path, "bob", &name("rob")).unwrap();
+        set_remote_address(&path, "rob", &Address::Path("rob.db".into())).unwrap();
+        remove_remote(&path, "al").unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "# mine\n[network] # private\nkey = \"k\"\n\n[remotes.rob]\naddress = \"rob.db\"\n");
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let (_dir, path) = file("");
+        add_remote(&path, &name("bob"), &Address::Path("bob.db".into())).unwrap();
+        let twice = add_remote(&path, &name("bob"), &Address::Path("bob.db".into()));
+        assert!(matches!(twice, Err(ConfigError::NameTaken(_))));
+        assert!(matches!(remove_remote(&path, "eve"), Err(ConfigError::NoRemote(_))));
+        add_remote(&path, &name("eve"), &Address::Path("eve.db".into())).unwrap();
+        assert!(matches!(rename_remote(&path, "eve", &name("bob")), Err(ConfigError::NameTaken(_))));
+    }
+}

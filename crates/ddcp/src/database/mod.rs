@@ -30,6 +30,9 @@ pub use schema::{ColumnShape, TableShape};
 /// Layouts before this one are refused.
 const OLDEST_VERSION: i64 = 150_000;
 
+/// Bytes of the smallest database: one page of the smallest size.
+const MIN_FILE_SIZE: u64 = 512;
+
 /// How to open a database.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
@@ -262,6 +265,10 @@ fn check_file(path: &Path, options: &OpenOptions) -> Result<bool, DatabaseError>
     let cannot_open = |detail: String| DatabaseError::CannotOpen { path: path.to_owned(), detail };
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Err(cannot_open("it is a folder".to_owned())),
+        // SQLite takes a file of a few bytes for an empty one, and would overwrite it.
+        Ok(metadata) if (1..MIN_FILE_SIZE).contains(&metadata.len()) => {
+            Err(DatabaseError::NotADatabase { path: path.to_owned() })
+        }
         Ok(metadata) => Ok(metadata.len() == 0 && options.create && !options.read_only),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if !options.create || options.read_only {

@@ -1,0 +1,12 @@
+//! One file a verb.
+
+pub(super) mod address;
+pub(super) mod completions;
+pub(super) mod fetch;
+pub(super) mod init;
+pub(super) mod merge;
+pub(super) mod pull;
+pub(super) mod remote;
+pub(super) mod serve;
+pub(super) mod shell;
+pub(super) mod status;

@@ -1,0 +1,75 @@
+use clap::Subcommand;
+
+use crate::{
+    cli::{Failed, Session, output},
+    control::Command,
+    repo::RemoteEntry,
+};
+
+/// Add, list and change the repositories that this one fetches from.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  ddcp remote add alice VLD0:…
+  ddcp remote add backup /media/stick/notes.db
+  ddcp remote list")]
+pub(in crate::cli) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Add a remote.
+    Add {
+        /// What to call it: letters, digits, `-`, `_` and `.`.
+        name: String,
+        /// What `ddcp address` prints at the other side, or the path of another repository's database.
+        address: String,
+    },
+    /// Print the remotes, `NAME ADDRESS` a line.
+    List,
+    /// Remove a remote. What was fetched from it can still be merged.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+    /// Give a remote another name.
+    Rename {
+        /// Its name.
+        old: String,
+        /// Its new name.
+        new: String,
+    },
+    /// Give a remote another address.
+    SetAddress {
+        /// Its name.
+        name: String,
+        /// Its new address.
+        address: String,
+    },
+}
+
+pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Failed> {
+    match args.verb {
+        Verb::List => list(session).await,
+        // A path is meant from the folder this command runs in, which is not the daemon's.
+        Verb::Add { name, address } => session.run(Command::RemoteAdd { name, address: absolute(&address)? }).await,
+        Verb::Remove { name } => session.run(Command::RemoteRemove { name }).await,
+        Verb::Rename { old, new } => session.run(Command::RemoteRename { old, new }).await,
+        Verb::SetAddress { name, address } => {
+            session.run(Command::RemoteSetAddress { name, address: absolute(&address)? }).await
+        }
+    }
+}
+
+fn absolute(address: &str) -> Result<String, Failed> {
+    Ok(crate::repo::absolute_address(address)?.to_string())
+}
+
+async fn list(session: &Session) -> Result<(), Failed> {
+    let remotes: Vec<RemoteEntry> = session.run(Command::RemoteList {}).await?;
+    output::print(session.format, &remotes, |out| {
+        remotes.iter().try_for_each(|remote| writeln!(out, "{} {}", remote.name, remote.address))
+    })
+}

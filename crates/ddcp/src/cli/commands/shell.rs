@@ -1,0 +1,47 @@
+use crate::{
+    Error, ErrorKind, Failure,
+    cli::{
+        Failed, Format, Session,
+        shell::{self, ShellError, ShellOptions},
+    },
+};
+
+/// Run SQL on the database, with replication: interactively, from a pipe, or one argument.
+///
+/// Commands of the shell itself: .tables .schema .help .quit
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  ddcp shell
+  ddcp shell \"SELECT count(*) FROM note\"
+  ddcp shell < schema.sql
+  ddcp shell --format json \"SELECT * FROM note\"")]
+pub(in crate::cli) struct Args {
+    /// Statements; without them they are read from stdin.
+    sql: Option<String>,
+}
+
+pub(in crate::cli) async fn run(session: Session, args: Args) -> Result<(), Failed> {
+    let work = move || {
+        let repository = session.repository()?;
+        let database = repository.database()?;
+        let options = ShellOptions {
+            sql: args.sql.as_deref(),
+            format: match session.format {
+                Format::Table => shell::Format::Table,
+                Format::Json => shell::Format::Json,
+            },
+            history: Some(session.layout.history()),
+        };
+        shell::run(database.connection(), &options).map_err(|error| failed(&error))
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Interrupted(error.to_string()))?
+}
+
+fn failed(error: &ShellError) -> Failed {
+    let kind = match error {
+        ShellError::Command { .. } => ErrorKind::Usage,
+        _ => ErrorKind::Failed,
+    };
+    Failure { kind, message: error.to_string(), hint: None }.into()
+}

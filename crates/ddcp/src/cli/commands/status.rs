@@ -1,0 +1,55 @@
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+
+use crate::{
+    cli::{Failed, Session, output},
+    control::Command,
+    repo::{RemoteStatusReport, StatusReport},
+};
+
+/// Show where the repository stands. Asks no remote.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  ddcp status\n  ddcp status --format json")]
+pub(in crate::cli) struct Args {}
+
+pub(in crate::cli) async fn run(session: &Session, _: Args) -> Result<(), Failed> {
+    let status: StatusReport = session.run(Command::Status {}).await?;
+    output::print(session.format, &status, |out| print(out, &status))
+}
+
+fn print(out: &mut dyn Write, status: &StatusReport) -> io::Result<()> {
+    let tables = match status.tables.as_slice() {
+        [] => "none; SELECT crsql_as_crr('TABLE') makes one replicate".to_owned(),
+        tables => tables.join(", "),
+    };
+    writeln!(out, "database {}", status.database)?;
+    writeln!(out, "version  {}", status.version)?;
+    writeln!(out, "site id  {}", status.site_id)?;
+    writeln!(out, "tables   {tables}")?;
+    writeln!(out, "address  {}", status.address.as_deref().unwrap_or("none yet; `ddcp serve` gives it one"))?;
+    writeln!(out, "serving  {}", if status.serving { "yes" } else { "no" })?;
+    status.remotes.iter().try_for_each(|remote| print_remote(out, remote))
+}
+
+fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport) -> io::Result<()> {
+    writeln!(out, "\nremote   {}", remote.name)?;
+    writeln!(out, "address  {}", remote.address)?;
+    writeln!(out, "contact  {}", remote.last_contact.map_or_else(|| "never".to_owned(), moment))?;
+    if let Some(version) = remote.version {
+        writeln!(out, "version  {version}")?;
+    }
+    if let Some(error) = &remote.last_error {
+        writeln!(out, "failed   {error}")?;
+    }
+    writeln!(out, "fetched  {} not merged", output::count(remote.unmerged, "change"))?;
+    if remote.waiting > 0 {
+        writeln!(out, "waiting  {}:", output::count(remote.waiting, "change"))?;
+        remote.reasons.iter().try_for_each(|reason| writeln!(out, "  {reason}"))?;
+    }
+    Ok(())
+}
+
+fn moment(seconds: i64) -> String {
+    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |moment| moment.to_string())
+}

@@ -1,0 +1,242 @@
+//! The command line: parses, calls, prints.
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    Error, ErrorKind, Failure,
+    config::load_network,
+    repo::{Layout, Options, Repository},
+};
+
+mod commands;
+mod output;
+mod shell;
+
+/// Distribute a SQLite database and synchronise it the way Git synchronises a repository.
+#[derive(Parser)]
+#[command(name = "ddcp", version, max_term_width = 100, after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ddcp --db notes.db init
+  ddcp --db notes.db shell \"CREATE TABLE note (id TEXT NOT NULL PRIMARY KEY, body TEXT); SELECT crsql_as_crr('note')\"
+  ddcp --db notes.db serve
+  ddcp --db notes.db remote add alice VLD0:…
+  ddcp --db notes.db pull
+
+Exit status: 0 done, 1 failed, 2 usage or settings, 3 some remotes failed, 4 remote unreachable,
+10 no repository here, 11 locked by another process, 70 internal error.";
+
+#[derive(clap::Args)]
+struct Global {
+    /// The database.
+    #[arg(long, global = true, env = "DDCP_DB", value_name = "FILE", default_value = "ddcp.db")]
+    db: PathBuf,
+    /// Where the repository's state is kept [default: .ddcp/NAME beside the database].
+    #[arg(long, global = true, env = "DDCP_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// How data is printed.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Say more on stderr; twice for details.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say nothing but data and errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// A file that describes a private Veilid network, in place of `[network]` in config.toml.
+    #[arg(long, global = true, env = "DDCP_NETWORK", value_name = "FILE")]
+    network: Option<PathBuf>,
+    /// A CR-SQLite library to load in place of the engine in this program.
+    #[arg(long, global = true, env = "DDCP_EXTENSION", value_name = "LIBRARY")]
+    extension: Option<PathBuf>,
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people; plain lines where stdout is no terminal.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(commands::init::Args),
+    Serve(commands::serve::Args),
+    Address(commands::address::Args),
+    Remote(commands::remote::Args),
+    Fetch(commands::fetch::Args),
+    Merge(commands::merge::Args),
+    Pull(commands::pull::Args),
+    Status(commands::status::Args),
+    Shell(commands::shell::Args),
+    Completions(commands::completions::Args),
+}
+
+/// Runs the command line `arguments`, the program's name first, and returns its exit status.
+#[must_use]
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { ErrorKind::Usage.exit_code() } else { 0 });
+        }
+    };
+    init_logging(&arguments.global, matches!(arguments.command, Command::Serve(_)));
+    let quiet = arguments.global.quiet;
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failed::from(Error::Io { path: "the async runtime".into(), source }));
+    let result = result.and_then(|runtime| {
+        let result = runtime.block_on(dispatch(arguments));
+        // What still runs on other threads has nothing to lose: all that is kept was kept durably.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            failed.print(quiet);
+            ExitCode::from(failed.kind.exit_code())
+        }
+    }
+}
+
+async fn dispatch(arguments: Arguments) -> Result<(), Failed> {
+    let session = Session::new(arguments.global)?;
+    match arguments.command {
+        Command::Init(args) => commands::init::run(&session, args).await,
+        Command::Serve(args) => commands::serve::run(session, args).await,
+        Command::Address(args) => commands::address::run(&session, args),
+        Command::Remote(args) => commands::remote::run(&session, args).await,
+        Command::Fetch(args) => commands::fetch::run(&session, args).await,
+        Command::Merge(args) => commands::merge::run(&session, args).await,
+        Command::Pull(args) => commands::pull::run(&session, args).await,
+        Command::Status(args) => commands::status::run(&session, args).await,
+        Command::Shell(args) => commands::shell::run(session, args).await,
+        Command::Completions(args) => commands::completions::run(args),
+    }
+}
+
+/// What every command knows.
+struct Session {
+    layout: Layout,
+    options: Options,
+    format: Format,
+    quiet: bool,
+}
+
+impl Session {
+    fn new(global: Global) -> Result<Self, Failed> {
+        let layout = Layout::new(&global.db, global.state_dir.as_deref())
+            .map_err(|source| Error::Io { path: global.db, source })?;
+        let network = global.network.as_deref().map(load_network).transpose().map_err(Error::from)?;
+        let options = Options { extension: global.extension, network };
+        Ok(Self { layout, options, format: global.format, quiet: global.quiet })
+    }
+
+    fn repository(&self) -> Result<Repository, Failed> {
+        Ok(Repository::open(self.layout.clone(), self.options.clone())?)
+    }
+
+    /// Has a control command done by the daemon or here.
+    async fn run<T: serde::de::DeserializeOwned>(&self, command: crate::control::Command) -> Result<T, Failed> {
+        Ok(crate::control::run(&self.repository()?, command).await?)
+    }
+
+    /// Prints what only people want to know.
+    fn say(&self, text: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+}
+
+/// A command's failure: what is printed, and the exit status.
+struct Failed {
+    kind: ErrorKind,
+    failures: Vec<Failure>,
+}
+
+impl Failed {
+    /// Of several remotes, those that failed.
+    fn some(failures: Vec<Failure>, all: bool) -> Self {
+        let first = failures.first().map_or(ErrorKind::Failed, |failure| failure.kind);
+        let kind = match failures.iter().all(|failure| failure.kind == first) {
+            true if all => first,
+            false if all => ErrorKind::Failed,
+            _ => ErrorKind::Partly,
+        };
+        Self { kind, failures }
+    }
+
+    fn print(&self, quiet: bool) {
+        let mut stderr = io::stderr().lock();
+        for failure in &self.failures {
+            let _ = writeln!(stderr, "error: {}", failure.message);
+            if let Some(hint) = failure.hint.as_ref().filter(|_| !quiet) {
+                let _ = writeln!(stderr, "hint: {hint}");
+            }
+        }
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self { kind: failure.kind, failures: vec![failure] }
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        error.report().into()
+    }
+}
+
+/// The pipe that stdout led to was closed, which is how `| head` ends a command; anything else is said.
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self { kind: ErrorKind::Failed, failures: Vec::new() };
+        }
+        Failure { kind: ErrorKind::Failed, message: format!("stdout: {error}"), hint: None }.into()
+    }
+}
+
+/// Logs go to stderr: warnings, or for `serve` what happens. Of Veilid's own events nothing, unless `RUST_LOG` asks.
+fn init_logging(global: &Global, serving: bool) {
+    let level = match (global.quiet, global.verbose, serving) {
+        (true, ..) => "error",
+        (_, 0, false) => "warn",
+        (_, 0, true) | (_, 1, false) => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("off,ddcp={level}")));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .try_init();
+}
+
+fn command_tree() -> clap::Command {
+    Arguments::command()
+}

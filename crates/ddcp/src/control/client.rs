@@ -1,0 +1,115 @@
+use std::{io, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+};
+
+use super::{CONTROL_VERSION, Command, LONGEST_LINE, socket};
+use crate::{ErrorKind, Failure, repo::Layout};
+
+/// How long a daemon may take to say who it is.
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection to a repository's daemon.
+pub struct Connection {
+    stream: BufReader<UnixStream>,
+}
+
+impl Connection {
+    /// Connects to the daemon of the repository at `layout`; `None` if none runs.
+    ///
+    /// # Errors
+    /// When the socket cannot be used, or the daemon is of another version.
+    pub async fn open(layout: &Layout) -> Result<Option<Self>, Failure> {
+        let path = layout.socket();
+        let stream = socket::connect(&path).await.map_err(|error| Failure {
+            kind: ErrorKind::Failed,
+            message: format!("{}: {error}", path.display()),
+            hint: Some("the daemon's control socket belongs to the user who started `ddcp serve`".into()),
+        })?;
+        let Some(stream) = stream else { return Ok(None) };
+        let mut connection = Self { stream: BufReader::new(stream) };
+        let hello = connection.request("hello", json!({}));
+        match tokio::time::timeout(HELLO_PATIENCE, hello).await {
+            Ok(Ok(hello)) if hello["control"] == CONTROL_VERSION => Ok(Some(connection)),
+            Ok(Ok(_)) => Err(Failure {
+                kind: ErrorKind::Failed,
+                message: format!(
+                    "`ddcp serve` runs for {}, but is another version of ddcp",
+                    layout.database().display()
+                ),
+                hint: Some("restart it with this version".into()),
+            }),
+            // It went away between the connection and its answer.
+            Ok(Err(Broken::Closed)) => Ok(None),
+            Ok(Err(Broken::Failed(failure))) => Err(failure),
+            Err(_) => Err(Failure {
+                kind: ErrorKind::Failed,
+                message: format!("`ddcp serve` runs for {}, but does not answer", layout.database().display()),
+                hint: Some("restart it".into()),
+            }),
+        }
+    }
+
+    /// Has the daemon do what `command` says and waits for the outcome.
+    ///
+    /// # Errors
+    /// What the daemon reports, or that it went away.
+    pub async fn call(mut self, command: &Command) -> Result<Value, Failure> {
+        let mut request = serde_json::to_value(command).map_err(|error| internal(&error))?;
+        let params = request["params"].take();
+        let method = request["method"].as_str().unwrap_or_default().to_owned();
+        self.request(&method, params).await.map_err(|broken| match broken {
+            Broken::Failed(failure) => failure,
+            Broken::Closed => Failure {
+                kind: ErrorKind::Failed,
+                message: "`ddcp serve` went away before it was done".into(),
+                hint: Some("nothing is half done; repeat the command".into()),
+            },
+        })
+    }
+
+    async fn request(&mut self, method: &str, params: Value) -> Result<Value, Broken> {
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        self.stream.write_all(format!("{request}\n").as_bytes()).await?;
+        let mut line = Vec::new();
+        (&mut self.stream).take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
+        if line.last() != Some(&b'\n') {
+            return Err(Broken::Closed);
+        }
+        let mut answer: Value = serde_json::from_slice(&line).map_err(|error| Broken::Failed(internal(&error)))?;
+        match answer.get_mut("error") {
+            Some(error) => Err(Broken::Failed(failure(error))),
+            None => Ok(answer["result"].take()),
+        }
+    }
+}
+
+enum Broken {
+    Closed,
+    Failed(Failure),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Failed(internal(&error)),
+        }
+    }
+}
+
+fn internal(error: &dyn std::error::Error) -> Failure {
+    Failure { kind: ErrorKind::Internal, message: format!("the control socket: {error}"), hint: None }
+}
+
+/// The failure in a JSON-RPC error object: ours are in its `data`.
+fn failure(error: &mut Value) -> Failure {
+    serde_json::from_value(error["data"].take()).unwrap_or_else(|_| Failure {
+        kind: ErrorKind::Internal,
+        message: format!("`ddcp serve` answers: {}", error["message"].as_str().unwrap_or("an error without words")),
+        hint: None,
+    })
+}

@@ -1,0 +1,151 @@
+//! Commands on a repository, wherever they run: in the daemon that holds it, asked over its control socket, or in
+//! this process.
+//!
+//! The socket speaks JSON-RPC 2.0, one object a line; `docs/control.md` describes it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{Error, ErrorKind, Failure, repo::Repository};
+
+mod client;
+mod server;
+mod socket;
+
+pub use client::Connection;
+pub use server::Server;
+
+/// The version of the control protocol, in the answer to `hello`.
+pub const CONTROL_VERSION: u32 = 1;
+
+/// The longest line either side takes, in bytes.
+const LONGEST_LINE: u64 = 16 * 1024 * 1024;
+
+/// What can be asked of a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "method", content = "params")]
+pub enum Command {
+    /// Where the repository stands: a [`StatusReport`](crate::repo::StatusReport).
+    #[serde(rename = "status")]
+    Status {},
+    /// The remotes: a list of [`RemoteEntry`](crate::repo::RemoteEntry).
+    #[serde(rename = "remote.list")]
+    RemoteList {},
+    /// Adds a remote.
+    #[serde(rename = "remote.add")]
+    RemoteAdd {
+        /// Its name.
+        name: String,
+        /// Its address.
+        address: String,
+    },
+    /// Removes a remote.
+    #[serde(rename = "remote.remove")]
+    RemoteRemove {
+        /// Its name.
+        name: String,
+    },
+    /// Renames a remote.
+    #[serde(rename = "remote.rename")]
+    RemoteRename {
+        /// Its name.
+        old: String,
+        /// Its new name.
+        new: String,
+    },
+    /// Gives a remote another address.
+    #[serde(rename = "remote.set-address")]
+    RemoteSetAddress {
+        /// Its name.
+        name: String,
+        /// Its new address.
+        address: String,
+    },
+    /// Fetches: a list of [`PerRemote`](crate::repo::PerRemote)`<`[`FetchReport`](crate::repo::FetchReport)`>`.
+    #[serde(rename = "fetch")]
+    Fetch {
+        /// One remote, or all.
+        remote: Option<String>,
+    },
+    /// Merges: a list of [`PerRemote`](crate::repo::PerRemote)`<`[`MergeReport`](crate::repo::MergeReport)`>`.
+    #[serde(rename = "merge")]
+    Merge {
+        /// One remote, or all.
+        remote: Option<String>,
+    },
+    /// Fetches, then merges: a [`PullReport`](crate::repo::PullReport).
+    #[serde(rename = "pull")]
+    Pull {
+        /// One remote, or all.
+        remote: Option<String>,
+    },
+}
+
+impl Command {
+    /// Whether one process at a time may do this.
+    fn is_exclusive(&self) -> bool {
+        matches!(self, Self::Fetch { .. } | Self::Merge { .. } | Self::Pull { .. })
+    }
+}
+
+/// Does what `command` says. `serving` says whether this process is the repository's daemon.
+async fn execute(repository: &Repository, command: Command, serving: bool) -> Result<Value, Error> {
+    match command {
+        Command::Status {} => json(repository.status(serving).await?),
+        Command::RemoteList {} => json(repository.remotes()?),
+        Command::RemoteAdd { name, address } => json(repository.add_remote(&name, &address)?),
+        Command::RemoteRemove { name } => json(repository.remove_remote(&name)?),
+        Command::RemoteRename { old, new } => json(repository.rename_remote(&old, &new)?),
+        Command::RemoteSetAddress { name, address } => json(repository.set_remote_address(&name, &address)?),
+        Command::Fetch { remote } => json(repository.fetch(remote.as_deref()).await?),
+        Command::Merge { remote } => json(repository.merge(remote.as_deref()).await?),
+        Command::Pull { remote } => json(repository.pull(remote.as_deref()).await?),
+    }
+}
+
+fn json(value: impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(value).map_err(|error| Error::Interrupted(error.to_string()))
+}
+
+/// How long a command tries for the repository while neither its daemon answers nor the lock is free: a daemon
+/// that is starting or ending, or another command at work.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Has `command` done by the repository's daemon, or in this process if none runs.
+///
+/// # Errors
+/// What went wrong, as it may be printed.
+pub async fn run<T: DeserializeOwned>(repository: &Repository, command: Command) -> Result<T, Failure> {
+    let value = with_deadline(repository, command).await?;
+    serde_json::from_value(value).map_err(|error| Failure {
+        kind: ErrorKind::Internal,
+        message: format!("the daemon's answer cannot be understood: {error}"),
+        hint: Some("restart `ddcp serve`, so that it runs the same version as this command".into()),
+    })
+}
+
+async fn with_deadline(repository: &Repository, command: Command) -> Result<Value, Failure> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(connection) = Connection::open(repository.layout()).await? {
+            return connection.call(&command).await;
+        }
+        if !command.is_exclusive() {
+            return in_this_process(repository, command).await;
+        }
+        match repository.try_lock() {
+            Ok(_lock) => return in_this_process(repository, command).await,
+            Err(Error::Locked { .. }) if tokio::time::Instant::now() < deadline => {}
+            Err(error) => return Err(error.report()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn in_this_process(repository: &Repository, command: Command) -> Result<Value, Failure> {
+    let result = execute(repository, command, false).await.map_err(|error| error.report());
+    repository.shutdown().await;
+    result
+}

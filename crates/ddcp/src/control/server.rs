@@ -1,0 +1,147 @@
+use std::{path::PathBuf, sync::Arc};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+
+use super::{CONTROL_VERSION, Command, LONGEST_LINE, execute, socket};
+use crate::{Error, ErrorKind, Failure, repo::Repository};
+
+/// Clients served at once; further ones wait.
+const MOST_CLIENTS: usize = 64;
+
+/// The daemon's side of the control socket.
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    repository: Repository,
+}
+
+impl Server {
+    /// Binds the control socket of `repository`, whose lock the caller holds.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn bind(repository: Repository) -> Result<Self, Error> {
+        let path = repository.layout().socket();
+        let listener = socket::bind(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        Ok(Self { listener, path, repository })
+    }
+
+    /// Answers clients until the future is dropped; what they asked for is then broken off.
+    pub async fn run(self) {
+        let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+        let mut clients = JoinSet::new();
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let repository = self.repository.clone();
+                    clients.spawn(async move {
+                        let _place = place;
+                        if let Err(error) = serve_client(stream, repository).await {
+                            tracing::debug!(%error, "a control client went away");
+                        }
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, for instance: not for ever.
+                    tracing::warn!(%error, "a control client could not be accepted");
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                }
+            }
+            while clients.try_join_next().is_some() {}
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = socket::remove(&self.path) {
+            tracing::warn!(%error, "the control socket could not be removed");
+        }
+    }
+}
+
+/// One request after the other, in order, until the client hangs up. A client that hangs up breaks off what it
+/// asked for; fetch and merge leave nothing half done.
+async fn serve_client(stream: UnixStream, repository: Repository) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        (&mut stream).take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        if line.last() != Some(&b'\n') {
+            let answer = failed(Value::Null, INVALID_REQUEST, "the line is too long or has no end", None);
+            return stream.write_all(format!("{answer}\n").as_bytes()).await;
+        }
+        let answer = answer(&line, &repository).await;
+        stream.write_all(format!("{answer}\n").as_bytes()).await?;
+    }
+}
+
+const PARSE_ERROR: i32 = -32700;
+const INVALID_REQUEST: i32 = -32600;
+const METHOD_NOT_FOUND: i32 = -32601;
+const INVALID_PARAMS: i32 = -32602;
+/// A command failed; `data` holds the [`Failure`].
+const COMMAND_FAILED: i32 = -32000;
+
+const METHODS: [&str; 9] = [
+    "status",
+    "remote.list",
+    "remote.add",
+    "remote.remove",
+    "remote.rename",
+    "remote.set-address",
+    "fetch",
+    "merge",
+    "pull",
+];
+
+async fn answer(line: &[u8], repository: &Repository) -> Value {
+    let request: Value = match serde_json::from_slice(line) {
+        Ok(request) => request,
+        Err(error) => return failed(Value::Null, PARSE_ERROR, &error.to_string(), None),
+    };
+    let id = request["id"].clone();
+    let Some(method) = request["method"].as_str() else {
+        return failed(id, INVALID_REQUEST, "there is no method", None);
+    };
+    if method == "hello" {
+        let hello =
+            json!({"control": CONTROL_VERSION, "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()});
+        return done(id, hello);
+    }
+    if !METHODS.contains(&method) {
+        return failed(id, METHOD_NOT_FOUND, &format!("there is no method {method}"), None);
+    }
+    let params = request.get("params").cloned().unwrap_or_else(|| json!({}));
+    let command: Command = match serde_json::from_value(json!({"method": method, "params": params})) {
+        Ok(command) => command,
+        Err(error) => return failed(id, INVALID_PARAMS, &error.to_string(), None),
+    };
+    match execute(repository, command, true).await {
+        Ok(result) => done(id, result),
+        Err(error) => {
+            let report = error.report();
+            failed(id, COMMAND_FAILED, &report.message.clone(), Some(report))
+        }
+    }
+}
+
+fn done(id: Value, result: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "result": result})
+}
+
+fn failed(id: Value, code: i32, message: &str, failure: Option<Failure>) -> Value {
+    let failure =
+        failure.unwrap_or_else(|| Failure { kind: ErrorKind::Usage, message: message.to_owned(), hint: None });
+    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message, "data": failure}})
+}

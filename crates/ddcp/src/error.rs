@@ -1,0 +1,224 @@
+use std::{io, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    changeset::SiteId, config::ConfigError, database::DatabaseError, protocol::ClientError, repo::StateError,
+    transport::TransportError,
+};
+
+/// Why an operation on a repository failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no database, or no repository beside it.
+    #[error("{} is no repository: {missing}", path.display())]
+    NoRepository {
+        /// The database's path.
+        path: PathBuf,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// Another process works on the repository.
+    #[error("another ddcp process{} is working on {}", .pid.map(|pid| format!(" ({pid})")).unwrap_or_default(), path.display())]
+    Locked {
+        /// The database's path.
+        path: PathBuf,
+        /// The process, if known.
+        pid: Option<u32>,
+    },
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The user's database could not be used.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The state file could not be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A file or folder could not be used.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// This side's node could not be used.
+    #[error("the Veilid node: {0}")]
+    Node(#[source] TransportError),
+    /// A remote answered wrongly or not at all.
+    #[error(transparent)]
+    Remote(#[from] ClientError),
+    /// A remote's database carries this database's site id.
+    #[error("its database has this database's own site id ({0}): it is this database, or a copied file")]
+    SameSite(SiteId),
+    /// A remote's packs are not what a pack should be.
+    #[error("it sent a pack that cannot be used: {0}")]
+    BadPack(String),
+    /// The path of a remote cannot be read as a repository's database.
+    #[error("its database cannot be read: {0}")]
+    RemoteDatabase(#[source] DatabaseError),
+    /// Nothing was ever fetched from a remote, so there is nothing to merge.
+    #[error("nothing has been fetched from `{0}` yet")]
+    NothingFetched(String),
+    /// There is no address yet.
+    #[error("{} has no address yet", .0.display())]
+    NoAddress(PathBuf),
+    /// The operation was cut off inside this program.
+    #[error("the work was broken off ({0})")]
+    Interrupted(String),
+}
+
+/// The kinds of failure that callers tell apart. Each is an exit status of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Anything without a kind of its own.
+    Failed,
+    /// The words of the call or the settings are wrong.
+    Usage,
+    /// Some of several remotes failed.
+    Partly,
+    /// A remote could not be reached.
+    Unreachable,
+    /// The schemas of two databases do not fit.
+    Schema,
+    /// There is no database or no repository.
+    NoRepository,
+    /// Another process is in the way.
+    Locked,
+    /// A fault of the program.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The exit status.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Partly => 3,
+            Self::Unreachable => 4,
+            Self::Schema => 6,
+            Self::NoRepository => 10,
+            Self::Locked => 11,
+            Self::Internal => 70,
+        }
+    }
+}
+
+impl Error {
+    /// The kind of the failure.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoRepository { .. } => ErrorKind::NoRepository,
+            Self::Locked { .. } => ErrorKind::Locked,
+            Self::Config(ConfigError::Io { .. }) => ErrorKind::Failed,
+            Self::Config(_) => ErrorKind::Usage,
+            Self::Database(DatabaseError::Missing { .. }) => ErrorKind::NoRepository,
+            Self::Database(DatabaseError::Locked { .. }) => ErrorKind::Locked,
+            Self::Node(TransportError::InUse(_)) => ErrorKind::Locked,
+            Self::Node(TransportError::Offline(_)) | Self::RemoteDatabase(_) => ErrorKind::Unreachable,
+            Self::Remote(ClientError::Transport(error)) => transport_kind(error),
+            Self::Remote(ClientError::Busy(_)) => ErrorKind::Unreachable,
+            Self::Interrupted(_) => ErrorKind::Internal,
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoRepository { path, .. } => format!("`ddcp --db {} init` makes it one", path.display()),
+            Self::Locked { .. } => "wait for it to end, or stop it".into(),
+            Self::Config(error) => return config_hint(error),
+            Self::Node(TransportError::InUse(_)) => "stop the other process first".into(),
+            Self::Node(TransportError::Offline(_)) => {
+                "check this machine's network; `[network]` in config.toml or DDCP_NETWORK sets a private network".into()
+            }
+            Self::Remote(ClientError::Transport(error)) => transport_hint(error)?.into(),
+            Self::Remote(ClientError::Refused(_) | ClientError::Protocol(_)) => {
+                "check that both sides run the same version of ddcp (`ddcp --version`)".into()
+            }
+            Self::Remote(ClientError::Busy(_) | ClientError::PacksVanish) => "try again later".into(),
+            Self::SameSite(_) => {
+                "give the remote the address of another repository; a database is shared by `ddcp pull`, not by copying \
+                 its file"
+                    .into()
+            }
+            Self::RemoteDatabase(_) => {
+                "check the path with `ddcp remote list`; `ddcp init` at the other side makes its database a repository"
+                    .into()
+            }
+            Self::NothingFetched(name) => format!("`ddcp fetch {name}` first"),
+            Self::NoAddress(_) => "`ddcp serve` gives it one".into(),
+            _ => return None,
+        })
+    }
+
+    /// The failure as it is printed and sent over the control socket.
+    #[must_use]
+    pub fn report(&self) -> Failure {
+        Failure { kind: self.kind(), message: self.to_string(), hint: self.hint() }
+    }
+}
+
+/// A failure in words, for people and for the control socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure it is.
+    pub kind: ErrorKind,
+    /// What happened, to what.
+    pub message: String,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// The same failure, said of `whom`.
+    #[must_use]
+    pub fn of(mut self, whom: &str) -> Self {
+        self.message = format!("{whom}: {}", self.message);
+        self
+    }
+}
+
+fn transport_kind(error: &TransportError) -> ErrorKind {
+    match error {
+        TransportError::NotFound
+        | TransportError::Unreadable
+        | TransportError::Unreachable(_)
+        | TransportError::Offline(_) => ErrorKind::Unreachable,
+        TransportError::InUse(_) => ErrorKind::Locked,
+        _ => ErrorKind::Failed,
+    }
+}
+
+fn transport_hint(error: &TransportError) -> Option<&'static str> {
+    Some(match error {
+        TransportError::NotFound | TransportError::Unreadable => {
+            "compare the address with what `ddcp address` prints at the other side; it must have run `ddcp serve` once"
+        }
+        TransportError::Unreachable(_) => "check that `ddcp serve` runs at the other side, then try again",
+        TransportError::Offline(_) => "check this machine's network, then try again",
+        _ => return None,
+    })
+}
+
+fn config_hint(error: &ConfigError) -> Option<String> {
+    Some(match error {
+        ConfigError::Invalid { path, .. } => {
+            format!("mend {} in an editor; docs/config.md lists its keys", path.display())
+        }
+        ConfigError::NoRemote(_) => "`ddcp remote list` shows the remotes".into(),
+        ConfigError::NameTaken(name) => format!("`ddcp remote set-address {name} ADDRESS` changes its address"),
+        _ => return None,
+    })
+}

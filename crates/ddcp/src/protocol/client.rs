@@ -1,0 +1,284 @@
+//! The side that asks: follows a peer's offers and downloads the packs, several chunks in flight.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, RemoteStatus, Request};
+use crate::{
+    changeset::{Cursor, PackId, SiteId},
+    transport::{Peer, TransportError},
+};
+
+/// Chunks in flight. A call crosses several links, so on slow ones the window is what makes the speed; on fast
+/// ones more than this gains nothing.
+const WINDOW: usize = 32;
+
+/// Packs being downloaded at once, so that the window is full across the end of a small pack.
+const PACKS_AHEAD: usize = 8;
+
+/// Times that packs may be gone before they were downloaded, in one fetch.
+const MOST_LOST_OFFERS: u32 = 5;
+
+/// Bounds on what a peer may make this side hold and wait for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest pack in bytes.
+    pub pack_bytes: u64,
+    /// The most packs in one offer.
+    pub packs: usize,
+    /// How long a peer may answer "busy" or "working" without anything else.
+    pub patience: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { pack_bytes: 1 << 30, packs: 64, patience: Duration::from_secs(120) }
+    }
+}
+
+/// Why a peer's answers could not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The peer could not be reached.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The peer's answer is no message, or not one to the question.
+    #[error("its answer cannot be understood: {0}")]
+    Protocol(String),
+    /// The peer refuses, with its own words.
+    #[error("it refuses: {0}")]
+    Refused(String),
+    /// The peer kept saying that it is busy.
+    #[error("it has been busy for {} s", .0.as_secs())]
+    Busy(Duration),
+    /// What was downloaded is not what was offered.
+    #[error("a pack arrived damaged (its hash is not the one that was offered)")]
+    Damaged,
+    /// A pack larger than this side takes.
+    #[error("it offers a pack of {bytes} bytes; at most {most} are taken")]
+    TooLarge {
+        /// The size it claims.
+        bytes: u64,
+        /// The limit.
+        most: u64,
+    },
+    /// Packs kept vanishing before they could be downloaded.
+    #[error("it drops packs faster than they can be downloaded")]
+    PacksVanish,
+}
+
+impl From<MessageError> for ClientError {
+    fn from(error: MessageError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+/// A pack as it is offered: enough to fetch and check it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferedPack {
+    /// The hash of its bytes.
+    pub id: [u8; 32],
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The number of changes in it.
+    pub changes: u64,
+    /// Where it begins (exclusive).
+    pub from: Cursor,
+    /// Where it ends (inclusive).
+    pub to: Cursor,
+}
+
+/// One step of a fetch.
+#[derive(Debug)]
+pub enum Fetched {
+    /// A pack's bytes, checked against its hash.
+    Pack(OfferedPack, Vec<u8>),
+    /// Everything up to the cursor has been delivered, or holds nothing for this reader.
+    Reached(Cursor),
+}
+
+/// Takes what a fetch brings.
+pub trait Sink: Send {
+    /// Why it may fail.
+    type Error: From<ClientError>;
+
+    /// Takes one step, durably: it will not be brought again.
+    fn take(&mut self, step: Fetched) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// Asks one peer. Cheap to clone; clones share the window.
+#[derive(Clone)]
+pub struct Client {
+    peer: Arc<dyn Peer>,
+    limits: Limits,
+    window: Arc<Semaphore>,
+}
+
+impl Client {
+    /// A client of `peer`.
+    #[must_use]
+    pub fn new(peer: Arc<dyn Peer>, limits: Limits) -> Self {
+        Self { peer, limits, window: Arc::new(Semaphore::new(WINDOW)) }
+    }
+
+    /// Who the peer is and how far its database is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn status(&self) -> Result<RemoteStatus, ClientError> {
+        match self.ask(Request::Status).await? {
+            Answer::Status(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Downloads everything after `after` that `reader` did not write itself, and gives it to `sink` in order,
+    /// step by step. What `sink` took before an error need not be fetched again.
+    ///
+    /// # Errors
+    /// [`ClientError`], and what `sink` returns.
+    pub async fn fetch<S: Sink>(&self, after: Cursor, reader: &SiteId, sink: &mut S) -> Result<(), S::Error> {
+        let mut after = after;
+        let mut lost = 0;
+        loop {
+            let (packs, end, more) = self.offer(after, reader).await?;
+            let client = self.clone();
+            let download = move |pack| {
+                let client = client.clone();
+                async move { client.download(pack).await }
+            };
+            let mut downloads = stream::iter(packs).map(download).buffered(PACKS_AHEAD);
+            let mut gone = false;
+            while let Some(download) = downloads.next().await {
+                let Some((pack, bytes)) = download? else {
+                    gone = true;
+                    break;
+                };
+                after = pack.to;
+                sink.take(Fetched::Pack(pack, bytes)).await?;
+            }
+            drop(downloads);
+            if gone {
+                lost += 1;
+                if lost > MOST_LOST_OFFERS {
+                    return Err(ClientError::PacksVanish.into());
+                }
+                continue;
+            }
+            after = end;
+            sink.take(Fetched::Reached(end)).await?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn offer(&self, after: Cursor, reader: &SiteId) -> Result<(Vec<OfferedPack>, Cursor, bool), ClientError> {
+        let request = Request::Offer { job: rand::random(), after: after.into(), reader: reader.as_bytes().to_vec() };
+        match self.ask(request).await? {
+            Answer::Offer(manifest) => self.check(after, manifest),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Refuses offers that are too large, out of order, or would go on for ever.
+    fn check(&self, after: Cursor, manifest: Manifest) -> Result<(Vec<OfferedPack>, Cursor, bool), ClientError> {
+        let wrong = |what: &str| Err(ClientError::Protocol(format!("its offer {what}")));
+        let Manifest { packs, end, more } = manifest;
+        let end = Cursor::from(end);
+        if packs.len() > self.limits.packs {
+            return wrong("has too many packs");
+        }
+        let mut reached = after;
+        let mut offered = Vec::with_capacity(packs.len());
+        for pack in packs {
+            let (from, to) = (Cursor::from(pack.from), Cursor::from(pack.to));
+            if from < reached || to <= from {
+                return wrong("is out of order");
+            }
+            if pack.bytes > self.limits.pack_bytes {
+                return Err(ClientError::TooLarge { bytes: pack.bytes, most: self.limits.pack_bytes });
+            }
+            reached = to;
+            offered.push(OfferedPack { id: pack.id, bytes: pack.bytes, changes: pack.changes, from, to });
+        }
+        if end < reached || (more && end <= after) {
+            return wrong("does not lead on");
+        }
+        Ok((offered, end, more))
+    }
+
+    /// The bytes of a pack; `None` if the peer no longer has it.
+    async fn download(&self, pack: OfferedPack) -> Result<Option<(OfferedPack, Vec<u8>)>, ClientError> {
+        let chunks = pack.bytes.div_ceil(CHUNK_BYTES as u64);
+        let chunks = u32::try_from(chunks)
+            .map_err(|_| ClientError::TooLarge { bytes: pack.bytes, most: self.limits.pack_bytes })?;
+        let (client, id) = (self.clone(), pack.id);
+        let chunk = move |index| {
+            let client = client.clone();
+            async move { client.chunk(id, index).await }
+        };
+        let arriving = stream::iter(0..chunks).map(chunk).buffered(WINDOW);
+        let bytes = arriving
+            .try_fold(Some(Vec::new()), async |bytes, chunk| Ok(bytes.zip(chunk).map(|(b, c)| joined(b, &c))))
+            .await?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        if bytes.len() as u64 != pack.bytes || *PackId::of(&bytes).as_bytes() != pack.id {
+            return Err(ClientError::Damaged);
+        }
+        Ok(Some((pack, bytes)))
+    }
+
+    async fn chunk(&self, pack: [u8; 32], index: u32) -> Result<Option<Vec<u8>>, ClientError> {
+        let _slot = self.window.acquire().await.map_err(|error| ClientError::Protocol(error.to_string()))?;
+        match self.ask(Request::Chunk { pack, index }).await? {
+            Answer::Chunk { bytes } if !bytes.is_empty() && bytes.len() <= CHUNK_BYTES => Ok(Some(bytes)),
+            Answer::Gone => Ok(None),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks until the answer is neither "busy" nor "working", waiting longer each time.
+    async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
+        let request = message::encode(request);
+        let started = Instant::now();
+        let mut wait = Duration::from_millis(20);
+        loop {
+            let bytes = self.peer.call(request.clone()).await?;
+            match message::decode(&bytes)? {
+                Answer::Working | Answer::Busy => {}
+                Answer::Refused { reason } => return Err(ClientError::Refused(printable(&reason))),
+                answer => return Ok(answer),
+            }
+            if started.elapsed() > self.limits.patience {
+                return Err(ClientError::Busy(started.elapsed()));
+            }
+            tokio::time::sleep(wait.mul_f64(rand::random_range(0.75..1.25))).await;
+            wait = (wait * 2).min(Duration::from_secs(2));
+        }
+    }
+}
+
+fn joined(mut bytes: Vec<u8>, chunk: &[u8]) -> Vec<u8> {
+    bytes.extend_from_slice(chunk);
+    bytes
+}
+
+fn unexpected(answer: &Answer) -> ClientError {
+    let what = match answer {
+        Answer::Status(_) => "a status",
+        Answer::Offer(_) => "an offer",
+        Answer::Chunk { .. } => "a chunk of the wrong size",
+        Answer::Gone => "that something is gone",
+        Answer::Working | Answer::Busy | Answer::Refused { .. } => "something else",
+    };
+    ClientError::Protocol(format!("it answers {what}, which was not the question"))
+}
+
+/// A peer's words may go to a terminal: no control characters, and not many.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}

@@ -1,0 +1,255 @@
+//! The messages. Fields are numbered and may be added; a reader ignores numbers it does not know.
+
+use minicbor::{Decode, Encode};
+
+use crate::{changeset::Cursor, transport::MAX_MESSAGE};
+
+/// The version of the protocol that this program speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Bytes of a pack in one `Chunk` answer: a message less generous room for what surrounds them.
+pub const CHUNK_BYTES: usize = MAX_MESSAGE - 768;
+
+/// A request, with the version of the protocol it is written in.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Envelope<T> {
+    #[n(0)]
+    pub(crate) version: u32,
+    #[n(1)]
+    pub(crate) body: T,
+}
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Request {
+    #[n(0)]
+    Status,
+    /// `job` is chosen by the client: asking again with the same number asks for the same offer.
+    #[n(1)]
+    #[cbor(map)]
+    Offer {
+        #[n(0)]
+        job: u64,
+        #[n(1)]
+        after: WireCursor,
+        #[cbor(n(2), with = "minicbor::bytes")]
+        reader: Vec<u8>,
+    },
+    #[n(2)]
+    #[cbor(map)]
+    Chunk {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        pack: [u8; 32],
+        #[n(1)]
+        index: u32,
+    },
+}
+
+/// What a server answers.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Answer {
+    #[n(0)]
+    Status(#[n(0)] RemoteStatus),
+    #[n(1)]
+    Offer(#[n(0)] Manifest),
+    #[n(2)]
+    #[cbor(map)]
+    Chunk {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        bytes: Vec<u8>,
+    },
+    /// The offer is being prepared: ask again with the same job number.
+    #[n(3)]
+    Working,
+    /// Too much to do: ask again later.
+    #[n(4)]
+    Busy,
+    /// The pack is no longer kept: ask for a new offer.
+    #[n(5)]
+    Gone,
+    /// The request cannot be answered, and repeating it will not help.
+    #[n(6)]
+    #[cbor(map)]
+    Refused {
+        #[n(0)]
+        reason: String,
+    },
+}
+
+/// Who a repository is and how far its database is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RemoteStatus {
+    /// The site id of its database.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub site_id: Vec<u8>,
+    /// Its database version.
+    #[n(1)]
+    pub db_version: i64,
+    /// The fingerprint of its CRRs' schemas.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub schema: Vec<u8>,
+}
+
+/// A [`Cursor`] on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct WireCursor {
+    #[n(0)]
+    version: i64,
+    #[n(1)]
+    seq: i64,
+}
+
+impl From<Cursor> for WireCursor {
+    fn from(cursor: Cursor) -> Self {
+        Self { version: cursor.version, seq: cursor.seq }
+    }
+}
+
+impl From<WireCursor> for Cursor {
+    fn from(cursor: WireCursor) -> Self {
+        Self { version: cursor.version, seq: cursor.seq }
+    }
+}
+
+/// The packs that follow a cursor, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Manifest {
+    #[n(0)]
+    pub(crate) packs: Vec<PackEntry>,
+    /// Everything up to here has been offered, or holds nothing for this reader.
+    #[n(1)]
+    pub(crate) end: WireCursor,
+    /// Whether there is more after `end`.
+    #[n(2)]
+    pub(crate) more: bool,
+}
+
+/// One pack of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct PackEntry {
+    /// The BLAKE3 hash of its bytes.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub(crate) id: [u8; 32],
+    #[n(1)]
+    pub(crate) bytes: u64,
+    #[n(2)]
+    pub(crate) changes: u64,
+    #[n(3)]
+    pub(crate) from: WireCursor,
+    #[n(4)]
+    pub(crate) to: WireCursor,
+}
+
+/// Why bytes are no message.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MessageError {
+    #[error("it speaks version {0} of the protocol and this program version {PROTOCOL_VERSION}")]
+    Version(u32),
+    #[error("it is no message of this protocol ({0})")]
+    Malformed(String),
+}
+
+/// The bytes of a message.
+pub(crate) fn encode<T: Encode<()>>(body: T) -> Vec<u8> {
+    let envelope = Envelope { version: PROTOCOL_VERSION, body };
+    // The messages hold nothing that CBOR cannot, and memory takes every write.
+    minicbor::to_vec(&envelope).unwrap_or_else(|error| unreachable!("a message could not be encoded: {error}"))
+}
+
+/// The bytes a server publishes beside its routes: the answer to `Status` that nobody had to ask for.
+#[must_use]
+pub fn announcement(status: &RemoteStatus) -> Vec<u8> {
+    encode(Answer::Status(status.clone()))
+}
+
+/// Reads a message. The version is looked at first, so that a later version's message is told from garbage.
+pub(crate) fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, MessageError> {
+    #[derive(Decode)]
+    #[cbor(map)]
+    struct VersionOnly {
+        #[n(0)]
+        version: u32,
+    }
+    let malformed = |error: minicbor::decode::Error| MessageError::Malformed(error.to_string());
+    if bytes.len() > MAX_MESSAGE {
+        return Err(MessageError::Malformed(format!("{} bytes are too long", bytes.len())));
+    }
+    let VersionOnly { version } = minicbor::decode(bytes).map_err(malformed)?;
+    if version != PROTOCOL_VERSION {
+        return Err(MessageError::Version(version));
+    }
+    let envelope: Envelope<T> = minicbor::decode(bytes).map_err(malformed)?;
+    Ok(envelope.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_full_chunk_fits_one_message() {
+        let bytes = encode(Answer::Chunk { bytes: vec![0xff; CHUNK_BYTES] });
+        assert!(bytes.len() <= MAX_MESSAGE, "{}", bytes.len());
+    }
+
+    #[test]
+    fn a_full_manifest_fits_one_message() {
+        let cursor = Cursor { version: i64::MAX, seq: i64::MAX }.into();
+        let entry = PackEntry { id: [0xff; 32], bytes: u64::MAX, changes: u64::MAX, from: cursor, to: cursor };
+        let manifest = Manifest { packs: vec![entry; crate::protocol::server::MOST_PACKS], end: cursor, more: true };
+        assert!(encode(Answer::Offer(manifest)).len() <= MAX_MESSAGE);
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let bytes = minicbor::to_vec(Envelope { version: 9, body: Request::Status }).unwrap();
+        assert!(matches!(decode::<Request>(&bytes), Err(MessageError::Version(9))));
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored() {
+        let mut bytes = Vec::new();
+        let mut encoder = minicbor::Encoder::new(&mut bytes);
+        encoder.map(3).unwrap().u8(0).unwrap().u32(PROTOCOL_VERSION).unwrap();
+        encoder.u8(1).unwrap().encode(Request::Status).unwrap();
+        encoder.u8(7).unwrap().str("from a later program").unwrap();
+        assert_eq!(decode::<Request>(&bytes).unwrap(), Request::Status);
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        prop_oneof![
+            Just(Request::Status),
+            (any::<u64>(), any::<(i64, i64)>(), prop::collection::vec(any::<u8>(), 0..20)).prop_map(
+                |(job, (version, seq), reader)| Request::Offer { job, after: Cursor { version, seq }.into(), reader }
+            ),
+            (any::<[u8; 32]>(), any::<u32>()).prop_map(|(pack, index)| Request::Chunk { pack, index }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn requests_round_trip(request in request()) {
+            prop_assert_eq!(decode::<Request>(&encode(request.clone())).unwrap(), request);
+        }
+
+        #[test]
+        fn garbage_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Answer>(&bytes);
+        }
+
+        #[test]
+        fn damaged_messages_do_not_panic(request in request(), at in any::<prop::sample::Index>(), with in any::<u8>()) {
+            let mut bytes = encode(request);
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            let _ = decode::<Request>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! A repository: a SQLite database, the state beside it, and what can be done with both.
+//!
+//! Everything that touches SQLite runs on blocking threads; the methods here are async and may be called from
+//! many tasks.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+};
+
+use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
+
+use crate::{
+    Error,
+    config::{self, Config, ConfigError, NetworkConfig, RemoteName},
+    database::{Database, DatabaseError, OpenOptions},
+    files,
+    transport::{
+        Address,
+        veilid::{self, Node, NodeOptions},
+    },
+};
+
+mod fetch;
+mod layout;
+mod lock;
+mod merge;
+mod report;
+mod source;
+mod state;
+mod status;
+
+pub use layout::Layout;
+pub use lock::{Lock, LockError};
+pub use report::{
+    FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
+};
+pub use source::DatabaseSource;
+pub(crate) use source::status_of;
+pub use state::{State, StateError};
+
+/// What a repository is opened with.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A library to load into every connection in place of the engine in this program.
+    pub extension: Option<PathBuf>,
+    /// The private network to join, in place of what `config.toml` says.
+    pub network: Option<NetworkConfig>,
+}
+
+/// An open repository. Cheap to clone.
+#[derive(Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    layout: Layout,
+    options: Options,
+    /// Started when the first remote needs it, or by the daemon.
+    node: OnceCell<Node>,
+    /// Held while something is merged.
+    merging: Mutex<()>,
+    /// Held, per remote, while it is fetched from.
+    fetching: StdMutex<HashMap<RemoteName, Arc<Mutex<()>>>>,
+}
+
+impl Repository {
+    /// Creates what is missing: the database, the state directory and its files. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Database`] where the file is not a usable database, [`Error::Io`], [`Error::State`].
+    pub fn init(layout: Layout, options: Options) -> Result<Self, Error> {
+        let open = OpenOptions { create: true, extension: options.extension.clone(), ..OpenOptions::default() };
+        Database::open(layout.database(), &open)?;
+        let io = |source| Error::Io { path: layout.state().to_owned(), source };
+        files::create_private_dir(layout.state()).map_err(io)?;
+        if !layout.config().exists() {
+            files::replace(&layout.config(), CONFIG_TEMPLATE.as_bytes()).map_err(io)?;
+        }
+        State::open(&layout.state_db())?;
+        Self::open(layout, options)
+    }
+
+    /// Opens an existing repository. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`].
+    pub fn open(layout: Layout, options: Options) -> Result<Self, Error> {
+        let missing = |missing| Error::NoRepository { path: layout.database().to_owned(), missing };
+        if !layout.database().exists() {
+            return Err(missing("there is no such file"));
+        }
+        if !layout.state_db().exists() {
+            return Err(missing("it has no state directory"));
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                layout,
+                options,
+                node: OnceCell::new(),
+                merging: Mutex::new(()),
+                fetching: StdMutex::default(),
+            }),
+        })
+    }
+
+    /// Where its parts are.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    /// Takes the lock of the repository if no other process holds it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::Io`].
+    pub fn try_lock(&self) -> Result<Lock, Error> {
+        Lock::take(&self.inner.layout.lock()).map_err(|error| match error {
+            LockError::Held(pid) => Error::Locked { path: self.inner.layout.database().to_owned(), pid },
+            LockError::Io(source) => Error::Io { path: self.inner.layout.lock(), source },
+        })
+    }
+
+    /// The settings, read anew.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn config(&self) -> Result<Config, Error> {
+        Ok(Config::load(&self.inner.layout.config())?)
+    }
+
+    /// The remotes in the order of their names.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn remotes(&self) -> Result<Vec<RemoteEntry>, Error> {
+        let entry = |(name, address): (RemoteName, Address)| RemoteEntry {
+            name: name.to_string(),
+            address: address.to_string(),
+        };
+        Ok(self.config()?.remotes.into_iter().map(entry).collect())
+    }
+
+    /// Adds a remote.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn add_remote(&self, name: &str, address: &str) -> Result<(), Error> {
+        let (name, address) = (parse_name(name)?, absolute_address(address)?);
+        Ok(config::add_remote(&self.inner.layout.config(), &name, &address)?)
+    }
+
+    /// Removes a remote. What was fetched from it stays, for `merge`.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::State`].
+    pub fn remove_remote(&self, name: &str) -> Result<(), Error> {
+        config::remove_remote(&self.inner.layout.config(), name)?;
+        Ok(self.state()?.forget_contact(name)?)
+    }
+
+    /// Gives a remote another name.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::State`].
+    pub fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
+        config::rename_remote(&self.inner.layout.config(), old, &parse_name(new)?)?;
+        Ok(self.state()?.rename_contact(old, new)?)
+    }
+
+    /// Gives a remote another address.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
+        Ok(config::set_remote_address(&self.inner.layout.config(), name, &absolute_address(address)?)?)
+    }
+
+    /// The address that peers use, if there is one yet. Needs no network.
+    ///
+    /// # Errors
+    /// [`Error::Node`].
+    pub fn address(&self) -> Result<Option<Address>, Error> {
+        Ok(veilid::stored_address(&self.inner.layout.node()).map_err(Error::Node)?.map(Address::Veilid))
+    }
+
+    /// The repository's Veilid node, started if it does not run yet.
+    ///
+    /// # Errors
+    /// [`Error::Node`], [`Error::Config`].
+    pub async fn node(&self) -> Result<&Node, Error> {
+        self.inner
+            .node
+            .get_or_try_init(|| async {
+                let network = match &self.inner.options.network {
+                    Some(network) => Some(network.clone()),
+                    None => self.config()?.network,
+                };
+                let options = NodeOptions { dir: self.inner.layout.node(), network };
+                Node::start(options).await.map_err(Error::Node)
+            })
+            .await
+    }
+
+    /// Shuts the node down, if it runs.
+    pub async fn shutdown(&self) {
+        if let Some(node) = self.inner.node.get() {
+            node.shutdown().await;
+        }
+    }
+
+    /// Opens the user's database. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn database(&self) -> Result<Database, Error> {
+        Ok(self.open_database()?)
+    }
+
+    /// As [`Repository::database`], with that layer's own error.
+    pub(crate) fn open_database(&self) -> Result<Database, DatabaseError> {
+        let options = OpenOptions { extension: self.inner.options.extension.clone(), ..OpenOptions::default() };
+        Database::open(self.inner.layout.database(), &options)
+    }
+
+    /// Opens the state file. Blocks.
+    fn state(&self) -> Result<State, Error> {
+        Ok(State::open(&self.inner.layout.state_db())?)
+    }
+
+    /// The configured remotes, or the one that is named.
+    fn chosen(&self, name: Option<&str>) -> Result<Vec<(RemoteName, Address)>, Error> {
+        let config = self.config()?;
+        Ok(match name {
+            Some(name) => {
+                let (name, address) = config.remote(name)?;
+                vec![(name.clone(), address.clone())]
+            }
+            None => config.remotes.into_iter().collect(),
+        })
+    }
+
+    /// Waits until nobody else fetches from the remote `name`.
+    async fn fetching(&self, name: &RemoteName) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.inner.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.entry(name.clone()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+
+    /// Runs `work` on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let repository = self.clone();
+        tokio::task::spawn_blocking(move || work(&repository))
+            .await
+            .map_err(|error| Error::Interrupted(error.to_string()))?
+    }
+}
+
+const CONFIG_TEMPLATE: &str = "\
+# Settings of this repository. `ddcp remote add NAME ADDRESS` adds remotes below.
+#
+# [network]                      # a private Veilid network; the public one without this table
+# key = \"…\"                      # the network key
+# bootstrap = [\"0|0|VLD0:…|203.0.113.7|T5150,U5150\"]
+# listen = \":5150\"
+# public_address = \"host.example:5150\"
+";
+
+fn parse_name(name: &str) -> Result<RemoteName, ConfigError> {
+    Ok(name.parse()?)
+}
+
+/// The address in `address`; a path is made absolute: a daemon outlives the folder it was typed in.
+///
+/// # Errors
+/// [`Error::Config`] where it is no address, [`Error::Io`] where the current folder is unknown.
+pub fn absolute_address(address: &str) -> Result<Address, Error> {
+    match address.parse().map_err(ConfigError::from)? {
+        Address::Path(path) => {
+            let absolute = std::path::absolute(&path).map_err(|source| Error::Io { path, source })?;
+            Ok(Address::Path(normal(&absolute)))
+        }
+        address @ Address::Veilid(_) => Ok(address),
+    }
+}
+
+/// The path without `.` and, where that is safe, without `..`.
+fn normal(path: &Path) -> PathBuf {
+    match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => path.to_owned(),
+    }
+}

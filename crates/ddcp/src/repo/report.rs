@@ -1,0 +1,111 @@
+//! What operations say of what they did: printed by the command line, sent over the control socket.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Failure;
+
+/// A configured remote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteEntry {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+}
+
+/// What became of one of several remotes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PerRemote<T> {
+    /// The remote's name.
+    pub remote: String,
+    /// What was done, or why not.
+    #[serde(flatten)]
+    pub outcome: Outcome<T>,
+}
+
+/// Success or failure, tagged by the field's name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome<T> {
+    /// What was done.
+    Done(T),
+    /// Why not.
+    Failed(Failure),
+}
+
+/// What a fetch brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchReport {
+    /// Changes that are new in the inbox.
+    pub changes: u64,
+    /// Bytes of the packs that hold them.
+    pub bytes: u64,
+    /// The remote's database version.
+    pub remote_version: i64,
+    /// Whether the remote's history was found to be older than what had been fetched, and read from its start.
+    pub rewound: bool,
+}
+
+/// What a merge changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeReport {
+    /// Changes looked at.
+    pub changes: u64,
+    /// Changes that altered the database, by table.
+    pub applied: BTreeMap<String, u64>,
+    /// Changes that wait because they do not fit this database's schema or constraints.
+    pub waiting: u64,
+    /// Why they wait, a sentence each.
+    pub reasons: Vec<String>,
+}
+
+/// What a pull did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullReport {
+    /// The fetch, per remote.
+    pub fetched: Vec<PerRemote<FetchReport>>,
+    /// The merge, per remote.
+    pub merged: Vec<PerRemote<MergeReport>>,
+}
+
+/// Where a repository stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The database's path.
+    pub database: String,
+    /// Its site id, in hexadecimal.
+    pub site_id: String,
+    /// Its version.
+    pub version: i64,
+    /// Its replicated tables.
+    pub tables: Vec<String>,
+    /// The address that peers use, once there is one.
+    pub address: Option<String>,
+    /// Whether `ddcp serve` runs here.
+    pub serving: bool,
+    /// The remotes.
+    pub remotes: Vec<RemoteStatusReport>,
+}
+
+/// Where a repository stands with one remote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteStatusReport {
+    /// The remote's name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// The version it last answered with.
+    pub version: Option<i64>,
+    /// Changes fetched, not merged.
+    pub unmerged: u64,
+    /// Changes that were tried and wait for the schema or a constraint.
+    pub waiting: u64,
+    /// Why they wait.
+    pub reasons: Vec<String>,
+    /// When it last answered: seconds since 1970.
+    pub last_contact: Option<i64>,
+    /// What went wrong since.
+    pub last_error: Option<String>,
+}

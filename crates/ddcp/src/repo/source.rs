@@ -1,0 +1,57 @@
+use std::sync::{Mutex, PoisonError};
+
+use crate::{
+    changeset::{Cursor, Pack, SiteId},
+    database::{Database, DatabaseError, ReadLimits},
+    protocol::{RemoteStatus, Source},
+};
+
+/// Serves a database to peers. Connections are opened as requests need them and kept.
+pub struct DatabaseSource {
+    open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
+    idle: Mutex<Vec<Database>>,
+}
+
+impl DatabaseSource {
+    /// A source that opens its connections by `open`.
+    pub fn new(open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static) -> Self {
+        Self { open: Box::new(open), idle: Mutex::default() }
+    }
+
+    /// Runs `read` on a connection. One that failed is closed: its file may have been replaced.
+    fn with<T>(&self, read: impl FnOnce(&Database) -> Result<T, DatabaseError>) -> Result<T, String> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let result = idle.map_or_else(&self.open, Ok).and_then(|database| {
+            let value = read(&database)?;
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(database);
+            Ok(value)
+        });
+        result.map_err(|error| {
+            tracing::error!(%error, "a peer's request could not be answered");
+            "its database cannot be read at the moment".to_owned()
+        })
+    }
+}
+
+impl Source for DatabaseSource {
+    fn status(&self) -> Result<RemoteStatus, String> {
+        self.with(status_of)
+    }
+
+    fn packs(&self, after: Cursor, reader: &SiteId, most: usize) -> Result<(Vec<Pack>, Cursor, bool), String> {
+        let limits = ReadLimits { max_packs: most, ..ReadLimits::default() };
+        self.with(|database| {
+            let batch = database.read_packs(after, reader, &limits)?;
+            Ok((batch.packs, batch.end, batch.more))
+        })
+    }
+}
+
+/// Who `database` is and how far it is.
+pub(crate) fn status_of(database: &Database) -> Result<RemoteStatus, DatabaseError> {
+    Ok(RemoteStatus {
+        site_id: database.site_id()?.as_bytes().to_vec(),
+        db_version: database.version()?,
+        schema: database.schema_fingerprint()?.to_vec(),
+    })
+}

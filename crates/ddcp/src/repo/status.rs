@@ -1,0 +1,51 @@
+//! `status`: where the repository stands, from what is known here; asks no remote.
+
+use super::{RemoteStatusReport, Repository, State, StatusReport};
+use crate::{Error, config::RemoteName, transport::Address};
+
+impl Repository {
+    /// Where the repository stands. `serving` says whether its daemon runs.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Database`], [`Error::State`], [`Error::Node`].
+    pub async fn status(&self, serving: bool) -> Result<StatusReport, Error> {
+        self.blocking(move |repository| {
+            let config = repository.config()?;
+            let database = repository.database()?;
+            let state = repository.state()?;
+            let remotes = config
+                .remotes
+                .iter()
+                .map(|(name, address)| remote_status(&state, name, address))
+                .collect::<Result<_, _>>()?;
+            Ok(StatusReport {
+                database: repository.inner.layout.database().display().to_string(),
+                site_id: database.site_id()?.to_string(),
+                version: database.version()?,
+                tables: database.tables()?.into_iter().map(|table| table.name).collect(),
+                address: repository.address()?.map(|address| address.to_string()),
+                serving,
+                remotes,
+            })
+        })
+        .await
+    }
+}
+
+fn remote_status(state: &State, name: &RemoteName, address: &Address) -> Result<RemoteStatusReport, Error> {
+    let contact = state.contact(name.as_str(), address)?;
+    let (unmerged, (waiting, reasons)) = match &contact.site_id {
+        Some(site) => (state.inbox_changes(site)?, state.waiting_changes(site)?),
+        None => (0, (0, Vec::new())),
+    };
+    Ok(RemoteStatusReport {
+        name: name.to_string(),
+        address: address.to_string(),
+        version: contact.db_version,
+        unmerged,
+        waiting,
+        reasons,
+        last_contact: contact.last_contact,
+        last_error: contact.last_error,
+    })
+}
