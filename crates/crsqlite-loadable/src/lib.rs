@@ -1,1 +1,35 @@
-//! .
+//! The engine as a loadable extension of SQLite: `libcrsqlite.so`, entry point
+//! `sqlite3_crsqlite_init`.
+//!
+//! ```sql
+//! .load ./libcrsqlite
+//! SELECT hex(crsql_site_id());
+//! ```
+#![allow(unsafe_code)]
+
+use std::ffi::{c_char, c_int};
+
+use rusqlite::ffi::{sqlite3, sqlite3_api_routines};
+use rusqlite::{Connection, Result};
+
+/// What SQLite calls when it loads the library.
+///
+/// # Safety
+/// Called by SQLite, with its own pointers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sqlite3_crsqlite_init(
+    db: *mut sqlite3,
+    message: *mut *mut c_char,
+    api: *mut sqlite3_api_routines,
+) -> c_int {
+    // SAFETY: SQLite's own arguments are passed on; `register` registers, and makes the tables that
+    // the extension needs, which SQLite allows in an entry point.
+    unsafe { Connection::extension_init2(db, message, api, register) }
+}
+
+/// `true` asks SQLite to keep the library loaded: its functions may outlive this connection in none,
+/// but unloading gains nothing and has failed in the past when a load went wrong half-way.
+fn register(conn: Connection) -> Result<bool> {
+    crsqlite_engine::register(&conn)?;
+    Ok(true)
+}

@@ -28,6 +28,7 @@ pub(crate) enum BackfillVersion {
 /// surrounding transaction, as CR-SQLite does.
 pub(crate) fn as_crr(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
+    engine.cache()?;
     db.execute_batch("SAVEPOINT as_crr")?;
     let done = make(engine, name).and_then(|()| db.execute_batch("RELEASE as_crr"));
     if done.is_err() {

@@ -28,6 +28,8 @@ pub(crate) struct Engine {
     /// Records that merges changed since the transaction began.
     pub(crate) rows_impacted: Cell<i64>,
     pub(crate) versions: Versions,
+    /// Merges in progress: more than one if a trigger inserts into `crsql_changes`.
+    pub(crate) merging: Cell<u32>,
     /// What the last merged row left known about its base row.
     pub(crate) memo: RefCell<Option<Memo>>,
     /// Ordinals of foreign sites by id.
@@ -56,6 +58,7 @@ impl Engine {
             sync_bit: Cell::new(0),
             rows_impacted: Cell::new(0),
             versions: Versions::default(),
+            merging: Cell::new(0),
             memo: RefCell::new(None),
             ordinals: RefCell::new(HashMap::new()),
             cache: RefCell::new(None),

@@ -162,8 +162,25 @@ impl Memo {
     }
 }
 
+/// Triggers of the user that insert into `crsql_changes` can nest this deep.
+const MAX_NESTING: u32 = 16;
+
 /// Merges one row inserted into `crsql_changes`. Returns the row's id if it won, else 0.
 pub(crate) fn merge(engine: &Engine, row: Args<'_>) -> Result<i64> {
+    let depth = engine.merging.get();
+    if depth >= MAX_NESTING {
+        return Err(Error::change(
+            ffi::SQLITE_ERROR,
+            "crsql - triggers that insert into crsql_changes are nested too deeply",
+        ));
+    }
+    engine.merging.set(depth + 1);
+    let merged = merge_row(engine, row);
+    engine.merging.set(depth);
+    merged
+}
+
+fn merge_row(engine: &Engine, row: Args<'_>) -> Result<i64> {
     let bytes = |i: usize| match row.get(i) {
         ValueRef::Text(b) | ValueRef::Blob(b) => b,
         _ => &[][..],
