@@ -6,7 +6,7 @@ use std::{
 
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use veilid_core::{PublicKey, RecordKey, RouteId, Target, VeilidAPIError};
 
@@ -22,6 +22,10 @@ use super::{
 /// A forced read that takes longer was not answered by the network but from the local store: the library says
 /// the same in both cases, after 10 s in the latter.
 const READ_PROOF: Duration = Duration::from_secs(5);
+
+/// While a peer is gone the network still answers the reading of its record, every few seconds. When nothing at
+/// all has answered for so long, the trouble is on this side.
+const ISOLATION: Duration = Duration::from_secs(10);
 
 /// A repository reached over Veilid. A cheap handle; calls may be made concurrently and dropped at any time.
 ///
@@ -122,41 +126,30 @@ impl VeilidPeer {
         let mut attempts = JoinSet::new();
         let mut efforts = Efforts::default();
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
-        for round in 0.. {
+        // At first one route after the other; when none has answered, all together, with the record read again
+        // before each further round.
+        let mut stagger = self.shared.state().rtt.patience();
+        loop {
             let round_started = Instant::now();
-            for route in self.shared.routes() {
-                attempts.spawn(Arc::clone(&self.shared).attempt(Arc::clone(&route), request.clone()));
+            let routes = self.shared.routes();
+            for route in &routes {
+                attempts.spawn(Arc::clone(&self.shared).attempt(Arc::clone(route), request.clone()));
                 efforts.attempts += 1;
-                let patience = self.shared.state().rtt.patience(round);
-                let until = deadline.min(Instant::now() + patience);
+                let until = deadline.min(Instant::now() + stagger);
                 if let Some(answer) = first_answer(&mut attempts, until, &mut efforts).await {
                     return Ok(answer);
                 }
-                self.shared.demote(&route);
-                if Instant::now() >= deadline {
-                    return Err(self.shared.unreachable(&efforts, limit));
-                }
+                self.shared.demote(route);
             }
+            stagger = Duration::ZERO;
             efforts.reads += 1;
-            let answer = {
-                let pause = backoff.step();
-                let refresh = async {
-                    if let Err(error) = self.shared.refresh(round_started).await {
-                        tracing::debug!(%error, "reading a peer's record again");
-                    }
-                    tokio::time::sleep(pause).await;
-                };
-                tokio::select! {
-                    answer = next_answer(&mut attempts, &mut efforts) => Some(answer),
-                    () = refresh => None,
-                    () = sleep_until(deadline) => return Err(self.shared.unreachable(&efforts, limit)),
-                }
-            };
-            if let Some(answer) = answer {
-                return Ok(answer);
+            let pause = backoff.step();
+            tokio::select! {
+                answer = next_answer(&mut attempts, &mut efforts) => return Ok(answer),
+                () = self.shared.await_new_routes(&routes, round_started, pause) => {}
+                () = sleep_until(deadline) => return Err(self.shared.unreachable(&efforts, limit)),
             }
         }
-        Err(self.shared.unreachable(&efforts, limit))
     }
 }
 
@@ -252,9 +245,21 @@ impl Shared {
         Ok(())
     }
 
+    /// Reads the record again; unless it has routes other than `tried`, also lets `pause` pass.
+    async fn await_new_routes(&self, tried: &[Arc<Route>], since: Instant, pause: Duration) {
+        if let Err(error) = self.refresh(since).await {
+            tracing::debug!(%error, "reading a peer's record again");
+        }
+        let has_new = self.routes().iter().any(|route| !tried.iter().any(|tried| Arc::ptr_eq(tried, route)));
+        if !has_new {
+            sleep(pause).await;
+        }
+    }
+
     fn unreachable(&self, efforts: &Efforts, limit: Duration) -> TransportError {
-        if !self.node.readiness().ready {
-            return TransportError::Offline("the connection was lost".to_owned());
+        let nothing_answers = self.node.health.failing_for() >= Some(ISOLATION);
+        if nothing_answers || !self.node.readiness().ready {
+            return TransportError::Offline("nothing on the network answers".to_owned());
         }
         let Efforts { attempts, reads, last_error } = efforts;
         let error = last_error.as_ref().map_or_else(String::new, |error| format!("; last error: {error}"));

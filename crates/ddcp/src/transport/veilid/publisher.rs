@@ -32,7 +32,7 @@ const PUBLISH_INTERVAL: Duration = Duration::from_secs(2);
 const REFRESH: Duration = Duration::from_secs(15 * 60);
 /// How often the own routes are tested, when all is well and when something is not.
 const PROBE: Duration = Duration::from_secs(15);
-const PROBE_IN_TROUBLE: Duration = Duration::from_secs(4);
+const PROBE_IN_TROUBLE: Duration = Duration::from_secs(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Clients may be in the middle of something over a route that has been replaced.
 const RETIREMENT: Duration = Duration::from_secs(60);
@@ -146,7 +146,9 @@ impl Publisher {
             if let Err(error) = self.add_route(&mut spare).await {
                 tracing::debug!(%error, routes = self.routes.len(), "no further route for now");
                 // What there is must be published all the same.
-                self.publish().await?;
+                if !self.routes.is_empty() {
+                    self.publish().await?;
+                }
                 return Err(error);
             }
             if self.routes.len() == 1 {
@@ -245,10 +247,19 @@ impl Publisher {
         let Ok(context) = self.node.api.routing_context() else { return false };
         let mut calls = JoinSet::new();
         for route in &self.routes {
+            // Only an imported route can be called; the import has the route's own id.
+            if let Err(error) = self.node.api.import_remote_private_route(route.blob.clone()) {
+                tracing::debug!(%error, "an own route cannot be tested");
+            }
             let (context, id, probe) = (context.clone(), route.id.clone(), self.node.probe.clone());
             calls.spawn(async move {
                 let call = Box::pin(context.app_call(Target::RouteId(id.clone()), probe));
-                (id, matches!(timeout(PROBE_LIMIT, call).await, Ok(Ok(_))))
+                let outcome = timeout(PROBE_LIMIT, call).await;
+                let answered = matches!(outcome, Ok(Ok(_)));
+                if !answered {
+                    tracing::debug!(route = %id, ?outcome, "an own route does not answer");
+                }
+                (id, answered)
             });
         }
         let answers = calls.join_all().await;
@@ -262,11 +273,27 @@ impl Publisher {
             // One lost message is no death.
             self.retire(|route| route.unanswered >= 2);
         } else if !answers.is_empty() {
-            // Not the routes' fault: the watchdog's business.
-            tracing::debug!("no own route answers");
             self.node.health.failure();
+            self.replace_all_routes().await;
         }
         answers.iter().all(|(_, answered)| *answered)
+    }
+
+    /// When no route answers, either all are dead or this node is cut off: a new one, which the library tests,
+    /// tells. In the first case it replaces the others; the second is the watchdog's business.
+    async fn replace_all_routes(&mut self) {
+        let mut routes = mem::take(&mut self.routes);
+        let outcome = self.add_route(&mut 0).await;
+        mem::swap(&mut self.routes, &mut routes);
+        match outcome {
+            Ok(()) => {
+                tracing::debug!("all own routes are dead; making new ones");
+                self.node.health.success();
+                self.retire(|_| true);
+                self.routes = routes;
+            }
+            Err(error) => tracing::debug!(%error, "no own route answers and no new one can be made"),
+        }
     }
 
     fn drop_routes(&mut self, dead: &[RouteId]) {
@@ -296,10 +323,10 @@ impl Publisher {
         }
     }
 
+    /// Releases an own route, and the import of it that tests may have made under the same id: the library
+    /// releases one at a time.
     fn release(&self, id: &RouteId) {
-        if let Err(error) = self.node.api.release_private_route(id.clone()) {
-            tracing::debug!(%error, "releasing a route");
-        }
+        while self.node.api.release_private_route(id.clone()).is_ok() {}
     }
 
     /// Waits a moment, so that a burst of changes is published once, and not more often than

@@ -31,11 +31,10 @@ impl Rtt {
         self.measured = Some(measured);
     }
 
-    /// How long to wait for an answer before the next route is tried as well; doubles with each round over all
-    /// routes that went unanswered.
-    pub(super) fn patience(&self, round: u32) -> Duration {
-        let base = self.measured.map_or(Self::FIRST, |m| m.smoothed + m.deviation * 4);
-        base.clamp(Self::MIN, Self::MAX).saturating_mul(1 << round.min(4)).min(Self::MAX)
+    /// How long to wait for an answer before the next route is tried as well.
+    pub(super) fn patience(&self) -> Duration {
+        let patience = self.measured.map_or(Self::FIRST, |m| m.smoothed + m.deviation * 4);
+        patience.clamp(Self::MIN, Self::MAX)
     }
 }
 
@@ -53,19 +52,16 @@ mod tests {
 
     #[test]
     fn patience_follows_the_measurements() {
-        assert_eq!(Rtt::default().patience(0), Rtt::FIRST);
-        assert_eq!(after([2; 50]).patience(0), Rtt::MIN);
-        let slow = after([1000; 50]).patience(0);
+        assert_eq!(Rtt::default().patience(), Rtt::FIRST);
+        assert_eq!(after([2; 50]).patience(), Rtt::MIN);
+        let slow = after([1000; 50]).patience();
         assert!((1000..1200).contains(&slow.as_millis()), "{slow:?}");
-        let varying = after((0..50).map(|n| 600 + (n % 2) * 800)).patience(0);
+        let varying = after((0..50).map(|n| 600 + (n % 2) * 800)).patience();
         assert!(varying > Duration::from_millis(1400), "{varying:?}");
     }
 
     #[test]
-    fn patience_grows_with_unanswered_rounds_and_is_bounded() {
-        let rtt = after([300; 50]);
-        assert!(rtt.patience(1) > rtt.patience(0));
-        assert_eq!(rtt.patience(40), Rtt::MAX);
-        assert_eq!(after([60_000]).patience(0), Rtt::MAX);
+    fn patience_is_bounded() {
+        assert_eq!(after([60_000]).patience(), Rtt::MAX);
     }
 }

@@ -14,8 +14,8 @@ const TICK: Duration = Duration::from_secs(2);
 const LOST_LIMIT: Duration = Duration::from_secs(10);
 /// A node that was never connected since it was attached: the first time takes 2 to 15 s on a good network.
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
-/// Nothing that was tried succeeded.
-const FAILING_LIMIT: Duration = Duration::from_secs(20);
+/// Nothing that was tried succeeded: calls, forced reads, tests of own routes, new routes.
+const FAILING_LIMIT: Duration = Duration::from_secs(12);
 const FIRST_PAUSE: Duration = Duration::from_secs(15);
 const MAX_PAUSE: Duration = Duration::from_secs(120);
 
@@ -176,8 +176,8 @@ mod tests {
             (Observation { steady: seconds(60), ..joining }, Some(Reason::Disconnected)),
             (Observation { steady: seconds(9), ..lonely }, None),
             (lonely, Some(Reason::NoPeers)),
-            (failing(19), None),
-            (failing(20), Some(Reason::NothingSucceeds)),
+            (failing(11), None),
+            (failing(12), Some(Reason::NothingSucceeds)),
             (Observation { address_changed: true, ..WELL }, Some(Reason::AddressChanged)),
         ] {
             assert_eq!(diagnose(&seen), expected, "{seen:?}");
