@@ -2,8 +2,10 @@
 //!
 //! `UPDATE t SET id = 2 WHERE id = 1` deletes row 1 and creates row 2, each with a new version; but the engine (CR-SQLite
 //! no less) moves the cells to the new key with the versions they had. Who has read those versions already would
-//! learn that there is a row 2 and never what is in it. So wherever a row is created, the cells of it that are
-//! older go along, at the place of the row's own change. Rows that were inserted have no such cells.
+//! learn that there is a row 2 and never what is in it; and who wrote those cells would not be told of them by a third
+//! database, which leaves out what the reader made. So the cells that are older than the change that created their
+//! row do not travel by themselves but with that change: at its place, and from the site that changed the key. Rows that
+//! were inserted have no such cells.
 
 use rusqlite::{Connection, OptionalExtension, params, types::Value};
 
@@ -18,7 +20,18 @@ pub(super) struct MovedCell {
     pub(super) cid: String,
     pub(super) val: Value,
     pub(super) col_version: i64,
-    pub(super) site_id: Vec<u8>,
+}
+
+/// The version in which the row was created, if there is a record of it: rows that were inserted just once have none.
+/// One index look-up.
+pub(super) fn created(connection: &Connection, created_sql: &str, rowid: i64) -> rusqlite::Result<Option<i64>> {
+    connection.prepare_cached(created_sql)?.query_row([rowid % KEYS], |row| row.get(0)).optional()
+}
+
+/// The statement for [`created`].
+pub(super) fn created_sql(table: &str) -> String {
+    let clock = quote(&format!("{table}__crsql_clock"));
+    format!("SELECT db_version FROM {clock} WHERE key = ?1 AND col_name = '-1' AND col_version % 2 = 1")
 }
 
 /// The cells older than `db_version` of the row that the change with this rowid creates. A few index look-ups.
@@ -30,9 +43,7 @@ pub(super) fn cells(
 ) -> rusqlite::Result<Vec<MovedCell>> {
     let key = rowid % KEYS;
     let mut records = connection.prepare_cached(&format!(
-        "SELECT clock.col_name, clock.col_version, site.site_id
-         FROM {} AS clock JOIN crsql_site_id AS site ON site.ordinal = clock.site_id
-         WHERE clock.key = ?1 AND clock.db_version < ?2",
+        "SELECT col_name, col_version FROM {} WHERE key = ?1 AND db_version < ?2",
         quote(&format!("{}__crsql_clock", table.name))
     ))?;
     let mut rows = records.query(params![key, db_version])?;
@@ -41,7 +52,7 @@ pub(super) fn cells(
         let cid: String = row.get(0)?;
         let Some(column) = table.columns.iter().find(|column| column.name == cid) else { continue };
         if let Some(val) = value(connection, table, column, key)? {
-            cells.push(MovedCell { cid, val, col_version: row.get(1)?, site_id: row.get(2)? });
+            cells.push(MovedCell { cid, val, col_version: row.get(1)? });
         }
     }
     Ok(cells)

@@ -114,12 +114,26 @@ impl Database {
     }
 }
 
+/// What is needed of a table for each of its rows.
+struct Shape<'a> {
+    table: &'a TableShape,
+    created_sql: String,
+}
+
+impl<'a> Shape<'a> {
+    fn new(table: &'a TableShape) -> Self {
+        Self { table, created_sql: moved::created_sql(&table.name) }
+    }
+}
+
 /// Cuts a stream of rows into packs.
 struct Packer<'a> {
     database: &'a Database,
     source: SiteId,
     limits: &'a ReadLimits,
-    shapes: HashMap<&'a str, &'a TableShape>,
+    shapes: HashMap<&'a str, Shape<'a>>,
+    /// The row of the last cell, by rowid, and the version in which it was created, if that is recorded.
+    created: (i64, Option<i64>),
     names: Names,
     packs: Vec<Pack>,
     /// Where the pack in the making starts.
@@ -140,7 +154,8 @@ impl<'a> Packer<'a> {
             database,
             source,
             limits,
-            shapes: tables.iter().map(|table| (table.name.as_str(), table)).collect(),
+            shapes: tables.iter().map(Shape::new).map(|shape| (shape.table.name.as_str(), shape)).collect(),
+            created: (0, None),
             names: Names::default(),
             packs: Vec::new(),
             from,
@@ -152,6 +167,9 @@ impl<'a> Packer<'a> {
     /// Takes a row, or refuses it because the packs are full.
     fn push(&mut self, row: &Row<'_>) -> Result<bool, DatabaseError> {
         let place = self.database.wrap(place(row))?;
+        if self.travels_with_its_row(row, place)? {
+            return Ok(true);
+        }
         if let Some(to) = self.cut_before(place) {
             self.cut(to);
             if self.packs.len() >= self.limits.max_packs {
@@ -163,6 +181,24 @@ impl<'a> Packer<'a> {
         self.add(change);
         moved.into_iter().for_each(|change| self.add(change));
         Ok(true)
+    }
+
+    /// Whether a cell is older than its row; see [`moved`].
+    fn travels_with_its_row(&mut self, row: &Row<'_>, place: Cursor) -> Result<bool, DatabaseError> {
+        let (table, _, cid, _) = self.database.wrap(fields(row))?;
+        let Some(shape) = str::from_utf8(table).ok().and_then(|table| self.shapes.get(table)) else {
+            return Ok(false);
+        };
+        if cid == SENTINEL.as_bytes() {
+            return Ok(false);
+        }
+        // Cells of one row mostly follow each other.
+        let rowid = self.database.wrap(row.get(9))?;
+        if self.created.0 != rowid {
+            let created = moved::created(&self.database.connection, &shape.created_sql, rowid);
+            self.created = (rowid, self.database.wrap(created)?);
+        }
+        Ok(self.created.1.is_some_and(|created| place.version < created))
     }
 
     fn add(&mut self, change: Change) {
@@ -179,13 +215,12 @@ impl<'a> Packer<'a> {
         }
         let Some(shape) = self.shapes.get(&*created.table) else { return Ok(Vec::new()) };
         let rowid = self.database.wrap(row.get(9))?;
-        let cells = moved::cells(&self.database.connection, shape, rowid, created.db_version);
+        let cells = moved::cells(&self.database.connection, shape.table, rowid, created.db_version);
         let mut changes = Vec::new();
         for cell in self.database.wrap(cells)? {
             let unsendable = |reason| self.database.unsendable(&created.table, &cell.cid, reason);
-            let site_id = SiteId::from_bytes(&cell.site_id).map_err(|_| unsendable(UNKNOWN_SITE))?;
             let cid = self.names.name(&cell.cid);
-            let change = Change { cid, val: cell.val, col_version: cell.col_version, site_id, ..created.clone() };
+            let change = Change { cid, val: cell.val, col_version: cell.col_version, ..created.clone() };
             change.check().map_err(unsendable)?;
             changes.push(change);
         }
@@ -216,7 +251,8 @@ impl<'a> Packer<'a> {
         for change in changes {
             // Neighbours are mostly of one table, and there are few tables.
             if tables.iter().rev().all(|table| table.name != *change.table) {
-                let key_columns = self.shapes.get(&*change.table).map(|shape| shape.key_names()).unwrap_or_default();
+                let key_columns =
+                    self.shapes.get(&*change.table).map(|shape| shape.table.key_names()).unwrap_or_default();
                 tables.push(PackTable { name: change.table.to_string(), key_columns });
             }
         }
@@ -238,7 +274,7 @@ impl<'a> Packer<'a> {
         let Some(shape) = self.shapes.get(&*table) else {
             return Err(unsendable("its table is no CRR any more"));
         };
-        check_pk(pk, shape.key_columns.len()).map_err(&unsendable)?;
+        check_pk(pk, shape.table.key_columns.len()).map_err(&unsendable)?;
         if table.len() > MAX_NAME || cid.len() > MAX_NAME {
             return Err(unsendable("its name is too long"));
         }
