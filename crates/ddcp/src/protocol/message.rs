@@ -8,7 +8,7 @@ use crate::{changeset::Cursor, transport::MAX_MESSAGE};
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Bytes of a pack in one `Chunk` answer: a message less generous room for what surrounds them.
-pub const CHUNK_BYTES: usize = MAX_MESSAGE - 768;
+pub const CHUNK_BYTES: usize = 32_000;
 
 /// A request, with the version of the protocol it is written in.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

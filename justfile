@@ -1,0 +1,28 @@
+# The tasks of a developer. `just` lists them.
+
+default:
+    @just --list
+
+# Everything that must hold before a change lands.
+check:
+    bash .ci/run
+
+# All tests: unit, property, command line, and end to end on a private Veilid network.
+test *ARGS:
+    cargo test --release {{ARGS}}
+
+# Two repositories on a private Veilid network, from nothing to identical.
+demo:
+    cargo run --release --bin demo
+
+# The engine as a loadable extension for other languages.
+extension:
+    cargo build --release -p crsqlite-loadable
+
+# Licences, duplicate and unwanted crates, known vulnerabilities (needs cargo-deny).
+deny:
+    cargo deny check
+
+# Time, bytes and memory of 100,000 rows from one host to another.
+bench-transfer:
+    cargo run --release --bin bench-transfer
