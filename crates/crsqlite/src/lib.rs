@@ -34,13 +34,17 @@
 //! # }
 //! ```
 
+mod alter;
+mod automigrate;
 mod catalog;
 mod changes;
+mod clset;
 mod config;
 mod crr;
 mod engine;
 mod error;
 mod ffi;
+mod fract;
 mod load;
 mod local;
 pub mod merge;

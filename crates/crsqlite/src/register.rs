@@ -3,13 +3,14 @@
 use std::rc::Rc;
 
 use crate::changes::Changes;
+use crate::clset::ClSet;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ffi::function::{Flags, Function, Output};
 use crate::ffi::{Args, Db, Stmt};
 use crate::pack::{PackError, pack};
 use crate::unpack_table::UnpackColumns;
-use crate::{config, crr, load, local};
+use crate::{alter, automigrate, config, crr, fract, load, local};
 
 /// Any number of arguments.
 const ANY: i8 = -1;
@@ -22,16 +23,23 @@ const FUNCTIONS: &[Function<Engine>] = &[
     function("crsql_after_update",          ANY, Flags::INNOCUOUS,     local::after_update),
     function("crsql_as_crr",                ANY, Flags::DETERMINISTIC, as_crr),
     function("crsql_as_table",              1,   Flags::NONE,          as_table),
+    function("crsql_automigrate",           ANY, Flags::NONE,          automigrate::automigrate),
+    function("crsql_begin_alter",           ANY, Flags::DIRECT_ONLY,   begin_alter),
+    function("crsql_commit_alter",          ANY, Flags::DIRECT_ONLY,   commit_alter),
     function("crsql_config_get",            1,   Flags::PURE,          config::get),
     function("crsql_config_set",            2,   Flags::NONE,          config::set),
     function("crsql_db_version",            0,   Flags::INNOCUOUS,     db_version),
     function("crsql_finalize",              ANY, Flags::DIRECT_ONLY,   finalize),
+    function("crsql_fract_as_ordered",      ANY, Flags::DIRECT_ONLY,   fract::as_ordered),
+    function("crsql_fract_fix_conflict_return_old_key", ANY, Flags::INNOCUOUS, fract::fix_conflict),
+    function("crsql_fract_key_between",     2,   Flags::PURE,          fract::key_between),
     function("crsql_get_seq",               0,   Flags::PURE,          get_seq),
     function("crsql_increment_and_get_seq", 0,   Flags::INNOCUOUS,     increment_and_get_seq),
     function("crsql_internal_sync_bit",     ANY, Flags::INNOCUOUS,     internal_sync_bit),
     function("crsql_next_db_version",       ANY, Flags::INNOCUOUS,     next_db_version),
     function("crsql_pack_columns",          ANY, Flags::NONE,          pack_columns),
     function("crsql_rows_impacted",         0,   Flags::INNOCUOUS,     rows_impacted),
+    function("crsql_sha",                   0,   Flags::PURE,          sha),
     function("crsql_site_id",               0,   Flags::PURE,          site_id),
 ];
 
@@ -56,6 +64,7 @@ pub(crate) fn register(db: Db) -> Result<()> {
     }
     db.create_module::<Changes>("crsql_changes", &engine)?;
     db.create_module::<UnpackColumns>("crsql_unpack_columns", &engine)?;
+    db.create_module::<ClSet>("clset", &engine)?;
     db.set_transaction_hooks(&engine);
     Ok(())
 }
@@ -64,12 +73,13 @@ fn is_registered(db: Db) -> Result<bool> {
     Stmt::prepare(db, "SELECT 1 FROM pragma_module_list WHERE name = 'crsql_changes'")?.query(&[])?.next()
 }
 
-/// The table's name from `(table)` or `(schema, table)`; the schema does not matter.
-fn table_name(function: &str, spacing: &str, args: Args<'_>) -> Result<String> {
+/// The table's name from `(table)` or `(schema, table)`; the schema does not matter. `wanted` is what
+/// the message for no arguments asks for, in CR-SQLite's own layout.
+fn table_name(function: &str, wanted: &str, args: Args<'_>) -> Result<String> {
     let name = match args.len() {
         0 => {
             return Err(Error::usage(format!(
-                "Wrong number of args provided to {function}. Provide the {spacing}name and table \
+                "Wrong number of args provided to {function}. Provide the {wanted} name and table \
                  name or just the table name."
             )));
         }
@@ -81,9 +91,21 @@ fn table_name(function: &str, spacing: &str, args: Args<'_>) -> Result<String> {
 }
 
 fn as_crr(engine: &Engine, args: Args<'_>) -> Result<Output> {
-    let name = table_name("crsql_as_crr", "schema \n          ", args)?;
+    let name = table_name("crsql_as_crr", "schema \n         ", args)?;
     crr::as_crr(engine, &name)?;
     Ok("OK".into())
+}
+
+fn begin_alter(engine: &Engine, args: Args<'_>) -> Result<Output> {
+    let name = table_name("crsql_begin_alter", "\n          schema", args)?;
+    alter::begin(engine, &name)?;
+    Ok("OK".into())
+}
+
+fn commit_alter(engine: &Engine, args: Args<'_>) -> Result<Output> {
+    let name = table_name("crsql_commit_alter", "\n          schema", args)?;
+    alter::commit(engine, &name)?;
+    Ok(Output::Null)
 }
 
 fn as_table(engine: &Engine, args: Args<'_>) -> Result<Output> {
@@ -132,6 +154,15 @@ fn pack_columns(_engine: &Engine, args: Args<'_>) -> Result<Output> {
 
 fn rows_impacted(engine: &Engine, _args: Args<'_>) -> Result<Output> {
     Ok(Output::Int(engine.rows_impacted.get()))
+}
+
+/// What built this library: the commit, if the build named it (`CRSQLITE_SHA`), else the version.
+fn sha(_engine: &Engine, _args: Args<'_>) -> Result<Output> {
+    const BUILD: &str = match option_env!("CRSQLITE_SHA") {
+        Some(commit) => commit,
+        None => concat!("v", env!("CARGO_PKG_VERSION")),
+    };
+    Ok(BUILD.into())
 }
 
 fn site_id(engine: &Engine, _args: Args<'_>) -> Result<Output> {

@@ -306,9 +306,10 @@ unsafe fn make<T: Table>(
             ffi::SQLITE_OK
         }
         Err(error) => {
-            // SAFETY: the place for the message, which SQLite frees.
-            unsafe {
-                *message = sqlite_string(&error.to_string()).unwrap_or(std::ptr::null_mut());
+            let text = error.to_string();
+            if !text.is_empty() {
+                // SAFETY: the place for the message, which SQLite frees.
+                unsafe { *message = sqlite_string(&text).unwrap_or(std::ptr::null_mut()) };
             }
             error.code()
         }
