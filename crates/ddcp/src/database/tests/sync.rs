@@ -154,10 +154,14 @@ fn what_does_not_fit_is_kept_and_merged_later() {
     assert_eq!(b.database.position(&a.id()).unwrap(), pack.to);
     assert_eq!(b.rows("SELECT * FROM tags"), [""; 0]);
 
-    b.run("SELECT crsql_as_crr('tags')");
+    b.run(
+        "SELECT crsql_as_crr('tags');
+         SELECT crsql_begin_alter('notes'); ALTER TABLE notes ADD COLUMN body; SELECT crsql_commit_alter('notes')",
+    );
     let again: Vec<Change> = kept.drain(..).map(|refused| refused.change).collect();
     let report = b.database.merge(&pack.source, &again, &pack.tables, None, &mut keep_into(&mut kept)).unwrap();
-    assert_eq!((report.applied(), report.refused()), (1, 2));
+    assert_eq!((report.applied(), report.refused()), (2, 1));
+    assert_equal(&[&a, &b], ALL_NOTES);
     assert_equal(&[&a, &b], "SELECT * FROM tags");
 }
 
