@@ -56,9 +56,12 @@ impl Repository {
         let client = Client::new(self.connect(address).await?, Limits::default());
         let status = client.status().await?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
+        let schema = status.schema.clone();
         let start = self.start(name.clone(), address.clone(), site, status).await?;
         let mut inbox = Inbox { repository: self.clone(), site, reached: start.after, report: start.report };
         client.fetch(start.after, &start.reader, &mut inbox).await?;
+        let name = name.clone();
+        self.blocking(move |repository| Ok(repository.state()?.note_schema(name.as_str(), &schema)?)).await?;
         Ok(inbox.report)
     }
 
@@ -96,6 +99,7 @@ impl Repository {
                 return Err(Error::SameSite(site));
             }
             let mut state = repository.state()?;
+            let known_schema = state.contact(name.as_str(), &address)?.schema;
             let now = Timestamp::now().as_second();
             state.note_answer(name.as_str(), &address, &site, status.db_version, now)?;
             let mut after = state.fetched(&site, database.position(&site)?)?;
@@ -108,10 +112,22 @@ impl Repository {
                 state.drop_inbox(&site)?;
                 after = Cursor::ZERO;
             }
+            if known_schema.is_some_and(|known| known != status.schema) {
+                after = before_alteration(after);
+            }
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
             Ok(Start { reader, after, report })
         })
         .await
+    }
+}
+
+/// Where to read on when the remote's schema has changed since. Altering a table records cells under the db version
+/// that is current then, which may be the one that was read last: that one is read again.
+fn before_alteration(after: Cursor) -> Cursor {
+    match after.version {
+        ..=1 => Cursor::ZERO,
+        version => Cursor::whole(version - 1),
     }
 }
 

@@ -42,6 +42,7 @@ const SCHEMA: &str = "
         address TEXT NOT NULL,
         site_id BLOB,
         db_version INTEGER,
+        schema BLOB,
         last_contact INTEGER,
         last_error TEXT
     ) STRICT;
@@ -91,6 +92,8 @@ pub struct Contact {
     pub site_id: Option<SiteId>,
     /// The database version it last answered with.
     pub db_version: Option<i64>,
+    /// The fingerprint of its schema when it was last fetched from to the end.
+    pub schema: Option<Vec<u8>>,
     /// When it last answered, in seconds since 1970.
     pub last_contact: Option<i64>,
     /// What went wrong since.
@@ -346,7 +349,7 @@ impl State {
         let contact = self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT site_id, db_version, last_contact, last_error FROM contact
+                    "SELECT site_id, db_version, schema, last_contact, last_error FROM contact
                      WHERE remote = ? AND address = ?",
                 )?
                 .query_row([name, &address.to_string()], |row| {
@@ -354,8 +357,9 @@ impl State {
                     Ok(Contact {
                         site_id: site_id.and_then(|bytes| SiteId::from_bytes(&bytes).ok()),
                         db_version: row.get(1)?,
-                        last_contact: row.get(2)?,
-                        last_error: row.get(3)?,
+                        schema: row.get(2)?,
+                        last_contact: row.get(3)?,
+                        last_error: row.get(4)?,
                     })
                 })
                 .optional()
@@ -379,12 +383,21 @@ impl State {
             transaction
                 .execute(
                     "INSERT INTO contact (remote, address, site_id, db_version, last_contact) VALUES (?, ?, ?, ?, ?)
-                     ON CONFLICT (remote) DO UPDATE SET address = excluded.address, site_id = excluded.site_id,
+                     ON CONFLICT (remote) DO UPDATE SET address = excluded.address,
+                         schema = iif(site_id IS excluded.site_id, schema, NULL), site_id = excluded.site_id,
                          db_version = excluded.db_version, last_contact = excluded.last_contact, last_error = NULL",
                     params![name, address.to_string(), site.as_bytes(), db_version, now],
                 )
                 .map(drop)
         })
+    }
+
+    /// Notes the fingerprint of the schema with which the remote `name` was fetched from to the end.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn note_schema(&mut self, name: &str, schema: &[u8]) -> Result<(), StateError> {
+        self.write(|t| t.execute("UPDATE contact SET schema = ? WHERE remote = ?", params![schema, name]).map(drop))
     }
 
     /// Notes that talking to the remote `name` failed.

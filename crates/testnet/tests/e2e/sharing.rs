@@ -1,0 +1,87 @@
+//! What the README promises.
+
+use crate::support::{Peer, network};
+
+#[test]
+fn two_peers_synchronise_both_ways() {
+    let lease = network().lease::<2>();
+    let [a, b] = lease.hosts().map(Peer::new);
+    a.sql("INSERT INTO note VALUES ('a', 'from a', 1), ('both', 'old', 0), ('gone', '', 0)");
+    b.sql("INSERT INTO note VALUES ('b', 'from b', 2)");
+    let (serve_a, serve_b) = (a.serve(), b.serve());
+    a.add_remote("b", &serve_b.address);
+    b.add_remote("a", &serve_a.address);
+    assert_eq!(a.ok(&["address"]).trim(), serve_a.address);
+
+    let before = b.notes();
+    assert!(b.ok(&["fetch", "a"]).starts_with("a: fetched 6 changes"));
+    assert_eq!(b.notes(), before, "fetch changes no table");
+    assert_eq!(b.ok(&["fetch", "a"]), "a: nothing new\n");
+    b.ok(&["merge", "a"]);
+    a.ok(&["pull"]);
+    assert_eq!(a.notes(), b.notes());
+
+    a.sql("UPDATE note SET body = 'of a' WHERE id = 'both'; DELETE FROM note WHERE id = 'gone'");
+    b.sql("UPDATE note SET body = 'of b', stars = 5 WHERE id = 'both'");
+    b.ok(&["pull"]);
+    a.ok(&["pull"]);
+    assert_eq!(a.notes(), "a|from a|1\nb|from b|2\nboth|of b|5\n");
+    assert_eq!(b.notes(), a.notes());
+    assert_eq!(a.ok(&["fetch"]), "b: nothing new\n", "nobody is sent back his own changes");
+    assert_eq!((serve_a.terminate(), serve_b.terminate()), (Some(0), Some(0)));
+}
+
+#[test]
+fn the_middle_one_of_a_line_forwards() {
+    let lease = network().lease::<3>();
+    let [left, middle, right] = lease.hosts().map(Peer::new);
+    left.sql("INSERT INTO note VALUES ('l', 'left', 1)");
+    right.sql("INSERT INTO note VALUES ('r', 'right', 2)");
+    let (serve_left, serve_right) = (left.serve(), right.serve());
+    let serve_middle = middle.serve();
+    middle.add_remote("left", &serve_left.address);
+    middle.add_remote("right", &serve_right.address);
+    left.add_remote("middle", &serve_middle.address);
+    right.add_remote("middle", &serve_middle.address);
+    middle.ok(&["pull"]);
+    left.ok(&["pull"]);
+    right.ok(&["pull"]);
+    assert_eq!(left.notes(), "l|left|1\nr|right|2\n");
+    assert_eq!(right.notes(), left.notes());
+    assert_eq!(middle.notes(), left.notes());
+}
+
+#[test]
+fn fetching_needs_no_daemon_and_no_address_of_ones_own() {
+    let lease = network().lease::<2>();
+    let [a, b] = lease.hosts().map(Peer::new);
+    a.sql("INSERT INTO note VALUES ('a', NULL, -9223372036854775808), ('', x'00ff', 1e999)");
+    let serve = a.serve();
+    b.add_remote("a", &serve.address);
+    b.ok(&["pull", "a"]);
+    assert_eq!(b.notes(), a.notes());
+    assert_eq!(b.run(&["address"]).code, Some(1));
+}
+
+#[test]
+fn a_large_value_and_many_rows_arrive_whole() {
+    let lease = network().lease::<2>();
+    let [a, b] = lease.hosts().map(Peer::new);
+    a.sql("INSERT INTO note VALUES ('large', randomblob(5000000), 1)");
+    a.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+         INSERT INTO note SELECT 'row ' || i, hex(randomblob(8)), i FROM n",
+    );
+    let serve = a.serve();
+    b.add_remote("a", &serve.address);
+    let fetched = b.ok(&["fetch", "a"]);
+    assert!(fetched.starts_with("a: fetched 200002 changes"), "{fetched}");
+    b.ok(&["merge", "a"]);
+    assert_eq!(b.digest("note"), a.digest("note"));
+    let blob = "SELECT count(*) FROM note WHERE id = 'large' AND typeof(body) = 'blob' AND length(body) = 5000000";
+    assert_eq!(b.sql(blob), "1\n");
+
+    a.sql("UPDATE note SET stars = -1 WHERE id = 'row 77'");
+    assert!(b.ok(&["pull", "a"]).starts_with("a: fetched 1 change in"));
+    assert_eq!(b.sql("SELECT stars FROM note WHERE id = 'row 77'"), "-1\n");
+}
