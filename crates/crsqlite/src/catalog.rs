@@ -174,6 +174,9 @@ pub(crate) struct Crr {
     /// key → nothing.
     pub(crate) key_forget: Slot,
 
+    /// key, db_version, first seq: writes the first record of every cell of a new key. (OR FAIL,
+    /// because it needs no statement journal: the records of a new key conflict with nothing.)
+    pub(crate) first_touch: Slot,
     /// key, db_version, first seq: counts up every cell's version, or starts it at 1.
     pub(crate) touch_all: Slot,
     /// key, db_version, seq, col_name: the same for one cell.
@@ -277,6 +280,7 @@ impl Crr {
             key_insert: Slot::new(format!("INSERT OR IGNORE INTO {pks} ({keys}) VALUES ({marks})")),
             key_find: Slot::new(format!("SELECT __crsql_key FROM {pks} WHERE {}", same("IS"))),
             key_forget: Slot::new(format!("DELETE FROM {pks} WHERE __crsql_key = ?1")),
+            first_touch: Slot::new(format!("INSERT OR FAIL INTO {clock} ({columns}) VALUES {all_cells}")),
             touch_all: own("1", "col_version + 1", &all_cells),
             touch: own("1", "col_version + 1", "(?1, ?4, 1, ?2, 0, ?3)"),
             create: own("1", next_odd, ""),

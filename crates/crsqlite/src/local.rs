@@ -23,11 +23,8 @@ pub(crate) fn after_insert(engine: &Engine, args: Args<'_>) -> Result<Output> {
             write.stamp(&crr.recreate, key)?;
         }
         let first = engine.versions.bump(crr.shape.columns.len());
-        crr.touch_all.get(engine.db)?.exec(&[
-            ValueRef::Integer(key),
-            ValueRef::Integer(version),
-            ValueRef::Integer(first),
-        ])
+        let touch = if existed { &crr.touch_all } else { &crr.first_touch };
+        touch.get(engine.db)?.exec(&[ValueRef::Integer(key), ValueRef::Integer(version), ValueRef::Integer(first)])
     })
 }
 
