@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
+use rusqlite::ffi;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
 
@@ -42,22 +43,29 @@ pub(crate) fn automigrate(engine: &Engine, args: Args<'_>) -> Result<Output> {
 
 /// Runs the clean-up on the model's database and the schema's text on this one.
 fn apply(db: Db, model: &Model, schema: &str, cleanup: Option<&str>) -> Result<()> {
-    let failed = |code: i32, message: &str| {
-        Error::usage(format!("failed to apply the updated schema {}: {message}", rusqlite::ffi::code_to_str(code)))
+    let failed = |error: Error| {
+        let name = match error.code() & 0xff {
+            ffi::SQLITE_ERROR => "ERROR",
+            ffi::SQLITE_BUSY => "BUSY",
+            ffi::SQLITE_LOCKED => "LOCKED",
+            ffi::SQLITE_READONLY => "READONLY",
+            ffi::SQLITE_FULL => "FULL",
+            ffi::SQLITE_CONSTRAINT => "CONSTRAINT",
+            ffi::SQLITE_MISUSE => "MISUSE",
+            code => return Error::usage(format!("failed to apply the updated schema {code}: {error}")),
+        };
+        Error::usage(format!("failed to apply the updated schema {name}: {error}"))
     };
     if let Some(sql) = cleanup {
-        model.conn.execute_batch(sql).map_err(|error| {
-            let code = error.sqlite_error().map_or(1, |e| e.extended_code);
-            failed(code, &error.to_string())
-        })?;
+        model.db.execute_batch(sql).map_err(failed)?;
     }
-    db.execute_batch(schema).map_err(|error| failed(error.code(), &error.to_string()))
+    db.execute_batch(schema).map_err(failed)
 }
 
 fn migrate(engine: &Engine, model: &Model) -> Result<()> {
     let db = engine.db;
-    let wanted = tables_of(model)?;
-    for table in tables_of(&db)? {
+    let wanted = tables_of(model.db)?;
+    for table in tables_of(db)? {
         if !wanted.contains(&table) {
             db.execute_batch(&format!("DROP TABLE main.{}", ident(&table)))?;
             continue;
@@ -77,13 +85,13 @@ fn migrate(engine: &Engine, model: &Model) -> Result<()> {
 fn migrate_table(db: Db, model: &Model, table: &str) -> Result<()> {
     let name = ident(table);
     db.execute_batch(&format!("DROP VIEW IF EXISTS main.{}", ident(&format!("{table}_fractindex"))))?;
-    let (have, want) = (indexes_of(&db, table)?, indexes_of(model, table)?);
+    let (have, want) = (indexes_of(db, table)?, indexes_of(model.db, table)?);
     for (index, unique) in have {
         if want.get(&index) != Some(&unique) {
             db.execute_batch(&format!("DROP INDEX IF EXISTS main.{}", ident(&index)))?;
         }
     }
-    let (have, want) = (columns_of(&db, table)?, columns_of(model, table)?);
+    let (have, want) = (columns_of(db, table)?, columns_of(model.db, table)?);
     for column in have.iter().filter(|c| want.iter().all(|w| w.name != c.name)) {
         db.execute_batch(&format!("ALTER TABLE main.{name} DROP COLUMN {}", ident(&column.name)))?;
     }
@@ -105,75 +113,50 @@ fn migrate_table(db: Db, model: &Model, table: &str) -> Result<()> {
 
 /// The database that has the wanted schema and nothing else.
 struct Model {
-    conn: Connection,
+    db: Db,
+    /// Keeps `db` open.
+    _conn: Connection,
 }
 
 impl Model {
     fn of(schema: &str) -> Result<Model> {
-        let build = || -> rusqlite::Result<Connection> {
+        let open = || -> rusqlite::Result<Connection> {
             let conn = Connection::open_in_memory()?;
             // What makes tables CRRs does nothing to the model.
             for name in ["crsql_as_crr", "crsql_fract_as_ordered"] {
                 let flags = FunctionFlags::SQLITE_UTF8;
                 conn.create_scalar_function(name, -1, flags, |_| Ok(None::<i64>))?;
             }
-            conn.execute_batch(schema)?;
             Ok(conn)
         };
-        build().map(|conn| Model { conn }).map_err(|error| match error {
-            rusqlite::Error::SqliteFailure(code, Some(message)) => Error::Sqlite { code: code.extended_code, message },
-            rusqlite::Error::SqlInputError { error, msg, .. } => {
-                Error::Sqlite { code: error.extended_code, message: msg }
-            }
-            other => Error::usage(other.to_string()),
-        })
+        let conn = open().map_err(|error| Error::usage(error.to_string()))?;
+        let db = Db::of(&conn);
+        db.execute_batch(schema)?;
+        Ok(Model { db, _conn: conn })
     }
 }
 
-/// A database whose schema can be asked for.
-trait Schema {
-    /// Calls `row` with the texts of each row's columns (none for NULL).
-    fn rows(&self, sql: &str, param: &str, row: &mut dyn FnMut(&[Option<String>])) -> Result<()>;
-}
-
-impl Schema for Db {
-    fn rows(&self, sql: &str, param: &str, row: &mut dyn FnMut(&[Option<String>])) -> Result<()> {
-        let mut stmt = Stmt::prepare(*self, sql)?;
-        let params = [ValueRef::Text(param.as_bytes())];
-        let mut rows = stmt.query(&params)?;
-        while rows.next()? {
-            let text = |i: usize| (!rows.is_null(i)).then(|| rows.text(i));
-            row(&[text(0), text(1), text(2), text(3)]);
-        }
-        Ok(())
+/// Calls `each` with every row of a query with one parameter.
+fn for_each(db: Db, sql: &str, param: &str, mut each: impl FnMut(&Stmt)) -> Result<()> {
+    let mut stmt = Stmt::prepare(db, sql)?;
+    let params = [ValueRef::Text(param.as_bytes())];
+    let mut rows = stmt.query(&params)?;
+    while rows.next()? {
+        each(&rows);
     }
-}
-
-impl Schema for Model {
-    fn rows(&self, sql: &str, param: &str, row: &mut dyn FnMut(&[Option<String>])) -> Result<()> {
-        let run = || -> rusqlite::Result<()> {
-            let mut stmt = self.conn.prepare(sql)?;
-            let mut rows = stmt.query([param])?;
-            while let Some(r) = rows.next()? {
-                row(&[r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?]);
-            }
-            Ok(())
-        };
-        let mut run = run;
-        run().map_err(|error| Error::usage(error.to_string()))
-    }
+    Ok(())
 }
 
 /// The tables that are the user's own.
-fn tables_of(schema: &dyn Schema) -> Result<Vec<String>> {
+fn tables_of(db: Db) -> Result<Vec<String>> {
     let mut tables = Vec::new();
-    schema.rows(
-        "SELECT name, NULL, NULL, NULL FROM main.sqlite_master WHERE type = 'table' \
+    for_each(
+        db,
+        "SELECT name FROM main.sqlite_master WHERE type = ?1 \
          AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'crsql_%' \
-         AND name NOT LIKE '__crsql_%' AND name NOT LIKE '%__crsql_%' AND ?1 = '' \
-         ORDER BY rowid",
-        "",
-        &mut |row| tables.extend(row[0].clone()),
+         AND name NOT LIKE '__crsql_%' AND name NOT LIKE '%__crsql_%' ORDER BY rowid",
+        "table",
+        |row| tables.push(row.text(0)),
     )?;
     Ok(tables)
 }
@@ -185,34 +168,26 @@ struct Column {
     default: Option<String>,
 }
 
-fn columns_of(schema: &dyn Schema, table: &str) -> Result<Vec<Column>> {
+fn columns_of(db: Db, table: &str) -> Result<Vec<Column>> {
     let mut columns = Vec::new();
-    schema.rows(
-        "SELECT name, type, CASE \"notnull\" WHEN 1 THEN 'x' END, dflt_value \
-         FROM pragma_table_info(?1, 'main')",
-        table,
-        &mut |row| {
-            columns.push(Column {
-                name: row[0].clone().unwrap_or_default(),
-                kind: row[1].clone().unwrap_or_default(),
-                not_null: row[2].is_some(),
-                default: row[3].clone(),
-            });
-        },
-    )?;
+    let sql = "SELECT name, type, \"notnull\", dflt_value FROM pragma_table_info(?1, 'main')";
+    for_each(db, sql, table, |row| {
+        columns.push(Column {
+            name: row.text(0),
+            kind: row.text(1),
+            not_null: row.int(2) != 0,
+            default: (!row.is_null(3)).then(|| row.text(3)),
+        });
+    })?;
     Ok(columns)
 }
 
 /// Names of the indexes made by CREATE INDEX, and whether each is unique.
-fn indexes_of(schema: &dyn Schema, table: &str) -> Result<BTreeMap<String, bool>> {
+fn indexes_of(db: Db, table: &str) -> Result<BTreeMap<String, bool>> {
     let mut indexes = BTreeMap::new();
-    schema.rows(
-        "SELECT name, CASE \"unique\" WHEN 1 THEN 'x' END, NULL, NULL \
-         FROM pragma_index_list(?1, 'main') WHERE origin = 'c'",
-        table,
-        &mut |row| {
-            indexes.insert(row[0].clone().unwrap_or_default(), row[1].is_some());
-        },
-    )?;
+    let sql = "SELECT name, \"unique\" FROM pragma_index_list(?1, 'main') WHERE origin = 'c'";
+    for_each(db, sql, table, |row| {
+        indexes.insert(row.text(0), row.int(1) != 0);
+    })?;
     Ok(indexes)
 }

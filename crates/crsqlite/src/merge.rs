@@ -147,6 +147,8 @@ pub(crate) struct Memo {
     cells: Vec<Option<i64>>,
     /// There are records of cells that are no columns any more.
     strays: bool,
+    /// The key was made by this merge: so may be that of the next row.
+    new: bool,
     /// The base row is believed to exist.
     row: bool,
     total_changes: i32,
@@ -278,7 +280,7 @@ fn recall(engine: &Engine, crr: &Rc<Crr>, pk: &[u8], tuple: &[ValueRef<'_>]) -> 
     let db = engine.db;
     let total_changes = db.total_changes();
     let last = engine.memo.take();
-    let mut merged_since = 0;
+    let (mut merged_since, mut expect_new) = (0, false);
     if let Some(memo) = last {
         // Between two rows SQLite has counted nothing (one statement inserts both) or exactly the
         // rows that were merged (each had its own).
@@ -288,9 +290,9 @@ fn recall(engine: &Engine, crr: &Rc<Crr>, pk: &[u8], tuple: &[ValueRef<'_>]) -> 
         if undisturbed && memo.pk == pk && Rc::ptr_eq(&memo.crr, crr) {
             return Ok((Memo { merged_since: merged, ..memo }, false));
         }
-        merged_since = merged;
+        (merged_since, expect_new) = (merged, memo.new);
     }
-    let (key, existed) = crr.key(db, tuple, false)?;
+    let (key, existed) = crr.key(db, tuple, expect_new)?;
     let mut memo = Memo {
         crr: Rc::clone(crr),
         pk: pk.to_vec(),
@@ -298,6 +300,7 @@ fn recall(engine: &Engine, crr: &Rc<Crr>, pk: &[u8], tuple: &[ValueRef<'_>]) -> 
         sentinel: None,
         cells: vec![None; crr.shape.columns.len()],
         strays: false,
+        new: !existed,
         row: false,
         total_changes,
         merged_since,

@@ -71,12 +71,6 @@ impl Db {
         unsafe { ffi::sqlite3_last_insert_rowid(self.0) }
     }
 
-    /// Sets what [`Db::last_insert_rowid`] and the SQL function of that name return.
-    pub(crate) fn set_last_insert_rowid(self, rowid: i64) {
-        // SAFETY: the connection is open.
-        unsafe { ffi::sqlite3_set_last_insert_rowid(self.0, rowid) }
-    }
-
     /// Rows changed by the statement that ran last.
     pub(crate) fn changes(self) -> i32 {
         // SAFETY: the connection is open.
