@@ -1,5 +1,6 @@
 use std::{io, path::PathBuf};
 
+use rusqlite::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -57,7 +58,7 @@ pub enum Error {
     #[error("it sent a pack that cannot be used: {0}")]
     BadPack(String),
     /// The path of a remote cannot be read as a repository's database.
-    #[error("its database cannot be read: {0}")]
+    #[error("{}", remote_database(.0))]
     RemoteDatabase(#[source] DatabaseError),
     /// Nothing was ever fetched from a remote, so there is nothing to merge.
     #[error("nothing has been fetched from `{0}` yet")]
@@ -151,10 +152,13 @@ impl Error {
                  its file"
                     .into()
             }
-            Self::RemoteDatabase(_) => {
-                "check the path with `ddcp remote list`; `ddcp init` at the other side makes its database a repository"
-                    .into()
+            Self::RemoteDatabase(DatabaseError::NoRepository { path }) => {
+                format!("`ddcp --db {} init` makes it one", path.display())
             }
+            Self::RemoteDatabase(_) => {
+                "check the path with `ddcp remote list`; `ddcp remote set-address` changes it".into()
+            }
+            Self::State(error) => state_hint(error)?.into(),
             Self::NothingFetched(name) => format!("`ddcp fetch {name}` first"),
             Self::NoAddress(_) => "`ddcp serve` gives it one".into(),
             _ => return None,
@@ -208,6 +212,28 @@ fn transport_hint(error: &TransportError) -> Option<&'static str> {
         }
         TransportError::Unreachable(_) => "check that `ddcp serve` runs at the other side, then try again",
         TransportError::Offline(_) => "check this machine's network, then try again",
+        _ => return None,
+    })
+}
+
+/// What is wrong with the database of a remote, without the advice that is for one's own.
+fn remote_database(error: &DatabaseError) -> String {
+    match error {
+        DatabaseError::Missing { path } => format!("there is no database at {}", path.display()),
+        DatabaseError::NotADatabase { path } => format!("{} is not a SQLite database", path.display()),
+        DatabaseError::NoRepository { path } => format!("{} is no repository's database", path.display()),
+        DatabaseError::Corrupt { path, detail } => format!("its database {} is corrupt ({detail})", path.display()),
+        other => other.to_string(),
+    }
+}
+
+fn state_hint(error: &StateError) -> Option<&'static str> {
+    Some(match error.sqlite().sqlite_error_code()? {
+        ErrorCode::DiskFull => "free some space and repeat; nothing is lost",
+        ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => {
+            "move it away and run `ddcp init`: what was fetched and not merged is then fetched again; what waited for a \
+             table is not"
+        }
         _ => return None,
     })
 }

@@ -12,6 +12,12 @@ pub enum DatabaseError {
         /// The database.
         path: PathBuf,
     },
+    /// The engine was never loaded into it, and may not write its tables now.
+    #[error("{path} is no repository's database: `ddcp init` makes it one")]
+    NoRepository {
+        /// The database.
+        path: PathBuf,
+    },
     /// The file is something else.
     #[error("{path} is not a SQLite database: name another with --db, or move this file away")]
     NotADatabase {
@@ -136,6 +142,8 @@ impl DatabaseError {
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked { path },
+            // With write-ahead logging, not even reading is possible where SQLite cannot create files.
+            Some(ErrorCode::CannotOpen) if is_read_only(path.parent()) => Self::ReadOnly { path },
             Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
                 Self::CannotOpen { path, detail: message(&error) }
             }
@@ -151,6 +159,13 @@ impl DatabaseError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Locked { .. })
     }
+}
+
+/// Whether this user may not create files in the folder.
+fn is_read_only(folder: Option<&Path>) -> bool {
+    let Some(folder) = folder else { return false };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    folder.is_dir() && nix::unistd::access(folder, nix::unistd::AccessFlags::W_OK).is_err()
 }
 
 /// SQLite's own words, without its error number.

@@ -179,7 +179,11 @@ impl Database {
     /// Loads the engine. On a file that lacks its tables it writes, so the lock is waited for beforehand: several
     /// processes may open a new database at the same moment.
     fn load_engine(&mut self, options: &OpenOptions) -> Result<(), DatabaseError> {
-        let writes = !options.read_only && !self.wrap(schema::is_initialised(&self.connection))?;
+        let is_initialised = self.wrap(schema::is_initialised(&self.connection))?;
+        if options.read_only && !is_initialised {
+            return Err(DatabaseError::NoRepository { path: self.path.clone() });
+        }
+        let writes = !is_initialised;
         if writes {
             self.begin_immediate()?;
         }

@@ -32,6 +32,7 @@ pub(super) fn lines(out: &mut dyn Write, name: &str, report: &MergeReport) -> io
     let applied: u64 = report.applied.values().sum();
     match (report.changes, applied) {
         (0, _) => writeln!(out, "{name}: nothing to merge")?,
+        (_, 0) if report.waiting > 0 => writeln!(out, "{name}: nothing of it could be merged")?,
         (changes, 0) => writeln!(out, "{name}: merged {}, all known already", output::count(changes, "change"))?,
         (changes, _) => {
             let tables: Vec<String> =
