@@ -27,8 +27,9 @@ pub unsafe extern "C" fn sqlite3_crsqlite_init(
     unsafe { Connection::extension_init2(db, message, api, register) }
 }
 
-/// `true` asks SQLite to keep the library loaded: its functions may outlive this connection in none,
-/// but unloading gains nothing and has failed in the past when a load went wrong half-way.
+/// `true` asks SQLite to keep the library in memory after the connection is closed: unloading gains
+/// nothing, and a library that stays can never be missing where SQLite still has a pointer into it.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that rusqlite calls")]
 fn register(conn: Connection) -> Result<bool> {
     crsqlite_engine::register(&conn)?;
     Ok(true)

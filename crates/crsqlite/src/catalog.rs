@@ -25,7 +25,7 @@ pub(crate) struct Catalog {
     /// Those that have a base table and a key table.
     pub(crate) tables: Vec<Rc<Crr>>,
     by_name: HashMap<String, usize>,
-    /// Names of all clock tables, also of those without a base table: they count for db_version.
+    /// Names of all clock tables, also of those without a base table: they count for `db_version`.
     clocks: Vec<Slot>,
     probe: Slot,
     compiled: Cell<i32>,
@@ -61,7 +61,7 @@ impl Catalog {
         self.by_name.get(name).map(|&i| &self.tables[i])
     }
 
-    /// The highest db_version of any clock table; none if there is no clock table.
+    /// The highest `db_version` of any clock table; none if there is no clock table.
     pub(crate) fn max_version(&self, db: Db) -> Result<Option<i64>> {
         let mut max = None;
         for clock in &self.clocks {
@@ -174,31 +174,31 @@ pub(crate) struct Crr {
     /// key → nothing.
     pub(crate) key_forget: Slot,
 
-    /// key, db_version, first seq: writes the first record of every cell of a new key. (OR FAIL,
+    /// key, `db_version`, first seq: writes the first record of every cell of a new key. (OR FAIL,
     /// because it needs no statement journal: the records of a new key conflict with nothing.)
     pub(crate) first_touch: Slot,
-    /// key, db_version, first seq: counts up every cell's version, or starts it at 1.
+    /// key, `db_version`, first seq: counts up every cell's version, or starts it at 1.
     pub(crate) touch_all: Slot,
-    /// key, db_version, seq, col_name: the same for one cell.
+    /// key, `db_version`, seq, `col_name`: the same for one cell.
     pub(crate) touch: Slot,
-    /// key, db_version, seq: the row (re)appears.
+    /// key, `db_version`, seq: the row (re)appears.
     pub(crate) create: Slot,
-    /// key, db_version, seq: the row reappears, if it has a sentinel.
+    /// key, `db_version`, seq: the row reappears, if it has a sentinel.
     pub(crate) recreate: Slot,
-    /// key, db_version, seq: the row disappears.
+    /// key, `db_version`, seq: the row disappears.
     pub(crate) kill: Slot,
     /// key: removes the cells' records.
     pub(crate) drop_cells: Slot,
     /// old key, new key: moves the cells' records.
     pub(crate) move_cells: Slot,
 
-    /// key → col_name, col_version of all records.
+    /// key → `col_name`, `col_version` of all records.
     pub(crate) records: Slot,
-    /// key, col_name, col_version, db_version, site ordinal, seq: writes a record.
+    /// key, `col_name`, `col_version`, `db_version`, site ordinal, seq: writes a record.
     pub(crate) record: Slot,
-    /// key, db_version: sets the cells' versions to 0.
+    /// key, `db_version`: sets the cells' versions to 0.
     pub(crate) zero_cells: Slot,
-    /// key, col_name → site id of the record.
+    /// key, `col_name` → site id of the record.
     pub(crate) record_site: Slot,
     /// keys: makes the base row with defaults, if absent.
     pub(crate) row_insert: Slot,
@@ -207,7 +207,7 @@ pub(crate) struct Crr {
     /// One per column.
     pub(crate) cells: Vec<CellStmts>,
 
-    /// lowest and highest db_version → db_version, key, col_name, col_version, site ordinal, seq.
+    /// lowest and highest `db_version` → `db_version`, key, `col_name`, `col_version`, site ordinal, seq.
     pub(crate) scan: Slot,
     /// key → causal length or NULL, keys, all columns.
     pub(crate) row_read: Slot,

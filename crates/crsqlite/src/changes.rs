@@ -2,11 +2,10 @@
 //! be, and the place where records of others are inserted.
 //!
 //! A scan merges one stream per clock table, each read through the index on `db_version`, and sorts
-//! by `seq` inside one db_version only. So it costs what it yields, not what the tables hold.
+//! by `seq` inside one `db_version` only. So it costs what it yields, not what the tables hold.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use rusqlite::ffi;
@@ -122,9 +121,10 @@ fn pushed_down(constraint: Constraint) -> Option<&'static str> {
     }
 }
 
-/// Which records a scan wants. It may yield more than the query asks for: SQLite checks again.
+/// Which records a scan wants: `db_versions` from `low` to `high`. It may yield more than the query asks for: SQLite checks again.
 struct Wanted {
-    versions: RangeInclusive<i64>,
+    low: i64,
+    high: i64,
     /// Records of this site only.
     only: Option<i64>,
     /// Records of these sites not.
@@ -134,7 +134,7 @@ struct Wanted {
 impl Wanted {
     fn read(engine: &Engine, cache: &Cache, plan: &str, args: Args<'_>) -> Result<Wanted> {
         let (mut low, mut high) = (i64::MIN, i64::MAX);
-        let mut wanted = Wanted { versions: low..=high, only: None, without: Vec::new() };
+        let mut wanted = Wanted { low, high, only: None, without: Vec::new() };
         let mut nothing = false;
         for (i, code) in plan.as_bytes().chunks_exact(2).enumerate() {
             match (code, args.get(i)) {
@@ -165,7 +165,7 @@ impl Wanted {
         if nothing {
             (low, high) = (1, 0);
         }
-        wanted.versions = low..=high;
+        (wanted.low, wanted.high) = (low, high);
         Ok(wanted)
     }
 
@@ -174,19 +174,19 @@ impl Wanted {
     }
 }
 
-/// The records of one CRR, by db_version.
+/// The records of one CRR, by `db_version`.
 struct Stream {
     crr: Rc<Crr>,
     records: Option<Stmt>,
-    /// The db_version of the record the statement stands on; none at the end.
+    /// The `db_version` of the record the statement stands on; none at the end.
     version: Option<i64>,
 }
 
 impl Stream {
-    fn start(engine: &Engine, crr: &Rc<Crr>, versions: &RangeInclusive<i64>) -> Result<Stream> {
+    fn start(engine: &Engine, crr: &Rc<Crr>, wanted: &Wanted) -> Result<Stream> {
         let mut records = crr.scan.take(engine.db)?;
-        records.bind_copy(1, ValueRef::Integer(*versions.start()))?;
-        records.bind_copy(2, ValueRef::Integer(*versions.end()))?;
+        records.bind_copy(1, ValueRef::Integer(wanted.low))?;
+        records.bind_copy(2, ValueRef::Integer(wanted.high))?;
         let mut stream = Stream { crr: Rc::clone(crr), records: Some(records), version: None };
         stream.step()?;
         Ok(stream)
@@ -290,7 +290,7 @@ pub(crate) struct Scan {
     cache: Option<Rc<Cache>>,
     wanted: Wanted,
     streams: Vec<Stream>,
-    /// The records of the current db_version, in order, and the current one among them.
+    /// The records of the current `db_version`, in order, and the current one among them.
     records: Vec<Record>,
     position: usize,
     version: i64,
@@ -306,7 +306,7 @@ impl Scan {
         Ok(Scan {
             engine: Rc::clone(engine),
             cache: None,
-            wanted: Wanted { versions: 1..=0, only: None, without: Vec::new() },
+            wanted: Wanted { low: 1, high: 0, only: None, without: Vec::new() },
             streams: Vec::new(),
             records: Vec::new(),
             position: 0,
@@ -332,7 +332,7 @@ impl Scan {
         }
     }
 
-    /// Collects the records of the lowest db_version left; false if none is left.
+    /// Collects the records of the lowest `db_version` left; false if none is left.
     fn next_version(&mut self) -> Result<bool> {
         self.records.clear();
         self.position = 0;
@@ -426,9 +426,9 @@ impl vtab::Cursor for Scan {
         self.sites.clear();
         let cache = self.engine.cache()?;
         self.wanted = Wanted::read(&self.engine, &cache, plan, args)?;
-        if !self.wanted.versions.is_empty() {
+        if self.wanted.low <= self.wanted.high {
             for crr in &cache.catalog.tables {
-                let stream = Stream::start(&self.engine, crr, &self.wanted.versions)?;
+                let stream = Stream::start(&self.engine, crr, &self.wanted)?;
                 if stream.version.is_some() {
                     self.streams.push(stream);
                 }

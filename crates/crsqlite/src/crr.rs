@@ -15,7 +15,7 @@ const MAX_COLUMNS: usize = (127 - 1) / 2;
 /// CR-SQLite joins its clock tables in one compound SELECT, which has at most 500 terms.
 const MAX_TABLES: usize = 499;
 
-/// Which db_version the records of existing rows get.
+/// Which `db_version` the records of existing rows get.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BackfillVersion {
     /// The transaction's own, as for any write.

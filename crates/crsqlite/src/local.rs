@@ -72,7 +72,7 @@ struct Write<'e> {
 }
 
 impl Write<'_> {
-    /// Runs a statement of (key, db_version, seq).
+    /// Runs a statement of (key, `db_version`, seq).
     fn stamp(&self, slot: &crate::ffi::Slot, key: i64) -> Result<()> {
         let seq = self.engine.versions.bump(1);
         slot.get(self.engine.db)?.exec(&[

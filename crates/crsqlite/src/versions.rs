@@ -1,4 +1,4 @@
-//! The file's db_version, the version reserved by the open transaction, and `seq`.
+//! The file's `db_version`, the version reserved by the open transaction, and `seq`.
 
 use std::cell::Cell;
 

@@ -2,6 +2,8 @@
 //! random histories of local writes and merges: base tables, records, keys, sites and counts must
 //! be equal after every transaction.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -88,8 +90,8 @@ impl Table {
 
 impl Model {
     fn new() -> Model {
-        let foo = Table { columns: 2, ..Table::default() };
-        let tables = BTreeMap::from([("bar", Table::default()), ("foo", foo)]);
+        let two_columns = Table { columns: 2, ..Table::default() };
+        let tables = BTreeMap::from([("bar", Table::default()), ("foo", two_columns)]);
         Model { tables, ..Model::default() }
     }
 

@@ -29,7 +29,7 @@ impl Stmt {
                 db.0,
                 sql.as_ptr().cast::<c_char>(),
                 len,
-                ffi::SQLITE_PREPARE_PERSISTENT as u32,
+                ffi::SQLITE_PREPARE_PERSISTENT,
                 &raw mut raw,
                 std::ptr::null_mut(),
             )

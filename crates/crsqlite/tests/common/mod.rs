@@ -1,5 +1,5 @@
 //! What the tests of public behaviour share.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use rusqlite::Connection;
 use rusqlite::types::{Value, ValueRef};
