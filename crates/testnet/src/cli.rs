@@ -134,18 +134,18 @@ fn run(verb: Verb) -> Result<(), (Error, u8)> {
             up::run(&up::Plan { dir: place.dir, nodes, hosts, until_stdin_ends })
         }
         Verb::Down { place } => up::down(&place.dir),
-        Verb::Exec { place, host, command } => return Err(run_exec(place, &host, &command)),
+        Verb::Exec { place, host, command } => return Err(run_exec(&place, &host, &command)),
         Verb::Link { place, host, loss, delay, down, up } => {
             let up = (up || down).then_some(up);
-            control::ask(&place.dir, &Request::Link(LinkChange { machine: host, loss, delay, up })).map(drop)
+            control::change_link(&place.dir, LinkChange { machine: host, loss, delay, up })
         }
-        Verb::Stats { place } => print_stats(place),
+        Verb::Stats { place } => print_stats(&place),
         Verb::Machine { .. } => machine::run(),
     };
     result.map_err(|error| (error, 1))
 }
 
-fn run_exec(place: Place, host: &str, command: &[String]) -> (Error, u8) {
+fn run_exec(place: &Place, host: &str, command: &[String]) -> (Error, u8) {
     // clap requires one.
     let (program, arguments) = command.split_first().map_or(("", &[][..]), |(program, rest)| (program, rest));
     let error = exec::exec(&place.dir, host, program, arguments);
@@ -157,7 +157,7 @@ fn run_exec(place: Place, host: &str, command: &[String]) -> (Error, u8) {
     (error, code)
 }
 
-fn print_stats(place: Place) -> Result<(), Error> {
+fn print_stats(place: &Place) -> Result<(), Error> {
     let Answer::Stats(stats) = control::ask(&place.dir, &Request::Stats)? else { return Ok(()) };
     let mut stdout = std::io::stdout().lock();
     let printed = serde_json::to_writer_pretty(&mut stdout, &stats).map_err(std::io::Error::from);

@@ -68,6 +68,14 @@ pub(crate) fn ask(dir: &Path, request: &Request) -> Result<Answer, Error> {
     }
 }
 
+/// Asks the network in `dir` to change a link.
+pub(crate) fn change_link(dir: &Path, change: LinkChange) -> Result<(), Error> {
+    if change.loss.is_some_and(|loss| !(0.0..=1.0).contains(&loss)) {
+        return Err(Error::Refused("loss is a probability: a number from 0 to 1".to_owned()));
+    }
+    ask(dir, &Request::Link(change)).map(drop)
+}
+
 fn exchange(stream: &mut UnixStream, request: &Request) -> std::io::Result<Answer> {
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     stream.write_all(&line(request)?)?;

@@ -185,7 +185,10 @@ impl Testnet {
     /// # Errors
     /// As [`Testnet::addresses`].
     pub fn link(&self, host: &str, Link { loss, delay }: Link) -> Result<(), Error> {
-        self.change_link(LinkChange { machine: host.to_owned(), loss: Some(loss), delay: Some(delay), up: None })
+        control::change_link(
+            &self.dir,
+            LinkChange { machine: host.to_owned(), loss: Some(loss), delay: Some(delay), up: None },
+        )
     }
 
     /// Cuts a host's link; the host does not notice, packets just go nowhere.
@@ -193,7 +196,10 @@ impl Testnet {
     /// # Errors
     /// As [`Testnet::addresses`].
     pub fn cut(&self, host: &str) -> Result<(), Error> {
-        self.change_link(LinkChange { machine: host.to_owned(), up: Some(false), ..LinkChange::default() })
+        control::change_link(
+            &self.dir,
+            LinkChange { machine: host.to_owned(), up: Some(false), ..LinkChange::default() },
+        )
     }
 
     /// Restores a link that was cut, with the quality it had.
@@ -201,7 +207,10 @@ impl Testnet {
     /// # Errors
     /// As [`Testnet::addresses`].
     pub fn heal(&self, host: &str) -> Result<(), Error> {
-        self.change_link(LinkChange { machine: host.to_owned(), up: Some(true), ..LinkChange::default() })
+        control::change_link(
+            &self.dir,
+            LinkChange { machine: host.to_owned(), up: Some(true), ..LinkChange::default() },
+        )
     }
 
     /// What went over a host's link since the network came up.
@@ -214,10 +223,6 @@ impl Testnet {
             _ => BTreeMap::new(),
         };
         stats.get(host).copied().ok_or_else(|| Error::Refused(format!("there is no host {host}")))
-    }
-
-    fn change_link(&self, change: LinkChange) -> Result<(), Error> {
-        control::ask(&self.dir, &Request::Link(change)).map(drop)
     }
 }
 

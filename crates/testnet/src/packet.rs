@@ -68,7 +68,7 @@ impl SetSockOpt for OffloadHeaders {
 
     #[allow(unsafe_code)]
     fn set<F: AsFd>(&self, fd: &F, value: &bool) -> nix::Result<()> {
-        /// From linux/if_packet.h; not in libc.
+        /// From `linux/if_packet.h`; not in libc.
         const PACKET_VNET_HDR: libc::c_int = 15;
         let value = libc::c_int::from(*value);
         // SAFETY: the descriptor is open as long as `fd` lives, and the option's value is the

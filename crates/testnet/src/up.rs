@@ -220,9 +220,6 @@ impl Network {
 
     fn change_link(&self, change: &LinkChange) -> Result<(), String> {
         let (port, _) = self.find(&change.machine)?;
-        if change.loss.is_some_and(|loss| !(0.0..=1.0).contains(&loss)) {
-            return Err("loss is a probability: a number from 0 to 1".to_owned());
-        }
         let quality = |link: &mut crate::Link| {
             link.loss = change.loss.unwrap_or(link.loss);
             link.delay = change.delay.unwrap_or(link.delay);

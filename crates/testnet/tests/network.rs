@@ -1,5 +1,7 @@
 //! A real network: namespaces, nodes, switch. Tests share one, each on hosts of its own.
 
+#![allow(clippy::unwrap_used, reason = "how a test fails")]
+
 use std::{
     fs,
     io::{BufRead, BufReader},
