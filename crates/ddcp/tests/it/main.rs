@@ -1,0 +1,19 @@
+//! The `ddcp` program as its users meet it: real processes on real files, their output, and their exit status.
+//!
+//! Remotes here are paths, so no network is needed; what needs one is tested in `crates/testnet`.
+
+// Half of a test's code is helpers outside of `#[test]` functions, where clippy.toml's exception does not reach.
+#![allow(clippy::unwrap_used)]
+
+mod backups;
+mod bad_files;
+mod crashes;
+mod failures;
+mod output;
+mod remotes;
+mod repositories;
+mod schemas;
+mod serve;
+mod shell;
+mod support;
+mod sync;

@@ -1,0 +1,205 @@
+//! `remote add`, `list`, `remove`, `rename`, `set-address`.
+
+use insta::assert_snapshot;
+
+use crate::support::World;
+
+const KEY: &str = "VLD0:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+#[test]
+fn remotes_are_added_listed_renamed_moved_and_removed() {
+    let world = World::new();
+    let repo = world.notes("a");
+    assert_snapshot!(repo.run(["remote", "list"]), @"status 0");
+    assert_snapshot!(repo.run(["remote", "add", "bob", "b.db"]), @"status 0");
+    repo.ok(["remote", "add", "alice", KEY]);
+    assert_snapshot!(repo.run(["remote", "list"]), @"
+    status 0
+    --- stdout
+    alice VLD0:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8
+    bob DIR/b.db
+    ");
+    repo.ok(["remote", "rename", "bob", "robert"]);
+    repo.ok(["remote", "set-address", "robert", "../robert.db"]);
+    repo.ok(["remote", "remove", "alice"]);
+    let list = repo.ok(["remote", "list"]);
+    let parent = world.path("").parent().unwrap().canonicalize().unwrap();
+    assert_eq!(list, format!("robert {}\n", parent.join("robert.db").display()));
+    assert_snapshot!(repo.run(["remote", "add", "c", "c.db", "--format", "json"]), @"status 0");
+    assert_eq!(repo.json(&["remote", "list"])[0]["name"], "c");
+}
+
+#[test]
+fn relative_paths_are_meant_from_the_current_folder() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.notes("b"));
+    b.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    std::fs::create_dir(world.path("sub")).unwrap();
+    let in_sub = |arguments: &[&str]| {
+        let status = world.command().current_dir(world.path("sub")).args(["--db", "../a.db"]).args(arguments).status();
+        assert!(status.unwrap().success());
+    };
+    in_sub(&["remote", "add", "b", "../b.db"]);
+    assert_snapshot!(a.run(["remote", "list"]), @"
+    status 0
+    --- stdout
+    b DIR/b.db
+    ");
+    a.pull();
+    assert_eq!(a.notes(), ["1|one|1"]);
+}
+
+#[test]
+fn odd_and_taken_names_are_refused() {
+    let world = World::new();
+    let repo = world.notes("a");
+    repo.ok(["remote", "add", "alice-2.home_pc", "b.db"]);
+    for name in ["", "a b", "a/b", "ä", "-", ".hidden", "a;rm", "tab\there", &"x".repeat(65)] {
+        let run = repo.run(["remote", "add", "--", name, "b.db"]).assert_status(2);
+        assert!(run.stderr.contains("is no name for a remote") && run.stdout.is_empty(), "{run}");
+    }
+    assert_snapshot!(repo.run(["remote", "add", "a b\u{7}", "b.db"]), @r"
+    status 2
+    --- stderr
+    error: `a b\u{7}` is no name for a remote: use 1 to 64 letters, digits, `-`, `_` or `.`, beginning with a letter or digit
+    ");
+    assert_snapshot!(repo.run(["remote", "add", "alice-2.home_pc", "c.db"]), @"
+    status 2
+    --- stderr
+    error: a remote named `alice-2.home_pc` exists already
+    hint: `ddcp remote set-address alice-2.home_pc ADDRESS` changes its address
+    ");
+    repo.ok(["remote", "add", "bob", "c.db"]);
+    assert_snapshot!(repo.run(["remote", "rename", "bob", "alice-2.home_pc"]), @"
+    status 2
+    --- stderr
+    error: a remote named `alice-2.home_pc` exists already
+    hint: `ddcp remote set-address alice-2.home_pc ADDRESS` changes its address
+    ");
+    assert_snapshot!(repo.run(["remote", "rename", "bob", "b b"]), @"
+    status 2
+    --- stderr
+    error: `b b` is no name for a remote: use 1 to 64 letters, digits, `-`, `_` or `.`, beginning with a letter or digit
+    ");
+    assert_snapshot!(repo.run(["remote", "remove", "eve"]), @"
+    status 2
+    --- stderr
+    error: there is no remote named `eve`
+    hint: `ddcp remote list` shows the remotes
+    ");
+    for arguments in
+        [&["remote", "rename", "eve", "adam"][..], &["remote", "set-address", "eve", "e.db"], &["fetch", "eve"]]
+    {
+        let run = repo.run(arguments).assert_status(2);
+        assert!(run.stderr.contains("there is no remote named `eve`"), "{run}");
+    }
+    assert_snapshot!(repo.run(["remote", "list"]), @"
+    status 0
+    --- stdout
+    alice-2.home_pc DIR/b.db
+    bob DIR/c.db
+    ");
+}
+
+#[test]
+fn malformed_addresses_are_refused() {
+    let world = World::new();
+    let repo = world.notes("a");
+    repo.ok(["remote", "add", "good", "b.db"]);
+    for address in
+        ["", "  ", "VLD0:", "VLD0:nonsense", "VLD1:a:b", &KEY[..60], &KEY[..90], "https://example.org/a.db", "a\nb"]
+    {
+        let add = repo.run(["remote", "add", "bad", address]).assert_status(2);
+        let change = repo.run(["remote", "set-address", "good", address]).assert_status(2);
+        assert!(add.stderr.contains("is no address: ") && change.stderr == add.stderr, "{add}{change}");
+    }
+    assert_snapshot!(repo.run(["remote", "add", "bad", "VLD0:nonsense"]), @"
+    status 2
+    --- stderr
+    error: `VLD0:nonsense` is no address: the key after VLD0: is damaged; expected VLD0:… as `ddcp address` prints it, or the path of a database
+    ");
+    assert_snapshot!(repo.run(["remote", "add", "bad", &KEY[..48]]), @"
+    status 2
+    --- stderr
+    error: `VLD0:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8` is no address: its secret part is missing; expected VLD0:… as `ddcp address` prints it, or the path of a database
+    ");
+    assert_snapshot!(repo.run(["remote", "list"]), @"
+    status 0
+    --- stdout
+    good DIR/b.db
+    ");
+}
+
+#[test]
+fn what_was_fetched_from_a_removed_remote_can_still_be_merged() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.notes("b"));
+    b.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    a.follows(&[&b]).ok(["fetch"]);
+    a.ok(["remote", "remove", "b"]);
+    assert_snapshot!(a.run(["merge"]), @"
+    status 0
+    --- stdout
+    site SITE: merged 2 changes (note 2)
+    ");
+    assert_eq!(a.notes(), ["1|one|1"]);
+}
+
+#[test]
+fn a_renamed_remote_keeps_what_is_known_of_it() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.notes("b"));
+    b.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    a.follows(&[&b]).ok(["fetch"]);
+    a.ok(["remote", "rename", "b", "bob"]);
+    assert_snapshot!(a.run(["status"]), @"
+    status 0
+    --- stdout
+    database DIR/a.db
+    version  0
+    site id  SITE
+    tables   note
+    address  none yet; `ddcp serve` gives it one
+    serving  no
+
+    remote   bob
+    address  DIR/b.db
+    contact  TIME
+    version  1
+    fetched  2 changes not merged
+    ");
+    a.ok(["merge", "bob"]);
+    assert_eq!(a.notes(), ["1|one|1"]);
+}
+
+#[test]
+fn an_unknown_key_in_the_settings_is_named() {
+    let world = World::new();
+    let repo = world.notes("a");
+    let config = repo.state("config.toml");
+    for (text, message) in [
+        ("[remotes.b]\naddress = \"b.db\"\ncolour = \"red\"\n", "line 3: unknown field `colour`"),
+        ("\n\n[remote.b]\naddress = \"b.db\"\n", "line 3: unknown field `remote`"),
+        ("[network]\nkey = \"k\"\nkeys = 1\n", "line 3: unknown field `keys`"),
+        ("[remotes.b]\naddress = 3\n", "line 2: invalid type"),
+        ("[remotes\n", "line 1: "),
+        ("[remotes.\"a b\"]\naddress = \"b.db\"\n", "`a b` is no name"),
+        ("[remotes.b]\naddress = \"VLD0:x\"\n", "remote `b`: `VLD0:x` is no address"),
+    ] {
+        std::fs::write(&config, text).unwrap();
+        for arguments in [&["remote", "list"][..], &["fetch"], &["pull"], &["status"], &["remote", "add", "c", "c.db"]]
+        {
+            let run = repo.run(arguments).assert_status(2);
+            let place = format!("error: {}: {message}", config.display());
+            assert!(run.stderr.contains(&place), "{text}{run}");
+        }
+        assert_eq!(std::fs::read_to_string(&config).unwrap(), text);
+    }
+    std::fs::write(&config, "[remotes.b]\naddress = \"b.db\"\ncolour = \"red\"\n").unwrap();
+    assert_snapshot!(repo.run(["pull"]), @"
+    status 2
+    --- stderr
+    error: DIR/.ddcp/a.db/config.toml: line 3: unknown field `colour`, expected `address`
+    hint: mend DIR/.ddcp/a.db/config.toml in an editor; docs/config.md lists its keys
+    ");
+}

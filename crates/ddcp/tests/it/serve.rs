@@ -1,0 +1,284 @@
+//! `ddcp serve` and its control socket, on a machine without a network.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    os::unix::{fs::FileTypeExt, net::UnixStream, process::ExitStatusExt},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use insta::assert_snapshot;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+
+use crate::support::{PATIENCE, Repo, World, assert_converged, assert_private};
+
+/// How long a daemon may take to end once it is asked to.
+const GOODBYE: Duration = Duration::from_secs(15);
+
+/// Settings of a network whose only other node does not answer.
+fn network(world: &World) -> PathBuf {
+    let path = world.path("network.toml");
+    // Nobody else is given this port until the daemon takes it: the system hands free ports out in turn.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let settings = format!(
+        "key = \"nobody else's\"\nlisten = \"127.0.0.1:{port}\"\n\
+         bootstrap = [\"0|0|VLD0:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8|127.0.0.1|T9,U9\"]\n"
+    );
+    fs::write(&path, settings).unwrap();
+    path
+}
+
+fn serve(world: &World, repo: &Repo) -> Command {
+    let mut command = repo.command();
+    command.env("DDCP_NETWORK", network(world)).arg("serve");
+    command
+}
+
+struct Daemon {
+    child: Child,
+    /// The first line it printed.
+    line: String,
+}
+
+impl Daemon {
+    fn start(world: &World, repo: &Repo) -> Self {
+        Self::spawn(world, serve(world, repo))
+    }
+
+    /// Starts the daemon and waits for its first line.
+    fn spawn(world: &World, mut command: Command) -> Self {
+        let log = world.path("serve.log");
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            let _ = stdout.read_line(&mut line);
+            let _ = sender.send(line);
+        });
+        let line = receiver.recv_timeout(PATIENCE).unwrap_or_default();
+        let daemon = Self { child, line: line.trim_end().to_owned() };
+        assert!(line.ends_with('\n'), "no address: {}", fs::read_to_string(&log).unwrap());
+        daemon
+    }
+
+    /// Signals the daemon and waits for its exit status; `None` if the signal killed it.
+    fn end(&mut self, signal: Signal) -> Option<i32> {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        let deadline = Instant::now() + GOODBYE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert_eq!(status.signal().is_some(), signal == Signal::SIGKILL, "{status}");
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "still there {GOODBYE:?} after {signal}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn serve_prints_its_address_and_keeps_it() {
+    let world = World::new();
+    let repo = world.repo("a");
+    let mut daemon = Daemon::start(&world, &repo);
+    let address = daemon.line.clone();
+    assert!(address.starts_with("VLD0:") && address.split(':').count() == 3, "{address}");
+    assert_eq!(repo.ok(["address"]), format!("{address}\n"));
+    assert_eq!(repo.json(&["status"])["address"], address);
+    assert_eq!(repo.json(&["status"])["serving"], true);
+    assert!(repo.ok(["status"]).contains("serving  yes\n"));
+    assert!(fs::metadata(repo.state("control.sock")).unwrap().file_type().is_socket());
+    assert_private(&world.path(".ddcp"));
+
+    assert_snapshot!(repo.finish(start(serve(&world, &repo))), @"
+    status 11
+    --- stderr
+    error: another ddcp process (PID) is working on DIR/a.db
+    hint: wait for it to end, or stop it
+    ");
+
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    assert!(!repo.state("control.sock").exists());
+    assert_eq!(repo.ok(["address"]), format!("{address}\n"));
+    assert_eq!(repo.json(&["status"])["serving"], false);
+
+    let mut daemon = Daemon::start(&world, &repo);
+    assert_eq!(daemon.line, address);
+    assert_eq!(daemon.end(Signal::SIGKILL), None);
+    assert_eq!(repo.json(&["status"])["serving"], false, "its socket is still there, but nobody answers");
+    repo.ok(["pull"]);
+
+    let mut daemon = Daemon::start(&world, &repo);
+    assert_eq!(daemon.line, address);
+    assert_eq!(daemon.end(Signal::SIGINT), Some(0));
+}
+
+fn start(mut command: Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn commands_are_done_by_the_daemon() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    let mut command = serve(&world, &b);
+    command.args(["--format", "json"]);
+    let mut daemon = Daemon::spawn(&world, command);
+    let line: Value = serde_json::from_str(&daemon.line).unwrap();
+    assert_eq!(line["address"], b.ok(["address"]).trim_end());
+
+    // The daemon holds the repository's lock, so what succeeds was done by it.
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.follows(&[&a]);
+    assert_snapshot!(b.run(["fetch"]), @"
+    status 0
+    --- stdout
+    a: fetched 2 changes in SIZE
+    ");
+    assert_eq!(b.notes(), [""; 0]);
+    assert_snapshot!(b.run(["merge"]), @"
+    status 0
+    --- stdout
+    a: merged 2 changes (note 2)
+    ");
+    assert_converged(&[&a, &b]);
+    a.sql("DELETE FROM note");
+    // Its commands run in its own folder, a path is meant from the command's.
+    b.ok(["remote", "add", "dead", "dead.db"]);
+    assert_snapshot!(b.run(["pull"]), @"
+    status 3
+    --- stdout
+    a: fetched 1 change in SIZE
+    a: merged 1 change (note 1)
+
+    --- stderr
+    error: dead: there is no database at DIR/dead.db
+    hint: check the path with `ddcp remote list`; `ddcp remote set-address` changes it
+    ");
+    assert_snapshot!(b.run(["fetch", "eve"]), @"
+    status 2
+    --- stderr
+    error: there is no remote named `eve`
+    hint: `ddcp remote list` shows the remotes
+    ");
+    assert_snapshot!(b.run(["remote", "add", "a", "c.db"]), @"
+    status 2
+    --- stderr
+    error: a remote named `a` exists already
+    hint: `ddcp remote set-address a ADDRESS` changes its address
+    ");
+    b.ok(["remote", "rename", "dead", "late"]);
+    assert_eq!(b.ok(["remote", "list"]).lines().count(), 2);
+    b.ok(["shell", "INSERT INTO note VALUES ('2', 'written meanwhile', 2)"]);
+
+    // Many at once.
+    let pulls: Vec<_> = (0..8).map(|_| b.start(["pull", "a"])).collect();
+    for pull in pulls {
+        b.finish(pull).assert_status(0);
+    }
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    b.ok(["pull", "a"]);
+    a.follows(&[&b]).pull();
+    assert_converged(&[&a, &b]);
+}
+
+/// Sends lines and returns as many answers.
+fn ask(repo: &Repo, lines: &[&[u8]]) -> Vec<Value> {
+    let mut stream = UnixStream::connect(repo.state("control.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    for line in lines {
+        stream.write_all(line).unwrap();
+        stream.write_all(b"\n").unwrap();
+    }
+    let answers = BufReader::new(stream).lines().take(lines.len());
+    answers.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn the_control_socket_speaks_json_rpc() {
+    let world = World::new();
+    let repo = world.notes("a");
+    let daemon = Daemon::start(&world, &repo);
+    let answers = ask(
+        &repo,
+        &[
+            br#"{"jsonrpc":"2.0","id":"x","method":"hello","params":{}}"#,
+            b"not json",
+            b"\xff\xfe",
+            b"",
+            br#"{"jsonrpc":"2.0","id":2}"#,
+            br#"[]"#,
+            br#"{"jsonrpc":"2.0","id":3,"method":"absent"}"#,
+            br#"{"jsonrpc":"2.0","id":4,"method":"fetch","params":{"remote":7}}"#,
+            br#"{"jsonrpc":"2.0","id":5,"method":"remote.add","params":{"name":"b"}}"#,
+            br#"{"jsonrpc":"2.0","id":6,"method":"remote.remove","params":{"name":"eve"}}"#,
+            br#"{"jsonrpc":"2.0","id":7,"method":"remote.add","params":{"name":"b","address":"b.db"}}"#,
+            br#"{"jsonrpc":"2.0","id":8,"method":"remote.list"}"#,
+            br#"{"jsonrpc":"2.0","id":9,"method":"fetch","params":{}}"#,
+            br#"{"jsonrpc":"2.0","id":10,"method":"status","params":{}}"#,
+        ],
+    );
+    assert_eq!(
+        answers[0],
+        json!({"jsonrpc": "2.0", "id": "x", "result": {
+            "control": 1, "version": env!("CARGO_PKG_VERSION"), "pid": daemon.child.id()}})
+    );
+    let codes: Vec<&Value> = answers.iter().map(|answer| &answer["error"]["code"]).collect();
+    let expected =
+        json!([null, -32700, -32700, -32700, -32600, -32600, -32601, -32602, -32602, -32000, null, null, null, null]);
+    assert_eq!(json!(codes), expected, "{answers:#?}");
+    let ids: Vec<&Value> = answers.iter().map(|answer| &answer["id"]).collect();
+    assert_eq!(json!(ids), json!(["x", null, null, null, 2, null, 3, 4, 5, 6, 7, 8, 9, 10]));
+    assert!(answers.iter().all(|answer| answer["jsonrpc"] == "2.0"));
+    assert_eq!(answers[9]["error"]["data"]["kind"], "usage");
+    assert_eq!(answers[11]["result"][0]["name"], "b");
+    assert_eq!(answers[12]["result"][0]["failed"]["kind"], "unreachable");
+    assert_eq!(answers[13]["result"]["serving"], true);
+}
+
+#[test]
+fn a_client_that_sends_too_much_is_hung_up_on() {
+    let world = World::new();
+    let repo = world.notes("a");
+    let _daemon = Daemon::start(&world, &repo);
+    let mut stream = UnixStream::connect(repo.state("control.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    // The daemon may stop reading before all is written.
+    let _ = (0..17).try_for_each(|_| stream.write_all(&vec![b' '; 1 << 20]));
+    let mut answer = String::new();
+    let _ = reader.read_line(&mut answer);
+    let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
+    assert!(answer.is_null() || answer["error"]["code"] == -32600, "{answer}");
+    repo.ok(["status"]);
+}
+
+#[test]
+fn serve_refuses_what_is_no_database() {
+    let world = World::new();
+    let repo = world.repo("a");
+    fs::write(repo.db(), "Dear diary, ".repeat(100)).unwrap();
+    assert_snapshot!(repo.finish(start(serve(&world, &repo))), @"
+    status 1
+    --- stderr
+    error: DIR/a.db is not a SQLite database: name another with --db, or move this file away
+    ");
+}
