@@ -9,10 +9,10 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ffi::Args;
 use crate::ffi::function::Context;
-use crate::ffi::vtab::{self, Kind, Operator, Plan};
+use crate::ffi::vtab::{self, Constraint, Kind, Operator, Plan};
 use crate::pack::unpack;
 
-const CELL: usize = 0;
+const CELL: i32 = 0;
 const PACKAGE: i32 = 1;
 
 /// The table: one row per packed value.
@@ -28,8 +28,12 @@ impl vtab::Table for UnpackColumns {
     }
 
     fn best_index(&self, plan: &mut Plan<'_>) -> Result<()> {
-        let package =
-            plan.constraints().into_iter().find(|c| c.usable && c.column == PACKAGE && c.operator == Operator::Equal);
+        let constraints = plan.constraints();
+        if constraints.iter().any(|c| c.column == CELL) {
+            return Err(Error::usage("no package column specified. Got PACKAGE instead"));
+        }
+        let is_package = |c: &Constraint| c.usable && c.column == PACKAGE && c.operator == Operator::Equal;
+        let package = constraints.into_iter().find(is_package);
         match package {
             Some(constraint) => {
                 plan.pass(constraint, 1, true);
@@ -81,7 +85,7 @@ impl vtab::Cursor for Cells {
     }
 
     fn column(&mut self, i: usize, out: Context) -> Result<()> {
-        if i != CELL {
+        if i != CELL as usize {
             return Err(Error::misuse(&format!("Selected a column besides cell! {i}")));
         }
         if let Some(value) = unpack(&self.package)?.nth(self.position) {

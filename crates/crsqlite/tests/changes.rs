@@ -281,6 +281,10 @@ fn unpacking() {
         failure(&c, "SELECT package FROM crsql_unpack_columns(x'010901')"),
         (21, "Selected a column besides cell! 1".into())
     );
+    assert_eq!(
+        failure(&c, "SELECT cell FROM crsql_unpack_columns(x'010901') WHERE cell = 1"),
+        (1, "no package column specified. Got PACKAGE instead".into())
+    );
     for package in ["x'0109'", "x'0106'", "x''", "NULL", "x'0149000000000000000000'"] {
         assert_eq!(failure(&c, &format!("SELECT cell FROM crsql_unpack_columns({package})")).0, 1, "{package}");
     }
