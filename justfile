@@ -22,7 +22,3 @@ extension:
 # Licences, duplicate and unwanted crates, known vulnerabilities (needs cargo-deny).
 deny:
     cargo deny check
-
-# Time, bytes and memory of 100,000 rows from one host to another.
-bench-transfer:
-    cargo run --release --bin bench-transfer
