@@ -299,17 +299,17 @@ impl<'e> Backfill<'e> {
         Ok(())
     }
 
-    /// Rows with a key but no record for `column`, if the value is not the default.
+    /// Rows with a key but no record for `column`, if the value is not the default; in the order of
+    /// the table (a CROSS JOIN is not reordered).
     fn new_values(&self, column: &str) -> Result<()> {
         let db = self.engine.db;
         let (pks, base, clock) = (self.shape.pks(), self.shape.base(), self.shape.clock());
         let (c, text) = (ident(column), literal(column));
         let query = |default: &str| {
             format!(
-                "SELECT p.__crsql_key FROM {base} AS b JOIN {pks} AS p ON {} \
+                "SELECT p.__crsql_key FROM {base} AS b CROSS JOIN {pks} AS p ON {} \
                  WHERE b.{c} IS NOT ({default}) AND NOT EXISTS \
-                 (SELECT 1 FROM {clock} WHERE key = p.__crsql_key AND col_name = {text}) \
-                 ORDER BY p.__crsql_key",
+                 (SELECT 1 FROM {clock} WHERE key = p.__crsql_key AND col_name = {text})",
                 self.same_key("p", "b")
             )
         };
