@@ -80,20 +80,20 @@ impl List {
         join(&self.lists, " AND ", |c| format!("{0} = NEW.{0}", ident(c)))
     }
 
-    /// The keys for the first and the last place, as the branches of a CASE.
-    fn ends(&self) -> String {
+    /// The keys for the first and the last place, as the branches of a CASE, on lines of their own.
+    fn ends(&self, indent: &str) -> String {
         let (table, o, list) = (ident(&self.shape.name), ident(&self.order), self.same_list());
         let end = |which: &str| format!("(SELECT {which}({o}) FROM {table} WHERE {list} AND {o} != -1 AND {o} != 1)");
         format!(
             "WHEN -1 THEN crsql_fract_key_between(NULL, {})
-            WHEN 1 THEN crsql_fract_key_between({}, NULL)",
+{indent}WHEN 1 THEN crsql_fract_key_between({}, NULL)",
             end("MIN"),
             end("MAX")
         )
     }
 
     fn pending_trigger(&self, trigger: &str) -> String {
-        let (table, o, ends) = (ident(&self.shape.name), ident(&self.order), self.ends());
+        let (table, o, ends) = (ident(&self.shape.name), ident(&self.order), self.ends("            "));
         format!(
             "CREATE TRIGGER {trigger} AFTER INSERT ON {table}
         WHEN CAST(NEW.{o} AS INTEGER) = -1 OR CAST(NEW.{o} AS INTEGER) = 1 BEGIN
@@ -106,7 +106,7 @@ impl List {
     }
 
     fn move_trigger(&self, trigger: &str) -> String {
-        let (table, o, ends) = (ident(&self.shape.name), ident(&self.order), self.ends());
+        let (table, o, ends) = (ident(&self.shape.name), ident(&self.order), self.ends("        "));
         format!(
             "CREATE TRIGGER {trigger} AFTER UPDATE OF {o} ON {table}
       WHEN NEW.{o} = -1 OR NEW.{o} = 1 BEGIN
