@@ -106,13 +106,15 @@ fn read(conn: &Connection, condition: &str) -> Outcome<(Vec<Vec<Value>>, f64)> {
     Ok((rows.collect::<Result<_, _>>()?, speed))
 }
 
-fn merge(conn: &Connection, changes: &[Vec<Value>], group: usize) -> Outcome<f64> {
-    let mut stmt = conn.prepare("INSERT INTO crsql_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
+/// Merges in transactions of `group` rows, `together` rows in one statement.
+fn merge(conn: &Connection, changes: &[Vec<Value>], group: usize, together: usize) -> Outcome<f64> {
     let start = Instant::now();
     for rows in changes.chunks(group) {
         conn.execute_batch("BEGIN")?;
-        for row in rows {
-            stmt.execute(rusqlite::params_from_iter(row))?;
+        for rows in rows.chunks(together) {
+            let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows.len()].join(", ");
+            let mut stmt = conn.prepare_cached(&format!("INSERT INTO crsql_changes VALUES {values}"))?;
+            stmt.execute(rusqlite::params_from_iter(rows.iter().flatten()))?;
         }
         conn.execute_batch("COMMIT")?;
     }
@@ -139,19 +141,25 @@ fn measure(rows: usize) -> Outcome<()> {
     line(rows, "read newest 1 %", inserted, speed, speed / inserted);
 
     let target = open(true)?;
-    let speed = merge(&target.conn, &changes, usize::MAX)?;
+    let speed = merge(&target.conn, &changes, usize::MAX, 1)?;
     line(rows, "merge, one transaction (>= 0.7)", inserted, speed, speed / inserted);
-    let speed = merge(&target.conn, &changes, usize::MAX)?;
+    let speed = merge(&target.conn, &changes, usize::MAX, 1)?;
     line(rows, "merge again (goal >= 1.2)", inserted, speed, speed / inserted);
+    let speed = merge(&target.conn, &changes, usize::MAX, 32)?;
+    line(rows, "merge again, 32 rows a statement", inserted, speed, speed / inserted);
     drop(target);
     let target = open(true)?;
-    let speed = merge(&target.conn, &changes, PER_TRANSACTION)?;
+    let speed = merge(&target.conn, &changes, usize::MAX, 32)?;
+    line(rows, "merge, 32 rows a statement", inserted, speed, speed / inserted);
+    drop(target);
+    let target = open(true)?;
+    let speed = merge(&target.conn, &changes, PER_TRANSACTION, 1)?;
     line(rows, "merge, 1000 a transaction (>= 0.7)", inserted, speed, speed / inserted);
     drop(target);
     let target = open(true)?;
     insert(&target.conn, rows)?;
     target.conn.execute("UPDATE t SET a = 'zz' || a, b = b + 1, c = -1 WHERE id % 2 = 0", [])?;
-    let speed = merge(&target.conn, &changes, PER_TRANSACTION)?;
+    let speed = merge(&target.conn, &changes, PER_TRANSACTION, 1)?;
     line(rows, "merge, half in conflict (>= 0.7)", inserted, speed, speed / inserted);
     drop(target);
 

@@ -11,7 +11,7 @@ use std::{
 ///
 /// # Errors
 /// Those of the operating system.
-pub fn create_private_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -24,7 +24,7 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the operating system.
-pub fn open_private(path: &Path) -> io::Result<File> {
+pub(crate) fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
@@ -33,7 +33,7 @@ pub fn open_private(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// Those of the operating system; the old content then stays.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension(format!("new-{}", std::process::id()));
     let written = write_synced(&temporary, content).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {

@@ -1,5 +1,5 @@
 //! The `ddcp` command.
 
 fn main() -> std::process::ExitCode {
-    ddcp::cli::main(std::env::args_os())
+    ddcp::cli::main(std::env::args_os().collect())
 }

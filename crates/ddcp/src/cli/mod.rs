@@ -90,7 +90,7 @@ enum Command {
 
 /// Runs the command line `arguments`, the program's name first, and returns its exit status.
 #[must_use]
-pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -33,7 +33,7 @@ const TABLE: &str = "CREATE TABLE package (name TEXT NOT NULL, version TEXT NOT 
 fn main() -> ExitCode {
     let program = env::args_os().next().unwrap_or_default();
     if Path::new(&program).file_name() == Some("ddcp".as_ref()) {
-        return ddcp::cli::main(env::args_os());
+        return ddcp::cli::main(env::args_os().collect());
     }
     if testnet::cli::is_called() {
         return testnet::cli::main();

@@ -35,7 +35,7 @@ use session::{Flow, Session};
 
 /// How `ddcp shell` prints rows; see the module's documentation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// For people on a terminal, else as plain lines.
     #[default]
     Table,
@@ -45,7 +45,7 @@ pub enum Format {
 
 /// What `ddcp shell` was asked to do.
 #[derive(Debug, Clone, Default)]
-pub struct ShellOptions<'a> {
+pub(super) struct ShellOptions<'a> {
     /// Statements to run instead of reading standard input. Dot-commands on lines of their own
     /// are understood, too.
     pub sql: Option<&'a str>,
@@ -58,7 +58,7 @@ pub struct ShellOptions<'a> {
 
 /// A line of the input, counted from 1; displayed as the beginning of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Line(pub usize);
+pub(super) struct Line(pub(super) usize);
 
 impl fmt::Display for Line {
     /// Says nothing about line 1: most input is one line.
@@ -70,7 +70,7 @@ impl fmt::Display for Line {
 /// Why the shell stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ShellError {
+pub(super) enum ShellError {
     /// SQLite refused a statement. The statements before it are done; an open transaction was
     /// rolled back.
     #[error("{line}{message}")]
@@ -116,7 +116,7 @@ pub enum ShellError {
 impl ShellError {
     /// Whether the reader of the output has gone away, as `head` does when it has enough.
     #[must_use]
-    pub fn is_broken_pipe(&self) -> bool {
+    pub(super) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
@@ -142,7 +142,7 @@ impl ShellError {
 /// In a script (statements given, or from a pipe) the first error of any kind; in a conversation,
 /// which shows errors and goes on, only that the terminal cannot be used. When the reader of the
 /// output goes away, that is not an error.
-pub fn run(conn: &Connection, options: &ShellOptions<'_>) -> Result<(), ShellError> {
+pub(super) fn run(conn: &Connection, options: &ShellOptions<'_>) -> Result<(), ShellError> {
     let stdout = io::stdout();
     let style = match options.format {
         Format::Json => Style::Json,

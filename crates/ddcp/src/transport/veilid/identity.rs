@@ -96,8 +96,8 @@ pub(super) async fn open(api: &VeilidAPI, identity: &Identity) -> VeilidAPIResul
         return Ok(());
     };
     tracing::info!(%error, "the own record is not in the node's store; making it again");
-    context.create_dht_record(CRYPTO_KIND_VLD0, schema()?, owner()).await?;
-    context.open_dht_record(identity.address.clone(), owner(), None).await?;
+    let _ = context.create_dht_record(CRYPTO_KIND_VLD0, schema()?, owner()).await?;
+    let _ = context.open_dht_record(identity.address.clone(), owner(), None).await?;
     Ok(())
 }
 

@@ -197,7 +197,7 @@ impl Shared {
         let mut outcome = self.send(&route, request.clone()).await;
         if matches!(outcome, Err(VeilidAPIError::NoConnection { .. } | VeilidAPIError::InvalidTarget { .. })) {
             // The library has given the route up, and does not look at it again until it is imported anew.
-            self.node.api.import_remote_private_route(route.blob.clone())?;
+            let _ = self.node.api.import_remote_private_route(route.blob.clone())?;
             outcome = self.send(&route, request).await;
         }
         match &outcome {
