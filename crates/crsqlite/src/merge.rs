@@ -139,6 +139,7 @@ const MAX_SITE_ID: usize = 16;
 /// Whatever else may change records drops it: triggers, the end of the transaction, a rollback to a
 /// savepoint, a changed schema. Writes to the metadata tables by hand show in `total_changes`.
 pub(crate) struct Memo {
+    cache: Rc<Cache>,
     crr: Rc<Crr>,
     pk: Vec<u8>,
     key: i64,
@@ -196,7 +197,7 @@ fn merge_row(engine: &Engine, row: Args<'_>) -> Result<i64> {
     if let Some((_, message)) = limits.iter().find(|(over, _)| *over) {
         return Err(Error::change(ffi::SQLITE_ERROR, *message));
     }
-    let cache = engine.cache()?;
+    let cache = current_cache(engine)?;
     let crr = std::str::from_utf8(table).ok().and_then(|t| cache.catalog.table(t));
     let Some(crr) = crr else {
         return Err(Error::change(
@@ -225,7 +226,7 @@ fn merge_row(engine: &Engine, row: Args<'_>) -> Result<i64> {
     }
     let pk = bytes(PK);
     let tuple = unpack_key(crr, pk)?;
-    let (mut memo, created) = recall(engine, crr, pk, &tuple)?;
+    let (mut memo, created) = recall(engine, &cache, crr, pk, &tuple)?;
     let merged = Merge { engine, cache: &cache, crr, tuple: &tuple }.run(&change, &mut memo);
     match merged {
         Ok(impacted) => {
@@ -244,6 +245,19 @@ fn merge_row(engine: &Engine, row: Args<'_>) -> Result<i64> {
             Err(error)
         }
     }
+}
+
+/// Statements and catalog. For the second and later rows of one statement the schema is not checked
+/// again: nothing changes it while a statement writes. (That it still runs shows in
+/// `total_changes`, which counts its rows when it ends.)
+fn current_cache(engine: &Engine) -> Result<Rc<Cache>> {
+    let same_statement = engine
+        .memo
+        .borrow()
+        .as_ref()
+        .filter(|memo| memo.total_changes == engine.db.total_changes())
+        .map(|memo| Rc::clone(&memo.cache));
+    same_statement.map_or_else(|| engine.cache(), Ok)
 }
 
 /// The values of the key columns.
@@ -276,7 +290,13 @@ fn unpack_key<'p>(crr: &Crr, pk: &'p [u8]) -> Result<Vec<ValueRef<'p>>> {
 
 /// What is known of the row, from the last merge or from the tables; whether its key was made just
 /// now.
-fn recall(engine: &Engine, crr: &Rc<Crr>, pk: &[u8], tuple: &[ValueRef<'_>]) -> Result<(Memo, bool)> {
+fn recall(
+    engine: &Engine,
+    cache: &Rc<Cache>,
+    crr: &Rc<Crr>,
+    pk: &[u8],
+    tuple: &[ValueRef<'_>],
+) -> Result<(Memo, bool)> {
     let db = engine.db;
     let total_changes = db.total_changes();
     let last = engine.memo.take();
@@ -294,6 +314,7 @@ fn recall(engine: &Engine, crr: &Rc<Crr>, pk: &[u8], tuple: &[ValueRef<'_>]) -> 
     }
     let (key, existed) = crr.key(db, tuple, expect_new)?;
     let mut memo = Memo {
+        cache: Rc::clone(cache),
         crr: Rc::clone(crr),
         pk: pk.to_vec(),
         key,
