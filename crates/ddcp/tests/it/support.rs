@@ -311,14 +311,14 @@ fn normal(text: &str, root: &Path) -> String {
     rules.iter().fold(text, |text, (pattern, name)| Regex::new(pattern).unwrap().replace_all(&text, *name).into_owned())
 }
 
-/// Fails unless everything in `folder` is its owner's alone.
+/// Fails unless everything in `folder` is its owner's alone. What the Veilid library makes is closed by its folder.
 pub(crate) fn assert_private(folder: &Path) {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(folder), 0o700, "{}", folder.display());
     let entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!entries.is_empty(), "{} is empty", folder.display());
     for entry in entries {
-        if entry.is_dir() {
+        if entry.is_dir() && entry.file_name() != Some("veilid".as_ref()) {
             assert_private(&entry);
         } else {
             assert_eq!(mode(&entry) & 0o077, 0, "{}: {:o}", entry.display(), mode(&entry));
