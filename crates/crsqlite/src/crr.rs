@@ -6,6 +6,7 @@ use crate::catalog::{CLOCK_SUFFIX, SENTINEL, Shape, clock_tables};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ffi::{Db, Stmt};
+use crate::load::in_transaction;
 use crate::sql::{ident, idents, join, literal};
 use crate::triggers;
 
@@ -29,8 +30,12 @@ pub(crate) enum BackfillVersion {
 pub(crate) fn as_crr(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
     engine.cache()?;
-    db.execute_batch("SAVEPOINT as_crr")?;
-    let done = make(engine, name).and_then(|()| db.execute_batch("RELEASE as_crr"));
+    let done = check(db, name).and_then(|()| {
+        if is_crr(db, name)? {
+            return Ok(());
+        }
+        in_transaction(db, "as_crr", || make(engine, name))
+    });
     if done.is_err() {
         roll_back(db);
     }
@@ -48,7 +53,7 @@ pub(crate) fn roll_back(db: Db) {
 fn make(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
     check(db, name)?;
-    if exists(db, "main.sqlite_master", "trigger", &format!("{name}__crsql_itrig"))? {
+    if is_crr(db, name)? {
         return Ok(());
     }
     if clock_tables(db)?.iter().filter(|c| **c != format!("{name}{CLOCK_SUFFIX}")).count() >= MAX_TABLES {

@@ -28,7 +28,7 @@ pub(crate) struct Settings {
 pub(crate) fn load(db: Db) -> Result<Settings> {
     match read(db)? {
         Some(settings) => Ok(settings),
-        None => in_savepoint(db, "crsql_load", || {
+        None => in_transaction(db, "crsql_load", || {
             create(db, None)?;
             read(db)?.ok_or_else(Error::internal)
         }),
@@ -40,7 +40,7 @@ pub(crate) fn restore(db: Db, site_id: &[u8; 16]) -> Result<()> {
     if ["crsql_master", "crsql_site_id"].iter().all(|t| table_exists(db, t).unwrap_or(true)) {
         return Ok(());
     }
-    in_savepoint(db, "crsql_restore", || create(db, Some(site_id)))
+    in_transaction(db, "crsql_restore", || create(db, Some(site_id)))
 }
 
 /// The settings, or none if something has to be written first.
@@ -151,13 +151,20 @@ fn refuse_old_layout(db: Db) -> Result<()> {
     )))
 }
 
-/// Runs `body` in a savepoint of its own: all of it happens or nothing.
-pub(crate) fn in_savepoint<R>(db: Db, name: &str, body: impl FnOnce() -> Result<R>) -> Result<R> {
-    db.execute_batch(&format!("SAVEPOINT {name}"))?;
-    let result = body().and_then(|r| db.execute_batch(&format!("RELEASE {name}")).map(|()| r));
+/// Runs `body` in a transaction of its own, or in a savepoint of the one that is open: all of it
+/// happens or nothing. A new transaction takes the write lock first, so that it waits for other
+/// writers instead of failing halfway.
+pub(crate) fn in_transaction<R>(db: Db, name: &str, body: impl FnOnce() -> Result<R>) -> Result<R> {
+    let (begin, end, undo) = if db.is_autocommit() {
+        ("BEGIN IMMEDIATE".to_owned(), "COMMIT".to_owned(), "ROLLBACK".to_owned())
+    } else {
+        (format!("SAVEPOINT {name}"), format!("RELEASE {name}"), format!("ROLLBACK TO {name}; RELEASE {name}"))
+    };
+    db.execute_batch(&begin)?;
+    let result = body().and_then(|r| db.execute_batch(&end).map(|()| r));
     if result.is_err() {
         // The error in hand says more than one of this would.
-        let _ = db.execute_batch(&format!("ROLLBACK TO {name}; RELEASE {name}"));
+        let _ = db.execute_batch(&undo);
     }
     result
 }

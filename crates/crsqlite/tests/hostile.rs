@@ -103,6 +103,12 @@ fn writers_at_the_same_time() {
             crsqlite::register(&c).unwrap();
             c
         };
+        // All of them find the file blank.
+        std::thread::scope(|scope| {
+            for _ in 0..WRITERS {
+                scope.spawn(connect);
+            }
+        });
         let first = connect();
         first.pragma_update(None, "journal_mode", mode).unwrap();
         first.pragma_update(None, "synchronous", "OFF").unwrap();

@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ffi::function::Output;
 use crate::ffi::{Args, Db, Stmt};
-use crate::load::in_savepoint;
+use crate::load::in_transaction;
 use crate::sql::{ident, idents, join, literal};
 
 /// `crsql_fract_as_ordered(table, order_column, list_column...)`
@@ -19,7 +19,7 @@ pub(crate) fn as_ordered(engine: &Engine, args: Args<'_>) -> Result<Output> {
     let names = (0..args.len()).map(|i| args.text(i).unwrap_or_default().into_owned());
     let names = names.collect::<Vec<_>>();
     let list = List::find(engine.db, &names[0], &names[1], &names[2..])?;
-    in_savepoint(engine.db, "fract_as_ordered", || list.create(engine.db))?;
+    in_transaction(engine.db, "fract_as_ordered", || list.create(engine.db))?;
     Ok(Output::Null)
 }
 
