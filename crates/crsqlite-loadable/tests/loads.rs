@@ -1,4 +1,5 @@
 //! The library in the programs that load it: the `sqlite3` shell and Python.
+#![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
 use std::process::Command;

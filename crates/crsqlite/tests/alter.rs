@@ -1,4 +1,5 @@
 //! Schema changes: begin and commit alter, automigrate, clset (sections 2.6 and 9).
+#![allow(clippy::unwrap_used)]
 
 mod common;
 use common::*;

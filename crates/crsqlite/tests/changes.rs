@@ -1,4 +1,5 @@
 //! Reading `crsql_changes` and refusing bad rows (sections 6 and 7 of the specification).
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

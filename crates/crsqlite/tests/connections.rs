@@ -1,4 +1,5 @@
 //! Loading, several connections on one file, closing (sections 1 and 5 of the specification).
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

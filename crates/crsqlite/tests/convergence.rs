@@ -1,4 +1,5 @@
 //! Any order, grouping and repetition of the same changes leaves all databases equal.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The examples of `docs/crsqlite.md` return what they say.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 use common::*;

@@ -1,4 +1,5 @@
 //! Rows that nobody should send, and writers that get in each other's way.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Which tables can become CRRs (section 2 of the specification).
+#![allow(clippy::unwrap_used)]
 
 mod common;
 use common::*;

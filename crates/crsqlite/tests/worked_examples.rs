@@ -1,4 +1,5 @@
 //! The worked examples of the CR-SQLite 0.16.3 compatibility specification.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 use common::*;
