@@ -164,7 +164,15 @@ impl Node {
     /// # Errors
     /// See [`Node::connect_within`].
     pub async fn connect(&self, address: &RecordKey) -> Result<VeilidPeer, TransportError> {
-        self.connect_within(address, VeilidPeer::CONNECT_LIMIT).await
+        let deadline = Instant::now() + VeilidPeer::CONNECT_LIMIT;
+        match self.connect_within(address, VeilidPeer::CONNECT_LIMIT).await {
+            // A record is visible from its first value on, some seconds after its owner's very first start: the two
+            // may have been started at the same time.
+            Err(TransportError::NotFound) => {
+                self.connect_within(address, deadline.saturating_duration_since(Instant::now())).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Looks up the repository at `address`: reads what it publishes and prepares to call it. Whether it answers
