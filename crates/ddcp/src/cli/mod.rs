@@ -66,9 +66,10 @@ struct Global {
 }
 
 /// How data is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// For people; plain lines where stdout is no terminal.
+    #[default]
     Table,
     /// For programs.
     Json,

@@ -1,7 +1,7 @@
 use crate::{
     Error, ErrorKind, Failure,
     cli::{
-        Failed, Format, Session,
+        Failed, Session,
         shell::{self, ShellError, ShellOptions},
     },
 };
@@ -25,14 +25,8 @@ pub(in crate::cli) async fn run(session: Session, args: Args) -> Result<(), Fail
     let work = move || {
         let repository = session.repository()?;
         let database = repository.database()?;
-        let options = ShellOptions {
-            sql: args.sql.as_deref(),
-            format: match session.format {
-                Format::Table => shell::Format::Table,
-                Format::Json => shell::Format::Json,
-            },
-            history: Some(session.layout.history()),
-        };
+        let options =
+            ShellOptions { sql: args.sql.as_deref(), format: session.format, history: Some(session.layout.history()) };
         shell::run(database.connection(), &options).map_err(|error| failed(&error))
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::Interrupted(error.to_string()))?

@@ -30,18 +30,9 @@ use std::path::PathBuf;
 
 use rusqlite::Connection;
 
+use super::Format;
 use output::Style;
 use session::{Flow, Session};
-
-/// How `ddcp shell` prints rows; see the module's documentation.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Format {
-    /// For people on a terminal, else as plain lines.
-    #[default]
-    Table,
-    /// As JSON.
-    Json,
-}
 
 /// What `ddcp shell` was asked to do.
 #[derive(Debug, Clone, Default)]
