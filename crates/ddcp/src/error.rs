@@ -116,16 +116,16 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoRepository { .. } => ErrorKind::NoRepository,
-            Self::Locked { .. } => ErrorKind::Locked,
+            Self::NoRepository { .. } | Self::Database(DatabaseError::Missing { .. }) => ErrorKind::NoRepository,
+            Self::Locked { .. }
+            | Self::Database(DatabaseError::Locked { .. })
+            | Self::Node(TransportError::InUse(_)) => ErrorKind::Locked,
             Self::Config(ConfigError::Io { .. }) => ErrorKind::Failed,
             Self::Config(_) => ErrorKind::Usage,
-            Self::Database(DatabaseError::Missing { .. }) => ErrorKind::NoRepository,
-            Self::Database(DatabaseError::Locked { .. }) => ErrorKind::Locked,
-            Self::Node(TransportError::InUse(_)) => ErrorKind::Locked,
-            Self::Node(TransportError::Offline(_)) | Self::RemoteDatabase(_) => ErrorKind::Unreachable,
             Self::Remote(ClientError::Transport(error)) => transport_kind(error),
-            Self::Remote(ClientError::Busy(_)) => ErrorKind::Unreachable,
+            Self::Node(TransportError::Offline(_)) | Self::RemoteDatabase(_) | Self::Remote(ClientError::Busy(_)) => {
+                ErrorKind::Unreachable
+            }
             Self::Interrupted(_) => ErrorKind::Internal,
             _ => ErrorKind::Failed,
         }

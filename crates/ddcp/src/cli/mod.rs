@@ -221,11 +221,11 @@ impl From<io::Error> for Failed {
     }
 }
 
-/// Logs go to stderr: for `serve` what happens, for other commands only what their own message does not say. Of Veilid's own events nothing, unless `RUST_LOG` asks.
+/// Logs go to stderr: for `serve` what happens, for other commands only what their own message does not say. Of
+/// Veilid's own events nothing, unless `RUST_LOG` asks.
 fn init_logging(global: &Global, serving: bool) {
     let level = match (global.quiet, global.verbose, serving) {
-        (true, ..) => "error",
-        (_, 0, false) => "error",
+        (true, ..) | (_, 0, false) => "error",
         (_, 0, true) | (_, 1, false) => "info",
         _ => "debug",
     };

@@ -79,10 +79,10 @@ impl Connection {
         if line.last() != Some(&b'\n') {
             return Err(Broken::Closed);
         }
-        let mut answer: Value = serde_json::from_slice(&line).map_err(|error| Broken::Failed(internal(&error)))?;
-        match answer.get_mut("error") {
+        let answer: Value = serde_json::from_slice(&line).map_err(|error| Broken::Failed(internal(&error)))?;
+        match answer.get("error") {
             Some(error) => Err(Broken::Failed(failure(error))),
-            None => Ok(answer["result"].take()),
+            None => Ok(answer["result"].clone()),
         }
     }
 }
@@ -106,8 +106,8 @@ fn internal(error: &dyn std::error::Error) -> Failure {
 }
 
 /// The failure in a JSON-RPC error object: ours are in its `data`.
-fn failure(error: &mut Value) -> Failure {
-    serde_json::from_value(error["data"].take()).unwrap_or_else(|_| Failure {
+fn failure(error: &Value) -> Failure {
+    serde_json::from_value(error["data"].clone()).unwrap_or_else(|_| Failure {
         kind: ErrorKind::Internal,
         message: format!("`ddcp serve` answers: {}", error["message"].as_str().unwrap_or("an error without words")),
         hint: None,

@@ -78,7 +78,7 @@ async fn serve_client(stream: UnixStream, repository: Repository) -> std::io::Re
             return Ok(());
         }
         if line.last() != Some(&b'\n') {
-            let answer = failed(Value::Null, INVALID_REQUEST, "the line is too long or has no end", None);
+            let answer = wrong(&Value::Null, INVALID_REQUEST, "the line is too long or has no end");
             return stream.write_all(format!("{answer}\n").as_bytes()).await;
         }
         let answer = answer(&line, &repository).await;
@@ -108,40 +108,40 @@ const METHODS: [&str; 9] = [
 async fn answer(line: &[u8], repository: &Repository) -> Value {
     let request: Value = match serde_json::from_slice(line) {
         Ok(request) => request,
-        Err(error) => return failed(Value::Null, PARSE_ERROR, &error.to_string(), None),
+        Err(error) => return wrong(&Value::Null, PARSE_ERROR, &error.to_string()),
     };
-    let id = request["id"].clone();
+    let id = &request["id"];
     let Some(method) = request["method"].as_str() else {
-        return failed(id, INVALID_REQUEST, "there is no method", None);
+        return wrong(id, INVALID_REQUEST, "there is no method");
     };
     if method == "hello" {
         let hello =
             json!({"control": CONTROL_VERSION, "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()});
-        return done(id, hello);
+        return done(id, &hello);
     }
     if !METHODS.contains(&method) {
-        return failed(id, METHOD_NOT_FOUND, &format!("there is no method {method}"), None);
+        return wrong(id, METHOD_NOT_FOUND, &format!("there is no method {method}"));
     }
     let params = request.get("params").cloned().unwrap_or_else(|| json!({}));
     let command: Command = match serde_json::from_value(json!({"method": method, "params": params})) {
         Ok(command) => command,
-        Err(error) => return failed(id, INVALID_PARAMS, &error.to_string(), None),
+        Err(error) => return wrong(id, INVALID_PARAMS, &error.to_string()),
     };
     match execute(repository, command, true).await {
-        Ok(result) => done(id, result),
-        Err(error) => {
-            let report = error.report();
-            failed(id, COMMAND_FAILED, &report.message.clone(), Some(report))
-        }
+        Ok(result) => done(id, &result),
+        Err(error) => failed(id, COMMAND_FAILED, &error.report()),
     }
 }
 
-fn done(id: Value, result: Value) -> Value {
+fn done(id: &Value, result: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": result})
 }
 
-fn failed(id: Value, code: i32, message: &str, failure: Option<Failure>) -> Value {
-    let failure =
-        failure.unwrap_or_else(|| Failure { kind: ErrorKind::Usage, message: message.to_owned(), hint: None });
-    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message, "data": failure}})
+/// A request that is no command.
+fn wrong(id: &Value, code: i32, message: &str) -> Value {
+    failed(id, code, &Failure { kind: ErrorKind::Usage, message: message.to_owned(), hint: None })
+}
+
+fn failed(id: &Value, code: i32, failure: &Failure) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": failure.message, "data": failure}})
 }

@@ -12,8 +12,8 @@ pub(in crate::cli) struct Args {
     shell: Shell,
 }
 
-pub(in crate::cli) fn run(args: Args) -> Result<(), Failed> {
+pub(in crate::cli) fn run(Args { shell }: Args) -> Result<(), Failed> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command_tree(), "ddcp", &mut script);
+    clap_complete::generate(shell, &mut command_tree(), "ddcp", &mut script);
     Ok(io::Write::write_all(&mut io::stdout().lock(), &script)?)
 }
