@@ -1,6 +1,9 @@
 //! The daemon: `ddcp serve`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -11,7 +14,7 @@ use crate::{
     Error, control,
     database::{Database, DatabaseError},
     protocol,
-    repo::{self, DatabaseSource, Layout, Options, Repository},
+    repo::{self, DatabaseSource, Layout, Lock, Options, Repository},
     transport::Address,
 };
 
@@ -21,6 +24,9 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// How long to wait before a database that could not be read is opened again.
 const REOPEN: Duration = Duration::from_secs(5);
+
+/// How long another process that holds the repository is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Creates what is missing, holds the repository, gives its address to `on_address` and answers peers and control
 /// clients until SIGINT or SIGTERM.
@@ -32,37 +38,62 @@ pub async fn serve(layout: Layout, options: Options, on_address: impl FnOnce(&Ad
     let io = |source| Error::Io { path: layout.database().to_owned(), source };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
-    let repository = tokio::task::spawn_blocking({
-        let layout = layout.clone();
-        move || Repository::init(layout, options)
-    })
-    .await
-    .map_err(|error| Error::Interrupted(error.to_string()))??;
-    let _lock = repository.try_lock()?;
+    // Outlives `run`: the lock is given back when the node is down, not before.
+    let held = OnceLock::new();
+    let result = tokio::select! {
+        result = run(layout, options, on_address, &held) => result,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
+    tracing::info!("ending");
+    if let Some((repository, _lock)) = held.get() {
+        repository.shutdown().await;
+    }
+    result
+}
+
+/// Starts everything and answers until the future is dropped.
+async fn run(
+    layout: Layout,
+    options: Options,
+    on_address: impl FnOnce(&Address),
+    held: &OnceLock<(Repository, Lock)>,
+) -> Result<(), Error> {
+    let opened = tokio::task::spawn_blocking(move || Repository::init(layout, options));
+    let repository = opened.await.map_err(|error| Error::Interrupted(error.to_string()))??;
+    let lock = lock(&repository).await?;
+    let (repository, _) = held.get_or_init(|| (repository, lock));
+    // Commands are answered from here on; those that need the node wait for it.
     let control = control::Server::bind(repository.clone())?;
+    tokio::select! {
+        result = answer_peers(repository, on_address) => result,
+        () = control.run() => Ok(()),
+    }
+}
 
+async fn lock(repository: &Repository) -> Result<Lock, Error> {
+    let started = tokio::time::Instant::now();
+    loop {
+        match repository.try_lock() {
+            Err(Error::Locked { .. }) if started.elapsed() < LOCK_PATIENCE => tokio::time::sleep(LOOK).await,
+            result => return result,
+        }
+    }
+}
+
+async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)) -> Result<(), Error> {
     let node = repository.node().await?;
-    let address = node.address().await.map_err(Error::Node)?;
-    on_address(&Address::Veilid(address));
+    on_address(&Address::Veilid(node.address().await.map_err(Error::Node)?));
 
-    let (announce, announcement) = watch::channel(Vec::new());
-    let watcher = tokio::task::spawn_blocking({
-        let repository = repository.clone();
-        move || watch_database(&repository, &announce)
-    });
+    let status = repository.blocking(|repository| Ok(repo::status_of(&repository.database()?)?)).await?;
+    let (announce, announcement) = watch::channel(protocol::announcement(&status));
+    let watched = repository.clone();
+    tokio::task::spawn_blocking(move || watch_database(&watched, &announce));
     let served = repository.clone();
     let source = DatabaseSource::new(move || served.open_database());
     node.serve(Arc::new(protocol::Server::new(source)), announcement).await.map_err(Error::Node)?;
-    tracing::info!(database = %layout.database().display(), "serving");
-
-    tokio::select! {
-        _ = interrupt.recv() => tracing::info!("interrupted"),
-        _ = terminate.recv() => tracing::info!("terminated"),
-        () = control.run() => {}
-    }
-    repository.shutdown().await;
-    drop(watcher);
-    Ok(())
+    tracing::info!(database = %repository.layout().database().display(), "serving");
+    std::future::pending().await
 }
 
 /// Announces the database's status at the start and after every commit, until nobody listens.

@@ -20,6 +20,9 @@ pub enum Error {
         /// What is missing.
         missing: &'static str,
     },
+    /// The folder that is to hold the state holds something else.
+    #[error("{} holds other files: it cannot be a state directory", .0.display())]
+    ForeignFolder(PathBuf),
     /// Another process works on the repository.
     #[error("another ddcp process{} is working on {}", .pid.map(|pid| format!(" ({pid})")).unwrap_or_default(), path.display())]
     Locked {
@@ -57,6 +60,9 @@ pub enum Error {
     /// A remote's packs are not what a pack should be.
     #[error("it sent a pack that cannot be used: {0}")]
     BadPack(String),
+    /// A pack in the inbox is not what was stored there.
+    #[error("a pack in the inbox is damaged ({0}); what was fetched from this remote and not merged has been dropped")]
+    DamagedPack(String),
     /// The path of a remote cannot be read as a repository's database.
     #[error("{}", remote_database(.0))]
     RemoteDatabase(#[source] DatabaseError),
@@ -84,8 +90,6 @@ pub enum ErrorKind {
     Partly,
     /// A remote could not be reached.
     Unreachable,
-    /// The schemas of two databases do not fit.
-    Schema,
     /// There is no database or no repository.
     NoRepository,
     /// Another process is in the way.
@@ -103,7 +107,6 @@ impl ErrorKind {
             Self::Usage => 2,
             Self::Partly => 3,
             Self::Unreachable => 4,
-            Self::Schema => 6,
             Self::NoRepository => 10,
             Self::Locked => 11,
             Self::Internal => 70,
@@ -121,7 +124,7 @@ impl Error {
             | Self::Database(DatabaseError::Locked { .. })
             | Self::Node(TransportError::InUse(_)) => ErrorKind::Locked,
             Self::Config(ConfigError::Io { .. }) => ErrorKind::Failed,
-            Self::Config(_) => ErrorKind::Usage,
+            Self::Config(_) | Self::ForeignFolder(_) => ErrorKind::Usage,
             Self::Remote(ClientError::Transport(error)) => transport_kind(error),
             Self::Node(TransportError::Offline(_)) | Self::RemoteDatabase(_) | Self::Remote(ClientError::Busy(_)) => {
                 ErrorKind::Unreachable
@@ -136,6 +139,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoRepository { path, .. } => format!("`ddcp --db {} init` makes it one", path.display()),
+            Self::ForeignFolder(_) => "name a folder that is empty or does not exist".into(),
             Self::Locked { .. } => "wait for it to end, or stop it".into(),
             Self::Config(error) => return config_hint(error),
             Self::Node(TransportError::InUse(_)) => "stop the other process first".into(),
@@ -159,6 +163,10 @@ impl Error {
                 "check the path with `ddcp remote list`; `ddcp remote set-address` changes it".into()
             }
             Self::State(error) => state_hint(error)?.into(),
+            Self::DamagedPack(_) => "`ddcp pull` fetches it again; check the disk".into(),
+            Self::BadPack(_) => {
+                "check that both sides run the same version of ddcp (`ddcp --version`), and that the peer is who you think".into()
+            }
             Self::NothingFetched(name) => format!("`ddcp fetch {name}` first"),
             Self::NoAddress(_) => "`ddcp serve` gives it one".into(),
             _ => return None,

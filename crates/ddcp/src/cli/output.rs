@@ -44,14 +44,29 @@ pub(super) fn each_done<T>(
 
 /// The remotes that failed, as the command's failure.
 pub(super) fn failures<T>(reports: &[PerRemote<T>]) -> Result<(), Failed> {
-    let failures: Vec<Failure> = reports
-        .iter()
-        .filter_map(|report| match &report.outcome {
-            Outcome::Done(_) => None,
-            Outcome::Failed(failure) => Some(failure.clone().of(&report.remote)),
-        })
-        .collect();
-    let all = failures.len() == reports.len();
+    all_or_some(failed(reports), reports.len())
+}
+
+/// As [`failures`], of a command in two steps.
+pub(super) fn failures_of_both<T, U>(first: &[PerRemote<T>], second: &[PerRemote<U>]) -> Result<(), Failed> {
+    let mut failures = failed(first);
+    // A remote of which nothing could be fetched and which has nothing to merge has failed, though its merge has not.
+    let all = failures.len() == first.len();
+    failures.extend(failed(second));
+    let steps = if all { failures.len() } else { failures.len() + 1 };
+    all_or_some(failures, steps)
+}
+
+fn failed<T>(reports: &[PerRemote<T>]) -> Vec<Failure> {
+    let failure = |report: &PerRemote<T>| match &report.outcome {
+        Outcome::Done(_) => None,
+        Outcome::Failed(failure) => Some(failure.clone().of(&report.remote)),
+    };
+    reports.iter().filter_map(failure).collect()
+}
+
+fn all_or_some(failures: Vec<Failure>, of: usize) -> Result<(), Failed> {
+    let all = failures.len() == of;
     if failures.is_empty() { Ok(()) } else { Err(Failed::some(failures, all)) }
 }
 

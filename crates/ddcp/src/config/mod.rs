@@ -186,6 +186,10 @@ pub fn set_remote_address(path: &Path, name: &str, address: &Address) -> Result<
 
 /// Runs `change` on the `[remotes]` table of a valid file and replaces the file whole.
 fn edit(path: &Path, change: impl FnOnce(&Config, &mut Table) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
+    let io = |source| ConfigError::Io { path: path.to_owned(), source };
+    // One at a time: of two that read the same file, the second to write would undo the first.
+    let lock = files::open_private(&path.with_extension("lock")).map_err(io)?;
+    lock.lock().map_err(io)?;
     let config = Config::load(path)?;
     let text = read_or_empty(path)?;
     let invalid = |reason: String| ConfigError::Invalid { path: path.to_owned(), reason };
@@ -199,8 +203,7 @@ fn edit(path: &Path, change: impl FnOnce(&Config, &mut Table) -> Result<(), Conf
         .as_table_mut()
         .ok_or_else(|| invalid("`remotes` is written inline; write it as [remotes.NAME] tables".into()))?;
     change(&config, remotes)?;
-    files::replace(path, document.to_string().as_bytes())
-        .map_err(|source| ConfigError::Io { path: path.to_owned(), source })
+    files::replace(path, document.to_string().as_bytes()).map_err(io)
 }
 
 fn read_or_empty(path: &Path) -> Result<String, ConfigError> {

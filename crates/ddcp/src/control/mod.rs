@@ -94,11 +94,15 @@ impl Command {
 async fn execute(repository: &Repository, command: Command, serving: bool) -> Result<Value, Error> {
     match command {
         Command::Status {} => json(repository.status(serving).await?),
-        Command::RemoteList {} => json(repository.remotes()?),
-        Command::RemoteAdd { name, address } => json(repository.add_remote(&name, &address)?),
-        Command::RemoteRemove { name } => json(repository.remove_remote(&name)?),
-        Command::RemoteRename { old, new } => json(repository.rename_remote(&old, &new)?),
-        Command::RemoteSetAddress { name, address } => json(repository.set_remote_address(&name, &address)?),
+        Command::RemoteList {} => json(repository.blocking(Repository::remotes).await?),
+        Command::RemoteAdd { name, address } => {
+            json(repository.blocking(move |r| r.add_remote(&name, &address)).await?)
+        }
+        Command::RemoteRemove { name } => json(repository.blocking(move |r| r.remove_remote(&name)).await?),
+        Command::RemoteRename { old, new } => json(repository.blocking(move |r| r.rename_remote(&old, &new)).await?),
+        Command::RemoteSetAddress { name, address } => {
+            json(repository.blocking(move |r| r.set_remote_address(&name, &address)).await?)
+        }
         Command::Fetch { remote } => json(repository.fetch(remote.as_deref()).await?),
         Command::Merge { remote } => json(repository.merge(remote.as_deref()).await?),
         Command::Pull { remote } => json(repository.pull(remote.as_deref()).await?),

@@ -67,8 +67,7 @@ impl Drop for Server {
     }
 }
 
-/// One request after the other, in order, until the client hangs up. A client that hangs up breaks off what it
-/// asked for; fetch and merge leave nothing half done.
+/// One request after the other, in order, until the client hangs up. What it asked for before is still finished.
 async fn serve_client(stream: UnixStream, repository: Repository) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {

@@ -114,6 +114,15 @@ pub enum DatabaseError {
         /// What SQLite or the engine said.
         detail: String,
     },
+    /// A deferred foreign key that a merge would break. The whole merge was rolled back.
+    #[error(
+        "{path}: nothing was merged, because a deferred foreign key would break: a table refers to a row that a peer \
+         deleted; delete or change the rows that refer to it, or declare the key without DEFERRABLE"
+    )]
+    DeferredConstraint {
+        /// The database.
+        path: PathBuf,
+    },
     /// What could not be merged could not be kept either, so the whole merge was rolled back.
     #[error("the changes that do not fit {path} could not be put aside, nothing was merged: {source}")]
     Keep {

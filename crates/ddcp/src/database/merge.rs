@@ -12,6 +12,10 @@ const INSERT: &str = r#"
     INSERT INTO crsql_changes ("table", pk, cid, val, col_version, db_version, site_id, cl, seq)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"#;
 
+/// A merge lifts the local version to the sender's. Above this one it is lifted by one per transaction only, as local
+/// writes do, so that no peer can drive it to where versions end ([`crate::changeset::MAX_VERSION`]).
+const HIGHEST_JUMP: i64 = 1 << 50;
+
 /// A change that was not merged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refused {
@@ -114,13 +118,21 @@ impl Database {
         self.refresh_foreign_engine()?;
         self.begin_immediate()?;
         let result = self.merge_in_transaction(source, changes, tables, position, keep);
-        match result.and_then(|report| self.wrap(self.connection.execute_batch("COMMIT")).map(|()| report)) {
+        match result.and_then(|report| self.commit().map(|()| report)) {
             Ok(report) => Ok(report),
             Err(error) => {
                 self.rollback();
                 Err(error)
             }
         }
+    }
+
+    /// Commits. Foreign keys that are deferred are checked only now, when no single change can be blamed.
+    fn commit(&self) -> Result<(), DatabaseError> {
+        self.connection.execute_batch("COMMIT").map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::ConstraintViolation) => DatabaseError::DeferredConstraint { path: self.path.clone() },
+            _ => DatabaseError::from_sqlite(&self.path, error),
+        })
     }
 
     /// Ends the transaction, if SQLite has not done so itself because of the error that led here.
@@ -289,7 +301,7 @@ fn insert_change(insert: &mut CachedStatement<'_>, change: &Change) -> rusqlite:
         &*change.cid,
         change.val,
         change.col_version,
-        change.db_version,
+        change.db_version.min(HIGHEST_JUMP),
         change.site_id.as_bytes(),
         change.cl,
         change.seq,

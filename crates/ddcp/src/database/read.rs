@@ -63,7 +63,8 @@ impl Database {
     /// reads no further once there are packs enough. Only what the batch contains is in memory.
     ///
     /// # Errors
-    /// [`DatabaseError::Unsendable`] for a change that no pack can hold, e.g. text that is not UTF-8.
+    /// Those of reading the database. A change that no pack can hold, e.g. text that is not UTF-8, is left out, with
+    /// a warning in the log.
     pub fn read_packs(&self, after: Cursor, exclude: &SiteId, limits: &ReadLimits) -> Result<Batch, DatabaseError> {
         self.refresh_foreign_engine()?;
         // What is read is of one moment; dropping it ends the transaction.
@@ -176,7 +177,14 @@ impl<'a> Packer<'a> {
                 return Ok(false);
             }
         }
-        let change = self.change(row, place)?;
+        let change = match self.change(row, place) {
+            // One change that no pack can hold must not keep all the others from travelling.
+            Err(error @ DatabaseError::Unsendable { .. }) => {
+                tracing::warn!(%error, "a change is left out");
+                return Ok(true);
+            }
+            change => change?,
+        };
         let moved = self.moved(row, &change)?;
         self.add(change);
         moved.into_iter().for_each(|change| self.add(change));
@@ -221,8 +229,10 @@ impl<'a> Packer<'a> {
             let unsendable = |reason| self.database.unsendable(&created.table, &cell.cid, reason);
             let cid = self.names.name(&cell.cid);
             let change = Change { cid, val: cell.val, col_version: cell.col_version, ..created.clone() };
-            change.check().map_err(unsendable)?;
-            changes.push(change);
+            match change.check().map_err(unsendable) {
+                Ok(()) => changes.push(change),
+                Err(error) => tracing::warn!(%error, "a change is left out"),
+            }
         }
         Ok(changes)
     }

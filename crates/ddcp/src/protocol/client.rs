@@ -21,6 +21,9 @@ const PACKS_AHEAD: usize = 8;
 /// Times that packs may be gone before they were downloaded, in one fetch.
 const MOST_LOST_OFFERS: u32 = 5;
 
+/// Offers without a pack in a row, in one fetch. An honest server reads on until it has a pack or the end.
+const MOST_EMPTY_OFFERS: u32 = 16;
+
 /// Bounds on what a peer may make this side hold and wait for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -136,15 +139,27 @@ impl Client {
     }
 
     /// Downloads everything after `after` that `reader` did not write itself, and gives it to `sink` in order,
-    /// step by step. What `sink` took before an error need not be fetched again.
+    /// step by step, at least up to the version `up_to`: what a peer that is being written to adds meanwhile is for
+    /// the next fetch, so that a fetch ends. What `sink` took before an error need not be fetched again.
     ///
     /// # Errors
     /// [`ClientError`], and what `sink` returns.
-    pub async fn fetch<S: Sink>(&self, after: Cursor, reader: &SiteId, sink: &mut S) -> Result<(), S::Error> {
+    pub async fn fetch<S: Sink>(
+        &self,
+        after: Cursor,
+        up_to: i64,
+        reader: &SiteId,
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
         let mut after = after;
         let mut lost = 0;
+        let mut empty = 0;
         loop {
             let (packs, end, more) = self.offer(after, reader).await?;
+            empty = if packs.is_empty() { empty + 1 } else { 0 };
+            if empty > MOST_EMPTY_OFFERS {
+                return Err(ClientError::Protocol("it goes on offering nothing".into()).into());
+            }
             let client = self.clone();
             let download = move |pack| {
                 let client = client.clone();
@@ -170,7 +185,7 @@ impl Client {
             }
             after = end;
             sink.take(Fetched::Reached(end)).await?;
-            if !more {
+            if !more || end.version > up_to {
                 return Ok(());
             }
         }
@@ -281,4 +296,118 @@ fn unexpected(answer: &Answer) -> ClientError {
 /// A peer's words may go to a terminal: no control characters, and not many.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::{
+        protocol::message::{Envelope, PROTOCOL_VERSION, PackEntry},
+        transport::BoxFuture,
+    };
+
+    /// Answers in turn what it is given, the last for ever.
+    struct Scripted(Mutex<Vec<Answer>>);
+
+    impl Peer for Scripted {
+        fn call(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+            let mut answers = self.0.lock().unwrap();
+            let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
+            Box::pin(async { Ok(message::encode(answer)) })
+        }
+    }
+
+    /// Keeps what it takes.
+    #[derive(Default)]
+    struct Kept(Vec<Fetched>);
+
+    impl Sink for Kept {
+        type Error = ClientError;
+
+        async fn take(&mut self, step: Fetched) -> Result<(), ClientError> {
+            self.0.push(step);
+            Ok(())
+        }
+    }
+
+    fn at(version: i64) -> Cursor {
+        Cursor { version, seq: 0 }
+    }
+
+    fn entry(bytes: &[u8], from: i64, to: i64) -> PackEntry {
+        let id = *PackId::of(bytes).as_bytes();
+        PackEntry { id, bytes: bytes.len() as u64, changes: 1, from: at(from).into(), to: at(to).into() }
+    }
+
+    fn offer(packs: Vec<PackEntry>, end: i64, more: bool) -> Answer {
+        Answer::Offer(Manifest { packs, end: at(end).into(), more })
+    }
+
+    async fn fetch(answers: Vec<Answer>, up_to: i64) -> Result<Kept, ClientError> {
+        let client = Client::new(Arc::new(Scripted(Mutex::new(answers))), Limits::default());
+        let mut kept = Kept::default();
+        let reader = SiteId::from_bytes(&[1; 16]).unwrap();
+        client.fetch(Cursor::ZERO, up_to, &reader, &mut kept).await.map(|()| kept)
+    }
+
+    #[tokio::test]
+    async fn packs_arrive_checked_and_in_order() {
+        let chunk = |bytes: &[u8]| Answer::Chunk { bytes: bytes.to_vec() };
+        let offered = offer(vec![entry(b"one", 0, 1), entry(b"two", 1, 2)], 3, false);
+        let kept = fetch(vec![Answer::Working, offered, chunk(b"one"), chunk(b"two")], 3).await.unwrap();
+        let [Fetched::Pack(_, one), Fetched::Pack(_, two), Fetched::Reached(end)] = kept.0.as_slice() else {
+            panic!("{:?}", kept.0)
+        };
+        assert_eq!((one.as_slice(), two.as_slice(), *end), (&b"one"[..], &b"two"[..], at(3)));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_what_was_offered_is_refused() {
+        let chunk = Answer::Chunk { bytes: b"two".to_vec() };
+        let result = fetch(vec![offer(vec![entry(b"one", 0, 1)], 1, false), chunk], 1).await;
+        assert!(matches!(result, Err(ClientError::Damaged)));
+    }
+
+    #[tokio::test]
+    async fn offers_that_lie_are_refused() {
+        for (packs, end, more) in [
+            (vec![entry(b"a", 1, 1)], 1, false),
+            (vec![entry(b"a", 0, 2), entry(b"b", 1, 3)], 3, false),
+            (vec![entry(b"a", 0, 2)], 1, false),
+            (vec![entry(b"a", 0, 1); 65], 1, false),
+            (vec![], 0, true),
+        ] {
+            let result = fetch(vec![offer(packs.clone(), end, more)], 9).await;
+            assert!(matches!(result, Err(ClientError::Protocol(_))), "{packs:?}");
+        }
+        let huge = PackEntry { bytes: 1 << 40, ..entry(b"a", 0, 1) };
+        let result = fetch(vec![offer(vec![huge], 1, false)], 1).await;
+        assert!(matches!(result, Err(ClientError::TooLarge { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_ends_though_the_peer_goes_on() {
+        let endless = fetch(vec![offer(vec![], 10, true)], 5).await.unwrap();
+        assert!(matches!(endless.0.as_slice(), [Fetched::Reached(_)]), "{:?}", endless.0);
+        let answers = (1..100).map(|end| offer(vec![], end, true)).collect();
+        assert!(matches!(fetch(answers, 1000).await, Err(ClientError::Protocol(_))));
+        let gone = vec![offer(vec![entry(b"one", 0, 1)], 1, false), Answer::Gone];
+        let gone = gone.into_iter().cycle().take(40).collect();
+        assert!(matches!(fetch(gone, 1).await, Err(ClientError::PacksVanish)));
+    }
+
+    #[tokio::test]
+    async fn a_later_version_is_said_to_be_one() {
+        struct Later;
+        impl Peer for Later {
+            fn call(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+                let later = Envelope { version: PROTOCOL_VERSION + 1, body: Answer::Busy };
+                Box::pin(async move { Ok(minicbor::to_vec(later).unwrap()) })
+            }
+        }
+        let error = Client::new(Arc::new(Later), Limits::default()).status().await.unwrap_err();
+        assert!(error.to_string().contains("version 2 of the protocol"), "{error}");
+    }
 }

@@ -57,7 +57,7 @@ pub struct Server {
 
 struct Inner {
     source: Box<dyn Source>,
-    readers: Semaphore,
+    readers: Arc<Semaphore>,
     offers: Mutex<HashMap<OfferKey, Offer>>,
     packs: Mutex<PackCache>,
 }
@@ -77,7 +77,7 @@ impl Server {
         Self {
             inner: Arc::new(Inner {
                 source: Box::new(source),
-                readers: Semaphore::new(MOST_READERS),
+                readers: Arc::new(Semaphore::new(MOST_READERS)),
                 offers: Mutex::default(),
                 packs: Mutex::default(),
             }),
@@ -103,11 +103,15 @@ impl Server {
 
     async fn status(&self) -> Answer {
         let inner = self.inner.clone();
-        let status = tokio::task::spawn_blocking(move || inner.source.status());
-        match status.await {
-            Ok(Ok(status)) => Answer::Status(status),
-            Ok(Err(reason)) => Answer::Refused { reason },
-            Err(_) => Answer::Busy,
+        let read = async move {
+            let permit = inner.readers.clone().acquire_owned().await.ok()?;
+            let status = tokio::task::spawn_blocking(move || (inner.source.status(), permit));
+            status.await.ok().map(|(status, _)| status)
+        };
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(Some(Ok(status))) => Answer::Status(status),
+            Ok(Some(Err(reason))) => Answer::Refused { reason },
+            Ok(None) | Err(_) => Answer::Busy,
         }
     }
 
@@ -130,7 +134,10 @@ impl Server {
             return Some(offer.answer.clone());
         }
         if offers.len() >= MOST_OFFERS {
-            return None;
+            // Answered offers are kept only in case the answer was lost.
+            let answered = offers.iter().filter(|(_, offer)| offer.answer.borrow().is_some());
+            let oldest = *answered.min_by_key(|(_, offer)| offer.made)?.0;
+            offers.remove(&oldest);
         }
         let (sender, receiver) = watch::channel(None);
         offers.insert(key, Offer { made: Instant::now(), answer: receiver.clone() });

@@ -59,7 +59,7 @@ impl Repository {
         let schema = status.schema.clone();
         let start = self.start(name.clone(), address.clone(), site, status).await?;
         let mut inbox = Inbox { repository: self.clone(), site, reached: start.after, report: start.report };
-        client.fetch(start.after, &start.reader, &mut inbox).await?;
+        client.fetch(start.after, start.up_to, &start.reader, &mut inbox).await?;
         let name = name.clone();
         self.blocking(move |repository| Ok(repository.state()?.note_schema(name.as_str(), &schema)?)).await?;
         Ok(inbox.report)
@@ -116,7 +116,7 @@ impl Repository {
                 after = before_alteration(after);
             }
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
-            Ok(Start { reader, after, report })
+            Ok(Start { reader, after, up_to: status.db_version, report })
         })
         .await
     }
@@ -134,6 +134,7 @@ fn before_alteration(after: Cursor) -> Cursor {
 struct Start {
     reader: SiteId,
     after: Cursor,
+    up_to: i64,
     report: FetchReport,
 }
 

@@ -80,6 +80,9 @@ fn sites(state: &State, chosen: &[(RemoteName, Address)], everything: bool) -> R
     Ok(sites)
 }
 
+/// Reasons that are kept for one pack.
+const MOST_REASONS: usize = 20;
+
 struct Merger {
     database: Database,
     state: State,
@@ -89,11 +92,13 @@ impl Merger {
     /// Costs what the inbox and the waiting changes of the site hold.
     fn merge_site(&mut self, site: &SiteId) -> Result<MergeReport, Error> {
         let mut report = MergeReport::default();
+        // Drops what lies behind a gap: a database that was restored from a backup lacks what comes before it.
+        self.state.fetched(site, self.database.position(site)?)?;
         let waited_before = self.state.last_waiting(site)?;
         while let Some(stretch) = self.state.next_stretch(site)? {
             match &stretch.pack {
                 Some(bytes) => {
-                    let pack = decode(bytes)?;
+                    let pack = self.stored(site, bytes)?;
                     self.merge_pack(&pack, Some(stretch.to), &mut report)?;
                 }
                 None => self.advance(site, stretch.to)?,
@@ -115,6 +120,14 @@ impl Merger {
             *report.applied.entry(name.clone()).or_default() += table.applied as u64;
         }
         Ok(merged.refused())
+    }
+
+    /// A pack of the inbox. One that was damaged on disk is dropped with what follows it, to be fetched again.
+    fn stored(&mut self, site: &SiteId, bytes: &[u8]) -> Result<Pack, Error> {
+        decode(bytes).or_else(|error| {
+            self.state.drop_inbox(site)?;
+            Err(error)
+        })
     }
 
     fn advance(&mut self, site: &SiteId, position: Cursor) -> Result<(), Error> {
@@ -139,14 +152,21 @@ impl Merger {
 }
 
 fn decode(bytes: &[u8]) -> Result<Pack, Error> {
-    Pack::decode(bytes, &changeset::Limits::default()).map_err(|error| Error::BadPack(error.to_string()))
+    Pack::decode(bytes, &changeset::Limits::default()).map_err(|error| Error::DamagedPack(error.to_string()))
 }
 
 /// Puts changes that do not fit aside, with the reasons a person can act on.
 fn keep_waiting(state: &mut State, pack: &Pack, refused: &[Refused]) -> Result<(), Error> {
-    let reasons: BTreeSet<String> =
-        refused.iter().map(|refused| format!("table {}: {}", refused.change.table, refused.reason)).collect();
-    let reasons: Vec<String> = reasons.into_iter().collect();
+    let reasons: BTreeSet<String> = refused
+        .iter()
+        // The peer chose the names, and they go to a terminal.
+        .map(|refused| format!("table {}: {}", refused.change.table, refused.reason).escape_debug().to_string())
+        .collect();
+    let more = reasons.len().saturating_sub(MOST_REASONS);
+    let mut reasons: Vec<String> = reasons.into_iter().take(MOST_REASONS).collect();
+    if more > 0 {
+        reasons.push(format!("and {more} more reasons"));
+    }
     let changes: Vec<_> = refused.iter().map(|refused| refused.change.clone()).collect();
     let names: BTreeSet<&str> = changes.iter().map(|change| change.table.as_ref()).collect();
     let tables = pack.tables.iter().filter(|table| names.contains(table.name.as_str())).cloned().collect();

@@ -75,6 +75,9 @@ impl Repository {
         let open = OpenOptions { create: true, extension: options.extension.clone(), ..OpenOptions::default() };
         Database::open(layout.database(), &open)?;
         let io = |source| Error::Io { path: layout.state().to_owned(), source };
+        if !layout.state_db().exists() && !is_missing_or_empty(layout.state()).map_err(io)? {
+            return Err(Error::ForeignFolder(layout.state().to_owned()));
+        }
         files::create_private_dir(layout.state()).map_err(io)?;
         if !layout.config().exists() {
             files::replace(&layout.config(), CONFIG_TEMPLATE.as_bytes()).map_err(io)?;
@@ -252,7 +255,7 @@ impl Repository {
     }
 
     /// Runs `work` on a thread that may block.
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -260,6 +263,19 @@ impl Repository {
         tokio::task::spawn_blocking(move || work(&repository))
             .await
             .map_err(|error| Error::Interrupted(error.to_string()))?
+    }
+}
+
+/// Whether a folder is there for a repository to take. Another program's must not be closed to its users.
+fn is_missing_or_empty(folder: &Path) -> std::io::Result<bool> {
+    match std::fs::read_dir(folder) {
+        // A first start that was killed leaves nothing but these.
+        Ok(entries) => {
+            let ours = ["config.toml", "config.lock", "lock", "veilid"];
+            Ok(entries.flatten().all(|entry| ours.iter().any(|name| entry.file_name() == *name)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

@@ -86,6 +86,24 @@ fn a_database_restored_from_an_older_copy_gets_everything_again() {
 }
 
 #[test]
+fn a_merge_after_a_restore_leaves_no_gap() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    b.follows(&[&a]).pull();
+    let copy = backup(&b);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.pull();
+    a.sql("INSERT INTO note VALUES ('2', 'two', 2)");
+    b.ok(["fetch"]);
+
+    restore(&b, &copy);
+    b.ok(["merge"]);
+    assert!(b.notes().is_empty(), "what lies behind a gap must not be merged");
+    b.pull();
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
 fn a_copy_of_the_own_database_is_refused() {
     let world = World::new();
     let [a, b] = world.all_notes(["a", "b"]);

@@ -203,3 +203,16 @@ fn an_unknown_key_in_the_settings_is_named() {
     hint: mend DIR/.ddcp/a.db/config.toml in an editor; docs/config.md lists its keys
     ");
 }
+
+#[test]
+fn remotes_added_at_the_same_time_are_all_kept() {
+    let world = World::new();
+    let repo = world.notes("a");
+    let adding: Vec<_> = (0..12)
+        .map(|number| repo.start(["remote".to_owned(), "add".to_owned(), format!("r{number}"), "b.db".to_owned()]))
+        .collect();
+    for process in adding {
+        repo.finish(process).assert_status(0);
+    }
+    assert_eq!(repo.ok(["remote", "list"]).lines().count(), 12);
+}

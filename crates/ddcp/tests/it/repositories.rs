@@ -110,3 +110,15 @@ fn without_db_the_database_is_ddcp_db_in_the_current_folder() {
     error: /: the path names no file
     ");
 }
+
+#[test]
+fn a_folder_with_other_files_is_not_taken_as_state_directory() {
+    let world = World::new();
+    let folder = world.path("public");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("index.html"), "").unwrap();
+    let before = std::fs::metadata(&folder).unwrap().permissions();
+    let run = world.run(["--state-dir", "public", "--db", "a.db", "init"]).assert_status(2);
+    assert!(run.stderr.contains("holds other files: it cannot be a state directory"), "{}", run.stderr);
+    assert_eq!(std::fs::metadata(&folder).unwrap().permissions(), before);
+}

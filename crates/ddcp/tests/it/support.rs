@@ -276,10 +276,11 @@ fn output(child: Child) -> Output {
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait_with_output()));
-    receiver.recv_timeout(PATIENCE).map(Result::unwrap).unwrap_or_else(|_| {
+    let Ok(output) = receiver.recv_timeout(PATIENCE) else {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         panic!("a process had not ended after {PATIENCE:?}");
-    })
+    };
+    output.unwrap()
 }
 
 impl fmt::Display for Run {

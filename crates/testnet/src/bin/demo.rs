@@ -67,7 +67,7 @@ fn demo() -> Result<Verdict> {
     let bob = Person { name: "bob", host: "h2", dir: dir.path(), testnet: &testnet };
 
     println!("\n# Alice and Bob each know a part of the packages that ddcp is built from; some both know.");
-    let (of_alice, of_bob) = split(packages()?);
+    let (of_alice, of_bob) = split(&packages()?);
     let alice_serves = begin(&alice, &of_alice)?;
     let bob_serves = begin(&bob, &of_bob)?;
     alice.run(&["remote", "add", "bob", &bob_serves.address])?;
@@ -218,7 +218,7 @@ fn packages() -> Result<Vec<Package>> {
 }
 
 /// Every second package to each, and every tenth to both.
-fn split(packages: Vec<Package>) -> (Vec<Package>, Vec<Package>) {
+fn split(packages: &[Package]) -> (Vec<Package>, Vec<Package>) {
     let numbered = || packages.iter().enumerate();
     let of_alice = numbered().filter(|(number, _)| number % 2 == 0 || number % 10 == 5).map(|(_, p)| p.clone());
     let of_bob = numbered().filter(|(number, _)| number % 2 == 1 || number % 10 == 0).map(|(_, p)| p.clone());

@@ -1,7 +1,7 @@
 //! People with repositories on hosts of the shared network.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
@@ -16,10 +16,10 @@ use tempfile::TempDir;
 use testnet::{Options, Testnet};
 
 /// What anything here may take; nothing waits this long unless it is broken.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The network of this test run; it ends with the process.
-pub fn network() -> &'static Testnet {
+pub(crate) fn network() -> &'static Testnet {
     static NETWORK: OnceLock<Testnet> = OnceLock::new();
     NETWORK.get_or_init(|| {
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{}", std::process::id()));
@@ -29,14 +29,14 @@ pub fn network() -> &'static Testnet {
 }
 
 /// A repository on a host.
-pub struct Peer {
-    pub host: String,
-    pub dir: TempDir,
+pub(crate) struct Peer {
+    pub(crate) host: String,
+    pub(crate) dir: TempDir,
 }
 
 impl Peer {
     /// An initialised repository on `host` with the table `note`.
-    pub fn new(host: &str) -> Self {
+    pub(crate) fn new(host: &str) -> Self {
         let peer = Self::bare(host);
         peer.ok(&["init"]);
         peer.sql("CREATE TABLE note (id TEXT NOT NULL PRIMARY KEY, body TEXT, stars INTEGER)");
@@ -45,18 +45,18 @@ impl Peer {
     }
 
     /// A folder on `host` in which nothing is.
-    pub fn bare(host: &str) -> Self {
+    pub(crate) fn bare(host: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // The demo program is `ddcp` when it is called so; the real one belongs to another package.
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_demo"), dir.path().join("ddcp")).unwrap();
         Self { host: host.to_owned(), dir }
     }
 
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.dir.path().join("peer.db")
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = network().command(&self.host, self.dir.path().join("ddcp"));
         command.current_dir(self.dir.path()).args(["--db", "peer.db"]).args(args);
         for variable in ["DDCP_DB", "DDCP_STATE_DIR", "DDCP_NETWORK", "DDCP_EXTENSION", "RUST_LOG"] {
@@ -66,7 +66,7 @@ impl Peer {
     }
 
     /// Runs a command to its end.
-    pub fn run(&self, args: &[&str]) -> Outcome {
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
         let Output { status, stdout, stderr } = self.command(args).stdin(Stdio::null()).output().unwrap();
         Outcome {
             code: status.code(),
@@ -76,39 +76,32 @@ impl Peer {
     }
 
     /// Runs a command that must succeed; its stdout.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let outcome = self.run(args);
         assert_eq!(outcome.code, Some(0), "{args:?} on {}: {outcome:#?}", self.host);
         outcome.stdout
     }
 
-    pub fn sql(&self, sql: &str) -> String {
+    pub(crate) fn sql(&self, sql: &str) -> String {
         self.ok(&["shell", sql])
     }
 
-    /// Runs a script through the shell's stdin.
-    pub fn script(&self, sql: &str) {
-        let mut shell = self.command(&["shell"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        shell.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
-        assert!(shell.wait().unwrap().success());
-    }
-
     /// The notes, a line each.
-    pub fn notes(&self) -> String {
+    pub(crate) fn notes(&self) -> String {
         self.sql("SELECT * FROM note ORDER BY id")
     }
 
     /// A digest of a table's whole content, without printing it.
-    pub fn digest(&self, table: &str) -> String {
+    pub(crate) fn digest(&self, table: &str) -> String {
         self.sql(&format!("SELECT count(*), sum(length(quote({table}.body))), total({table}.stars) FROM {table}"))
     }
 
-    pub fn add_remote(&self, name: &str, address: &str) {
+    pub(crate) fn add_remote(&self, name: &str, address: &str) {
         self.ok(&["remote", "add", name, address]);
     }
 
     /// Starts `ddcp serve`; returns when it has printed its address.
-    pub fn serve(&self) -> Serving {
+    pub(crate) fn serve(&self) -> Serving {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("serve.log")).unwrap();
         let mut process = self.command(&["serve"]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut address = String::new();
@@ -117,33 +110,33 @@ impl Peer {
         Serving { process: Some(process), address: address.trim().to_owned() }
     }
 
-    pub fn serve_log(&self) -> String {
+    pub(crate) fn serve_log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("serve.log")).unwrap_or_default()
     }
 }
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Outcome {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// A running `ddcp serve`; killed when dropped.
-pub struct Serving {
+pub(crate) struct Serving {
     process: Option<Child>,
-    pub address: String,
+    pub(crate) address: String,
 }
 
 impl Serving {
     /// Ends it as an operator does; the exit status.
-    pub fn terminate(mut self) -> Option<i32> {
+    pub(crate) fn terminate(mut self) -> Option<i32> {
         self.end(Signal::SIGTERM)
     }
 
     /// Ends it as a power cut does.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.end(Signal::SIGKILL);
     }
 
@@ -160,12 +153,12 @@ impl Drop for Serving {
     }
 }
 
-pub fn send(process: &Child, signal: Signal) {
+pub(crate) fn send(process: &Child, signal: Signal) {
     kill(Pid::from_raw(process.id().cast_signed()), signal).unwrap();
 }
 
 /// Waits until `condition` holds; panics with `what` at the deadline.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
         assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
@@ -174,7 +167,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// A scalar of a SQLite file, read while others write it; `None` if it cannot be had just now.
-pub fn peek(path: &Path, sql: &str) -> Option<i64> {
+pub(crate) fn peek(path: &Path, sql: &str) -> Option<i64> {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     rusqlite::Connection::open_with_flags(path, flags).ok()?.query_row(sql, [], |row| row.get(0)).ok()
 }

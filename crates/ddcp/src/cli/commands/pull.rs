@@ -21,6 +21,5 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
         output::each_done(&report.fetched, |name, report| super::fetch::line(out, name, report))?;
         output::each_done(&report.merged, |name, report| super::merge::lines(out, name, report))
     })?;
-    output::failures(&report.fetched)?;
-    output::failures(&report.merged)
+    output::failures_of_both(&report.fetched, &report.merged)
 }
