@@ -1,7 +1,7 @@
 use std::{sync::mpsc, thread};
 
 use super::*;
-use crate::changeset::{Change, PackTable};
+use crate::changeset::{Change, MAX_VERSION, PackTable};
 
 #[test]
 fn databases_converge() {
@@ -341,13 +341,27 @@ fn shapes_and_fingerprints() {
 }
 
 #[test]
-fn text_that_is_not_utf8_is_refused_by_name() {
-    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, CAST(x'ff' AS TEXT), 1);"));
-    let error =
-        a.database.read_packs(Cursor::ZERO, &SiteId::from_bytes(&[1]).unwrap(), &ReadLimits::default()).unwrap_err();
-    assert!(error.to_string().contains("table notes, column title"), "{error}");
-    a.run("UPDATE notes SET title = 'fixed'");
-    assert_eq!(a.read(Cursor::ZERO, &SiteId::from_bytes(&[1]).unwrap()).packs.len(), 1);
+fn a_change_that_no_pack_can_hold_does_not_keep_the_others() {
+    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, CAST(x'ff' AS TEXT), 'body'), (2, 'two', 2);"));
+    let reader = SiteId::from_bytes(&[1]).unwrap();
+    let cells = |packs: &[Pack]| packs.iter().map(|pack| pack.changes.len()).sum::<usize>();
+    let batch = a.read(Cursor::ZERO, &reader);
+    assert_eq!(cells(&batch.packs), 3, "all but the title that is no text");
+    a.run("UPDATE notes SET title = 'mended' WHERE id = 1");
+    assert_eq!(cells(&a.read(batch.end, &reader).packs), 1, "mended, it travels");
+}
+
+#[test]
+fn no_peer_can_use_up_the_versions() {
+    let mut b = Site::new(NOTES);
+    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, 'a', 1);"));
+    let mut pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+    pack.changes.iter_mut().for_each(|change| change.db_version = MAX_VERSION);
+    pack.to = Cursor::whole(MAX_VERSION);
+    b.merge(&pack);
+    b.run("UPDATE notes SET title = 'b'");
+    assert!(b.database.version().unwrap() < MAX_VERSION / 2);
+    assert_eq!(b.read(Cursor::ZERO, &a.id()).packs.len(), 1, "what is written afterwards can be sent");
 }
 
 #[test]
