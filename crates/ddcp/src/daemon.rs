@@ -42,10 +42,15 @@ pub async fn serve(layout: Layout, options: Options, on_address: impl FnOnce(&Ad
     let held = OnceLock::new();
     let result = tokio::select! {
         result = run(layout, options, on_address, &held) => result,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => {
+            tracing::info!("interrupted");
+            Ok(())
+        }
+        _ = terminate.recv() => {
+            tracing::info!("terminated");
+            Ok(())
+        }
     };
-    tracing::info!("ending");
     if let Some((repository, _lock)) = held.get() {
         repository.shutdown().await;
     }

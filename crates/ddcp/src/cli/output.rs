@@ -1,6 +1,9 @@
 //! What goes to stdout: data only.
 
-use std::io::{self, BufWriter, Write};
+use std::{
+    collections::BTreeSet,
+    io::{self, BufWriter, Write},
+};
 
 use serde::Serialize;
 
@@ -44,17 +47,25 @@ pub(super) fn each_done<T>(
 
 /// The remotes that failed, as the command's failure.
 pub(super) fn failures<T>(reports: &[PerRemote<T>]) -> Result<(), Failed> {
-    all_or_some(failed(reports), reports.len())
+    let failures = failed(reports);
+    let all = failures.len() == reports.len();
+    some_failed(failures, all)
 }
 
-/// As [`failures`], of a command in two steps.
+/// As [`failures`], of a command in two steps: a remote has failed that failed in either.
 pub(super) fn failures_of_both<T, U>(first: &[PerRemote<T>], second: &[PerRemote<U>]) -> Result<(), Failed> {
-    let mut failures = failed(first);
-    // A remote of which nothing could be fetched and which has nothing to merge has failed, though its merge has not.
-    let all = failures.len() == first.len();
-    failures.extend(failed(second));
-    let steps = if all { failures.len() } else { failures.len() + 1 };
-    all_or_some(failures, steps)
+    let remotes: BTreeSet<&str> = names(first, |_| true).chain(names(second, |_| true)).collect();
+    let broken: BTreeSet<&str> = names(first, is_failed).chain(names(second, is_failed)).collect();
+    let failures = failed(first).into_iter().chain(failed(second)).collect();
+    some_failed(failures, broken.len() == remotes.len())
+}
+
+fn names<T>(reports: &[PerRemote<T>], which: impl Fn(&Outcome<T>) -> bool) -> impl Iterator<Item = &str> {
+    reports.iter().filter(move |report| which(&report.outcome)).map(|report| report.remote.as_str())
+}
+
+fn is_failed<T>(outcome: &Outcome<T>) -> bool {
+    matches!(outcome, Outcome::Failed(_))
 }
 
 fn failed<T>(reports: &[PerRemote<T>]) -> Vec<Failure> {
@@ -65,8 +76,7 @@ fn failed<T>(reports: &[PerRemote<T>]) -> Vec<Failure> {
     reports.iter().filter_map(failure).collect()
 }
 
-fn all_or_some(failures: Vec<Failure>, of: usize) -> Result<(), Failed> {
-    let all = failures.len() == of;
+fn some_failed(failures: Vec<Failure>, all: bool) -> Result<(), Failed> {
     if failures.is_empty() { Ok(()) } else { Err(Failed::some(failures, all)) }
 }
 
