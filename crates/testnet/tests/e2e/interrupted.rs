@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Peer, network, peek, send, wait_until};
+use crate::support::{Peer, network, send, wait_until};
 
 /// Enough for several packs, in many transactions' worth of time.
 fn fill(peer: &Peer) {
@@ -21,20 +21,18 @@ fn killed_in_the_middle_of_fetch_and_of_merge() {
     fill(&a);
     let serve = a.serve();
     b.add_remote("a", &serve.address);
-    let state = b.dir.path().join(".ddcp/peer.db/state.db");
-    let inbox = || peek(&state, "SELECT count(*) FROM inbox WHERE pack IS NOT NULL").unwrap_or(0);
 
     let mut fetch = b.command(&["fetch", "a"]).stdout(Stdio::null()).spawn().unwrap();
-    wait_until("a pack lies in the inbox", || inbox() > 0);
+    wait_until("a pack lies in the inbox", || b.packs_in_inbox() > 0);
     send(&fetch, Signal::SIGKILL);
     fetch.wait().unwrap();
     assert_eq!(b.sql("SELECT count(*) FROM note"), "0\n");
     b.ok(&["fetch", "a"]);
-    let fetched = inbox();
+    let fetched = b.packs_in_inbox();
     assert!(fetched > 1, "{fetched} packs are too few to be killed between");
 
     let mut merge = b.command(&["merge", "a"]).stdout(Stdio::null()).spawn().unwrap();
-    wait_until("a pack is merged", || inbox() < fetched);
+    wait_until("a pack is merged", || b.packs_in_inbox() < fetched);
     send(&merge, Signal::SIGKILL);
     merge.wait().unwrap();
     assert_eq!(b.sql("PRAGMA integrity_check"), "ok\n");
@@ -50,11 +48,9 @@ fn a_link_that_is_cut_and_restored_costs_time_only() {
     fill(&a);
     let serve = a.serve();
     b.add_remote("a", &serve.address);
-    let state = b.dir.path().join(".ddcp/peer.db/state.db");
-    let inbox = || peek(&state, "SELECT count(*) FROM inbox WHERE pack IS NOT NULL").unwrap_or(0);
 
     let mut fetch = b.command(&["fetch", "a"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("a pack lies in the inbox", || inbox() > 0 || fetch.try_wait().unwrap().is_some());
+    wait_until("a pack lies in the inbox", || b.packs_in_inbox() > 0 || fetch.try_wait().unwrap().is_some());
     network().cut(&b.host).unwrap();
     let before = std::time::Instant::now();
     wait_until("five seconds without a link", || before.elapsed().as_secs() >= 5);

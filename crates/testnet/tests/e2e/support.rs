@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
@@ -96,6 +96,16 @@ impl Peer {
         self.sql(&format!("SELECT count(*), sum(length(quote({table}.body))), total({table}.stars) FROM {table}"))
     }
 
+    /// Packs that are fetched and not merged, read while a command writes them; 0 if that cannot be had just now.
+    pub(crate) fn packs_in_inbox(&self) -> i64 {
+        let state = self.dir.path().join(".ddcp/peer.db/state.db");
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let count = rusqlite::Connection::open_with_flags(state, flags).and_then(|connection| {
+            connection.query_row("SELECT count(*) FROM inbox WHERE pack IS NOT NULL", [], |row| row.get(0))
+        });
+        count.unwrap_or(0)
+    }
+
     pub(crate) fn add_remote(&self, name: &str, address: &str) {
         self.ok(&["remote", "add", name, address]);
     }
@@ -164,10 +174,4 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// A scalar of a SQLite file, read while others write it; `None` if it cannot be had just now.
-pub(crate) fn peek(path: &Path, sql: &str) -> Option<i64> {
-    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-    rusqlite::Connection::open_with_flags(path, flags).ok()?.query_row(sql, [], |row| row.get(0)).ok()
 }
