@@ -66,11 +66,3 @@ pub enum TransportError {
     #[error("{0}")]
     Other(String),
 }
-
-impl TransportError {
-    /// Whether the same call may succeed later without anybody changing anything.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Offline(_) | Self::NotFound)
-    }
-}

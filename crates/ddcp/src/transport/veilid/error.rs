@@ -1,9 +1,12 @@
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
-use veilid_core::VeilidAPIError;
+use tokio::time::{Instant, sleep, timeout_at};
+use veilid_core::{VeilidAPIError, VeilidAPIResult};
 
-use super::{super::TransportError, backoff::Backoff};
+use super::{
+    super::{BoxFuture, TransportError},
+    backoff::Backoff,
+};
 
 /// What the library reports, in our terms.
 pub(super) fn transport_error(error: VeilidAPIError) -> TransportError {
@@ -21,61 +24,97 @@ pub(super) fn transport_error(error: VeilidAPIError) -> TransportError {
 }
 
 /// Whether the same operation may succeed a moment later.
-pub(super) fn is_transient(error: &VeilidAPIError) -> bool {
+fn is_transient(error: &VeilidAPIError) -> bool {
     matches!(error, VeilidAPIError::TryAgain { .. } | VeilidAPIError::NoConnection { .. } | VeilidAPIError::Timeout)
 }
 
-/// Repeats `operation` with growing pauses while it fails for a passing reason, until `deadline`.
-pub(super) async fn retry<T, F>(deadline: Instant, mut operation: impl FnMut() -> F) -> Result<T, VeilidAPIError>
-where
-    F: Future<Output = Result<T, VeilidAPIError>>,
-{
+/// Repeats `operation` while it fails for a passing reason or does not end, until `deadline`. Between attempts
+/// `recover` is run, followed by growing pauses. The first attempt is given up after `patience`, each further one
+/// after twice as long.
+pub(super) async fn retry<'a, T>(
+    deadline: Instant,
+    mut patience: Duration,
+    mut operation: impl FnMut() -> BoxFuture<'a, VeilidAPIResult<T>>,
+    mut recover: impl FnMut() -> BoxFuture<'a, ()>,
+) -> VeilidAPIResult<T> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
-        let error = match operation().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
+        let limit = deadline.min(Instant::now() + patience);
+        let error = match timeout_at(limit, operation()).await.unwrap_or(Err(VeilidAPIError::Timeout)) {
+            Err(error) if is_transient(&error) => error,
+            lasting => return lasting,
         };
         let pause = backoff.step();
-        if !is_transient(&error) || Instant::now() + pause >= deadline {
+        if Instant::now() + pause >= deadline {
             return Err(error);
         }
         tracing::debug!(%error, "trying again");
+        let _ = timeout_at(deadline, recover()).await;
         sleep(pause).await;
+        patience *= 2;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    /// What an attempt does in these tests.
+    #[derive(Clone, Copy)]
+    enum Attempt {
+        Hangs,
+        Passes(u8),
+        FailsForNow,
+        FailsForGood,
+    }
+
+    /// The outcome of attempts as in `script`, with how many were made and how often recovery was tried.
+    async fn run(script: &[Attempt], seconds: u64) -> (VeilidAPIResult<u8>, usize, usize) {
+        let (attempts, recoveries) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let outcome = retry(
+            Instant::now() + Duration::from_secs(seconds),
+            Duration::from_millis(50),
+            || {
+                let attempt = script[attempts.fetch_add(1, Ordering::Relaxed).min(script.len() - 1)];
+                Box::pin(async move {
+                    match attempt {
+                        Attempt::Hangs => std::future::pending().await,
+                        Attempt::Passes(value) => Ok(value),
+                        Attempt::FailsForNow => Err(VeilidAPIError::try_again("not yet")),
+                        Attempt::FailsForGood => Err(VeilidAPIError::generic("no")),
+                    }
+                })
+            },
+            || {
+                recoveries.fetch_add(1, Ordering::Relaxed);
+                Box::pin(std::future::ready(()))
+            },
+        )
+        .await;
+        (outcome, attempts.into_inner(), recoveries.into_inner())
+    }
 
     #[tokio::test]
     async fn passing_failures_are_repeated_and_lasting_ones_are_not() {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let mut left = 3;
-        let result = retry(deadline, || {
-            left -= 1;
-            let outcome = if left == 0 { Ok(7) } else { Err(VeilidAPIError::try_again("not yet")) };
-            async move { outcome }
-        });
-        assert_eq!(result.await, Ok(7));
+        use Attempt::{FailsForGood, FailsForNow, Passes};
+        assert_eq!(run(&[FailsForNow, FailsForNow, Passes(7)], 60).await, (Ok(7), 3, 2));
+        let (outcome, attempts, recoveries) = run(&[FailsForGood], 60).await;
+        assert!(outcome.is_err());
+        assert_eq!((attempts, recoveries), (1, 0));
+    }
 
-        let mut calls = 0;
-        let result: Result<(), _> = retry(deadline, || {
-            calls += 1;
-            async { Err(VeilidAPIError::generic("no")) }
-        })
-        .await;
-        assert!(result.is_err());
-        assert_eq!(calls, 1);
+    #[tokio::test]
+    async fn an_attempt_without_end_is_given_up_soon() {
+        assert_eq!(run(&[Attempt::Hangs, Attempt::Passes(7)], 3600).await, (Ok(7), 2, 1));
     }
 
     #[tokio::test]
     async fn the_deadline_ends_it() {
-        let started = Instant::now();
-        let result: Result<(), _> =
-            retry(started + Duration::from_millis(400), || async { Err(VeilidAPIError::Timeout) }).await;
-        assert!(matches!(result, Err(VeilidAPIError::Timeout)));
-        assert!(started.elapsed() < Duration::from_secs(5));
+        for attempt in [Attempt::Hangs, Attempt::FailsForNow] {
+            let (outcome, ..) = run(&[attempt], 1).await;
+            assert!(outcome.is_err_and(|error| is_transient(&error)));
+        }
     }
 }

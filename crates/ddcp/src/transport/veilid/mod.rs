@@ -21,6 +21,7 @@ mod rtt;
 mod server;
 mod settings;
 mod watchdog;
+mod way_out;
 
 pub use identity::stored_address;
 pub use node::{Node, NodeOptions};

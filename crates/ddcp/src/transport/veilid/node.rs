@@ -11,13 +11,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 use veilid_core::{
-    CRYPTO_KIND_VLD0, KeyPair, PublicKey, RecordKey, RouteId, Signature, VeilidAPI, VeilidAPIError, VeilidAppCall,
-    VeilidStateAttachment, VeilidUpdate,
+    CRYPTO_KIND_VLD0, KeyPair, PublicKey, RecordKey, RouteId, RoutingContext, Signature, VeilidAPI, VeilidAPIError,
+    VeilidAPIResult, VeilidAppCall, VeilidStateAttachment, VeilidUpdate,
 };
 
 use super::{
-    super::{Handler, TransportError},
-    error::transport_error,
+    super::{BoxFuture, Handler, TransportError},
+    error::{retry, transport_error},
     health::Health,
     identity::{self, Identity},
     peer::VeilidPeer,
@@ -25,8 +25,13 @@ use super::{
     server::Server,
     settings::veilid_config,
     watchdog,
+    way_out::WayOut,
 };
 use crate::{config::NetworkConfig, files};
+
+/// A question to the network is normally answered within a second or two; without an answer the library ends it
+/// after 10 s.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where a node lives and which network it joins.
 #[derive(Clone, Debug)]
@@ -49,6 +54,7 @@ pub(super) struct Inner {
     /// Filled when the address is first asked for; the lock makes sure that it is made only once.
     identity: tokio::sync::Mutex<Option<Identity>>,
     pub(super) health: Health,
+    way_out: WayOut,
     readiness: watch::Sender<Readiness>,
     serving: OnceLock<Serving>,
     /// A message that only this node knows: it sends it to itself to test its routes.
@@ -103,6 +109,7 @@ impl Node {
             dir,
             identity: tokio::sync::Mutex::default(),
             health: Health::default(),
+            way_out: WayOut::default(),
             readiness: watch::Sender::new(Readiness { ready: false, epoch: 0, since: Instant::now() }),
             serving: OnceLock::new(),
             probe: rand::random::<[u8; 32]>().to_vec(),
@@ -128,12 +135,6 @@ impl Node {
     /// [`TransportError::Offline`] after `limit`.
     pub async fn wait_ready(&self, limit: Duration) -> Result<(), TransportError> {
         self.inner.wait_ready(Instant::now() + limit).await
-    }
-
-    /// Whether the node is connected to the network, as far as it knows.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.inner.readiness().ready
     }
 
     /// Answers peers through `handler` and publishes routes to this node, with `announcement`, under its address:
@@ -165,13 +166,17 @@ impl Node {
     /// See [`Node::connect_within`].
     pub async fn connect(&self, address: &RecordKey) -> Result<VeilidPeer, TransportError> {
         let deadline = Instant::now() + VeilidPeer::CONNECT_LIMIT;
-        match self.connect_within(address, VeilidPeer::CONNECT_LIMIT).await {
-            // A record is visible from its first value on, some seconds after its owner's very first start: the two
-            // may have been started at the same time.
-            Err(TransportError::NotFound) => {
-                self.connect_within(address, deadline.saturating_duration_since(Instant::now())).await
-            }
-            outcome => outcome,
+        let first = self.connect_within(address, VeilidPeer::CONNECT_LIMIT).await;
+        if !matches!(first, Err(TransportError::NotFound)) {
+            return first;
+        }
+        // A record is visible from its first value on, some seconds after its owner's very first start: the two
+        // may have been started at the same time.
+        let second = self.connect_within(address, deadline.saturating_duration_since(Instant::now())).await;
+        match second {
+            // No news in the time that was left.
+            Err(TransportError::Offline(_)) => first,
+            _ => second,
         }
     }
 
@@ -238,6 +243,35 @@ impl Inner {
             Ok(_) => Ok(()),
             Err(_) => Err(TransportError::Offline(format!("no connection within {} s", started.elapsed().as_secs()))),
         }
+    }
+
+    /// What to ask the network through.
+    pub(super) fn context(&self) -> VeilidAPIResult<RoutingContext> {
+        self.way_out.context(&self.api)
+    }
+
+    /// Nothing answered: questions take another way from now on, if one can be found. Returns at once.
+    pub(super) fn change_way_out(self: &Arc<Self>) {
+        let node = Arc::clone(self);
+        tokio::spawn(async move { node.way_out.change(&node.api).await });
+    }
+
+    /// Asks the network until there is an answer, a lasting failure, or `deadline`. A question that goes
+    /// unanswered is asked again on another way.
+    pub(super) async fn ask<'a, T: Send + 'a>(
+        &'a self,
+        deadline: Instant,
+        mut question: impl FnMut(RoutingContext) -> BoxFuture<'a, VeilidAPIResult<T>>,
+    ) -> VeilidAPIResult<T> {
+        let attempt = || match self.context() {
+            Ok(context) => question(context),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        };
+        let recover = || -> BoxFuture<'a, ()> {
+            self.health.failure();
+            Box::pin(self.way_out.change(&self.api))
+        };
+        retry(deadline, PATIENCE, attempt, recover).await
     }
 
     async fn identity(&self) -> Result<Identity, TransportError> {

@@ -13,7 +13,7 @@ use veilid_core::{PublicKey, RecordKey, RouteId, Target, VeilidAPIError};
 use super::{
     super::{BoxFuture, MAX_MESSAGE, Peer, TransportError},
     backoff::Backoff,
-    error::{retry, transport_error},
+    error::transport_error,
     node::Inner,
     record::{self, RecordError, RouteBytes, STATUS_SUBKEY, Status},
     rtt::Rtt,
@@ -79,8 +79,11 @@ impl VeilidPeer {
     pub(super) async fn connect(node: Arc<Inner>, key: RecordKey, limit: Duration) -> Result<Self, TransportError> {
         let deadline = Instant::now() + limit;
         node.wait_ready(deadline).await?;
-        let context = node.api.routing_context().map_err(transport_error)?;
-        let descriptor = retry(deadline, || Box::pin(context.open_dht_record(key.clone(), None, None)))
+        let descriptor = node
+            .ask(deadline, |context| {
+                let key = key.clone();
+                Box::pin(async move { context.open_dht_record(key, None, None).await })
+            })
             .await
             .map_err(transport_error)?;
         let owner = descriptor.owner();
@@ -140,6 +143,7 @@ impl VeilidPeer {
                     return Ok(answer);
                 }
                 self.shared.demote(route);
+                self.shared.node.change_way_out();
             }
             stagger = Duration::ZERO;
             efforts.reads += 1;
@@ -218,7 +222,7 @@ impl Shared {
     }
 
     async fn send(&self, route: &Route, request: Vec<u8>) -> Result<Vec<u8>, VeilidAPIError> {
-        let context = self.node.api.routing_context()?;
+        let context = self.node.context()?;
         Box::pin(context.app_call(Target::RouteId(route.id.clone()), request)).await
     }
 
@@ -301,26 +305,27 @@ async fn read_status(
     owner: &PublicKey,
     deadline: Instant,
 ) -> Result<Status, TransportError> {
-    let context = node.api.routing_context().map_err(transport_error)?;
-    let value = retry(deadline, || {
-        let context = context.clone();
-        async move {
-            let started = Instant::now();
-            let outcome = Box::pin(context.get_dht_value(key.clone(), STATUS_SUBKEY, true)).await;
-            if outcome.is_ok() && node.readiness().ready && started.elapsed() < READ_PROOF {
-                node.health.success();
-            } else {
-                node.health.failure();
-            }
-            outcome
-        }
-    })
-    .await
-    .map_err(|error| match error {
-        VeilidAPIError::Generic { ref message } if message.contains("decrypt") => TransportError::Unreadable,
-        other => transport_error(other),
-    })?
-    .ok_or(TransportError::NotFound)?;
+    let value = node
+        .ask(deadline, |context| {
+            Box::pin(async move {
+                let started = Instant::now();
+                let outcome = context.get_dht_value(key.clone(), STATUS_SUBKEY, true).await;
+                if outcome.is_ok() {
+                    if node.readiness().ready && started.elapsed() < READ_PROOF {
+                        node.health.success();
+                    } else {
+                        node.health.failure();
+                    }
+                }
+                outcome
+            })
+        })
+        .await
+        .map_err(|error| match error {
+            VeilidAPIError::Generic { ref message } if message.contains("decrypt") => TransportError::Unreadable,
+            other => transport_error(other),
+        })?
+        .ok_or(TransportError::NotFound)?;
 
     let signed = record::decode(value.data()).map_err(|error| match error {
         RecordError::Version(_) => TransportError::Other(format!("what is published there cannot be read: {error}")),

@@ -106,6 +106,7 @@ impl Publisher {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "publishing this repository's status failed; trying again");
+                    self.node.change_way_out();
                     Instant::now() + backoff.step()
                 }
             };
@@ -204,7 +205,7 @@ impl Publisher {
 
     async fn write(&self, routes: &[RouteBytes], announcement: &[u8]) -> Result<(), TransportError> {
         const ATTEMPTS: usize = 5;
-        let context = self.node.api.routing_context().map_err(transport_error)?;
+        let context = self.node.context().map_err(transport_error)?;
         let key = &self.identity.address;
         for _ in 0..ATTEMPTS {
             let value = self.signed_status(routes.to_vec(), announcement.to_vec()).await?;
@@ -224,7 +225,7 @@ impl Publisher {
 
     /// A `set` that answers "done" may only have stored the value here.
     async fn flush(&self) -> Result<(), TransportError> {
-        let context = self.node.api.routing_context().map_err(transport_error)?;
+        let context = self.node.context().map_err(transport_error)?;
         let limit = Some(Duration::from_secs(10));
         match Box::pin(context.flush_dht_record(self.identity.address.clone(), limit)).await {
             Ok(true) => Ok(()),
