@@ -142,6 +142,10 @@ impl Error {
             Self::ForeignFolder(_) => "name a folder that is empty or does not exist".into(),
             Self::Locked { .. } => "wait for it to end, or stop it".into(),
             Self::Config(error) => return config_hint(error),
+            Self::Database(DatabaseError::NoLibrary { name, .. }) => format!(
+                "`cargo build --release -p crsqlite-loadable` in the sources of this version makes target/release/{name}; \
+                 copy it beside the program, or into ../lib"
+            ),
             Self::Node(TransportError::InUse(_)) => "stop the other process first".into(),
             Self::Node(TransportError::Offline(_)) => {
                 "check this machine's network; `[network]` in config.toml or DDCP_NETWORK sets a private network".into()

@@ -86,6 +86,7 @@ enum Command {
     Pull(commands::pull::Args),
     Status(commands::status::Args),
     Shell(commands::shell::Args),
+    Extension(commands::extension::Args),
     Completions(commands::completions::Args),
 }
 
@@ -132,6 +133,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failed> {
         Command::Pull(args) => commands::pull::run(&session, args).await,
         Command::Status(args) => commands::status::run(&session, args).await,
         Command::Shell(args) => commands::shell::run(session, args).await,
+        Command::Extension(args) => commands::extension::run(&session, args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

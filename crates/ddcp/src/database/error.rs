@@ -89,6 +89,16 @@ pub enum DatabaseError {
         /// What SQLite said.
         detail: String,
     },
+    /// The loadable library that belongs to this program is not where it should be.
+    #[error("there is no {name} of this version beside the program in {}{}", folder.display(), instead(others))]
+    NoLibrary {
+        /// The file's name.
+        name: String,
+        /// The program's folder.
+        folder: PathBuf,
+        /// What was found in its place, and why it will not do.
+        others: Vec<String>,
+    },
     /// A local change that cannot be sent.
     #[error("{path}: table {table}, column {column}: a change cannot be sent: {reason}")]
     Unsendable {
@@ -185,4 +195,8 @@ pub(super) fn message(error: &rusqlite::Error) -> String {
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
         other => other.to_string(),
     }
+}
+
+fn instead(others: &[String]) -> String {
+    others.iter().map(|other| format!("; {other}")).collect()
 }

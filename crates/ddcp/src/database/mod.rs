@@ -15,6 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, named_params
 use crate::changeset::{Cursor, SiteId};
 
 mod error;
+mod library;
 mod merge;
 mod moved;
 mod read;
@@ -23,6 +24,7 @@ mod schema;
 mod tests;
 
 pub use error::DatabaseError;
+pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
 pub use read::{Batch, ReadLimits};
 pub use schema::{ColumnShape, TableShape};
@@ -188,31 +190,15 @@ impl Database {
             self.begin_immediate()?;
         }
         match &options.extension {
-            Some(extension) => self.load_foreign_engine(extension)?,
+            Some(extension) => {
+                library::load(&self.connection, &self.path, extension)?;
+                self.foreign_engine = Some(ForeignEngine::default());
+            }
             None => self.wrap(crsqlite::register(&self.connection).map_err(rusqlite::Error::from))?,
         }
         if writes {
             self.wrap(self.connection.execute_batch("COMMIT"))?;
         }
-        Ok(())
-    }
-
-    /// Loads a library for the rest of this connection's life.
-    #[allow(unsafe_code)]
-    fn load_foreign_engine(&mut self, extension: &Path) -> Result<(), DatabaseError> {
-        // SAFETY: loading runs the library's code, which the user named for that purpose. Extension loading is
-        // switched off again before any SQL of others runs, so that SQL cannot load more.
-        let loaded = unsafe {
-            self.connection
-                .load_extension_enable()
-                .and_then(|()| self.connection.load_extension(extension, None::<&str>))
-        };
-        loaded.and(self.connection.load_extension_disable()).map_err(|error| DatabaseError::Extension {
-            path: self.path.clone(),
-            extension: extension.to_owned(),
-            detail: error::message(&error),
-        })?;
-        self.foreign_engine = Some(ForeignEngine::default());
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 mod backups;
 mod bad_files;
 mod crashes;
+mod extension;
 mod failures;
 mod output;
 mod remotes;
