@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     Error, control,
     database::{Database, DatabaseError},
+    follow::follow,
     protocol,
     repo::{self, DatabaseSource, Layout, Lock, Options, Repository},
     transport::Address,
@@ -28,8 +29,8 @@ const REOPEN: Duration = Duration::from_secs(5);
 /// How long another process that holds the repository is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Creates what is missing, holds the repository, gives its address to `on_address` and answers peers and control
-/// clients until SIGINT or SIGTERM.
+/// Creates what is missing, holds the repository, gives its address to `on_address` answers peers and control
+/// clients, and follows the remotes that are set so, until SIGINT or SIGTERM.
 ///
 /// # Errors
 /// What keeps it from starting: [`Error::Locked`] where another process holds the repository, and others. Once it
@@ -73,6 +74,7 @@ async fn run(
     tokio::select! {
         result = answer_peers(repository, on_address) => result,
         () = control.run() => Ok(()),
+        () = follow(repository.clone()) => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`cli`] | the command line: parses, calls, prints |
-//! | [`daemon`] | `ddcp serve` |
+//! | [`daemon`] | `ddcp serve`: answers peers, and follows remotes |
 //! | [`control`] | commands on a repository, and the socket on which they reach the daemon |
 //! | [`repo`] | a repository: fetch, merge, status over its database and state |
 //! | [`protocol`] | what repositories say to each other |
@@ -18,6 +18,7 @@
 //! | [`database`] | reading and merging changes of a SQLite database |
 //! | [`changeset`] | changes, and the packs they travel in |
 
+mod backoff;
 pub mod changeset;
 pub mod cli;
 pub mod config;
@@ -26,6 +27,7 @@ pub mod daemon;
 pub mod database;
 mod error;
 mod files;
+mod follow;
 pub mod protocol;
 pub mod repo;
 pub mod transport;

@@ -3,6 +3,7 @@
 //! ```toml
 //! [remotes.alice]
 //! address = "VLD0:…"
+//! sync = "auto"              # what `serve` does by itself: "auto", "fetch" or "manual"
 //!
 //! [network]                  # only for a private Veilid network
 //! key = "…"
@@ -27,17 +28,28 @@ use crate::{
 
 mod name;
 mod network;
+mod sync_mode;
 
 pub use name::{NameError, RemoteName};
 pub use network::NetworkConfig;
+pub use sync_mode::{SyncMode, SyncModeError};
 
 /// The settings of one repository, as read from its `config.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The configured remotes, by name.
-    pub remotes: BTreeMap<RemoteName, Address>,
+    pub remotes: BTreeMap<RemoteName, Remote>,
     /// The private network that the node joins; the public one if absent.
     pub network: Option<NetworkConfig>,
+}
+
+/// A repository to fetch from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Where it is.
+    pub address: Address,
+    /// What the daemon does about it by itself.
+    pub sync: SyncMode,
 }
 
 /// Why settings could not be read or changed.
@@ -86,6 +98,8 @@ struct FileShape {
 #[serde(deny_unknown_fields)]
 struct RemoteShape {
     address: String,
+    #[serde(default)]
+    sync: SyncMode,
 }
 
 impl Config {
@@ -103,17 +117,17 @@ impl Config {
             .map(|(name, remote)| {
                 let address = remote.address.parse().map_err(|error| invalid(format!("remote `{name}`: {error}")))?;
                 let name = name.parse().map_err(|error| invalid(format!("{error}")))?;
-                Ok((name, address))
+                Ok((name, Remote { address, sync: remote.sync }))
             })
             .collect::<Result<_, ConfigError>>()?;
         Ok(Self { remotes, network: shape.network })
     }
 
-    /// The address of the remote `name`.
+    /// The remote `name`.
     ///
     /// # Errors
     /// [`ConfigError::NoRemote`].
-    pub fn remote(&self, name: &str) -> Result<(&RemoteName, &Address), ConfigError> {
+    pub fn remote(&self, name: &str) -> Result<(&RemoteName, &Remote), ConfigError> {
         self.remotes.iter().find(|(known, _)| known.as_str() == name).ok_or_else(|| ConfigError::NoRemote(name.into()))
     }
 }
@@ -132,13 +146,16 @@ pub fn load_network(path: &Path) -> Result<NetworkConfig, ConfigError> {
 ///
 /// # Errors
 /// [`ConfigError::NameTaken`], and those of [`Config::load`].
-pub fn add_remote(path: &Path, name: &RemoteName, address: &Address) -> Result<(), ConfigError> {
+pub fn add_remote(path: &Path, name: &RemoteName, added: &Remote) -> Result<(), ConfigError> {
     edit(path, |config, remotes| {
         if config.remotes.contains_key(name) {
             return Err(ConfigError::NameTaken(name.clone()));
         }
         let mut remote = Table::new();
-        remote["address"] = value(address.to_string());
+        remote["address"] = value(added.address.to_string());
+        if added.sync != SyncMode::default() {
+            remote["sync"] = value(added.sync.to_string());
+        }
         remotes.insert(name.as_str(), Item::Table(remote));
         Ok(())
     })
@@ -180,6 +197,18 @@ pub fn set_remote_address(path: &Path, name: &str, address: &Address) -> Result<
     edit(path, |config, remotes| {
         config.remote(name)?;
         remotes[name]["address"] = value(address.to_string());
+        Ok(())
+    })
+}
+
+/// Changes what the daemon does about a remote by itself, in the settings in `path`.
+///
+/// # Errors
+/// [`ConfigError::NoRemote`], and those of [`Config::load`].
+pub fn set_remote_sync(path: &Path, name: &str, sync: SyncMode) -> Result<(), ConfigError> {
+    edit(path, |config, remotes| {
+        config.remote(name)?;
+        remotes[name]["sync"] = value(sync.to_string());
         Ok(())
     })
 }
@@ -241,6 +270,10 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn at(path: &str) -> Remote {
+        Remote { address: Address::Path(path.into()), sync: SyncMode::Manual }
+    }
+
     #[test]
     fn a_missing_file_means_no_settings() {
         assert_eq!(Config::load(Path::new("/nonexistent/config.toml")).unwrap(), Config::default());
@@ -264,8 +297,8 @@ mod tests {
     #[test]
     fn edits_keep_comments_and_order() {
         let (_dir, path) = file("# mine\n[network] # private\nkey = \"k\"\n");
-        add_remote(&path, &name("bob"), &Address::Path("bob.db".into())).unwrap();
-        add_remote(&path, &name("al"), &Address::Path("al.db".into())).unwrap();
+        add_remote(&path, &name("bob"), &at("bob.db")).unwrap();
+        add_remote(&path, &name("al"), &at("al.db")).unwrap();
         rename_remote(&path, "bob", &name("rob")).unwrap();
         set_remote_address(&path, "rob", &Address::Path("rob.db".into())).unwrap();
         remove_remote(&path, "al").unwrap();
@@ -274,13 +307,31 @@ mod tests {
     }
 
     #[test]
+    fn whether_a_remote_is_followed_is_a_setting_of_its_own() {
+        let (_dir, path) = file("[remotes.old]\naddress = \"old.db\"\n");
+        add_remote(&path, &name("bob"), &Remote { sync: SyncMode::Auto, ..at("bob.db") }).unwrap();
+        set_remote_sync(&path, "old", SyncMode::Fetch).unwrap();
+        let config = Config::load(&path).unwrap();
+        assert_eq!(
+            (config.remote("bob").unwrap().1.sync, config.remote("old").unwrap().1.sync),
+            (SyncMode::Auto, SyncMode::Fetch)
+        );
+        set_remote_sync(&path, "bob", SyncMode::Manual).unwrap();
+        assert_eq!(Config::load(&path).unwrap().remote("bob").unwrap().1, &at("bob.db"));
+        assert!(matches!(set_remote_sync(&path, "eve", SyncMode::Auto), Err(ConfigError::NoRemote(_))));
+        let (_dir, path) = file("[remotes.a]\naddress = \"a.db\"\nsync = \"often\"\n");
+        let message = Config::load(&path).unwrap_err().to_string();
+        assert!(message.contains("line 3: unknown variant `often`"), "{message}");
+    }
+
+    #[test]
     fn a_name_is_given_once() {
         let (_dir, path) = file("");
-        add_remote(&path, &name("bob"), &Address::Path("bob.db".into())).unwrap();
-        let twice = add_remote(&path, &name("bob"), &Address::Path("bob.db".into()));
+        add_remote(&path, &name("bob"), &at("bob.db")).unwrap();
+        let twice = add_remote(&path, &name("bob"), &at("bob.db"));
         assert!(matches!(twice, Err(ConfigError::NameTaken(_))));
         assert!(matches!(remove_remote(&path, "eve"), Err(ConfigError::NoRemote(_))));
-        add_remote(&path, &name("eve"), &Address::Path("eve.db".into())).unwrap();
+        add_remote(&path, &name("eve"), &at("eve.db")).unwrap();
         assert!(matches!(rename_remote(&path, "eve", &name("bob")), Err(ConfigError::NameTaken(_))));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{Error, ErrorKind, Failure, repo::Repository};
+use crate::{Error, ErrorKind, Failure, config::SyncMode, repo::Repository};
 
 mod client;
 mod server;
@@ -40,6 +40,9 @@ pub enum Command {
         name: String,
         /// Its address.
         address: String,
+        /// What the daemon does about it by itself.
+        #[serde(default)]
+        sync: SyncMode,
     },
     /// Removes a remote.
     #[serde(rename = "remote.remove")]
@@ -62,6 +65,14 @@ pub enum Command {
         name: String,
         /// Its new address.
         address: String,
+    },
+    /// Changes what the daemon does about a remote by itself.
+    #[serde(rename = "remote.set-sync")]
+    RemoteSetSync {
+        /// Its name.
+        name: String,
+        /// What it does from now on.
+        sync: SyncMode,
     },
     /// Fetches: a list of [`PerRemote`](crate::repo::PerRemote)`<`[`FetchReport`](crate::repo::FetchReport)`>`.
     #[serde(rename = "fetch")]
@@ -95,13 +106,16 @@ async fn execute(repository: &Repository, command: Command, serving: bool) -> Re
     match command {
         Command::Status {} => json(repository.status(serving).await?),
         Command::RemoteList {} => json(repository.blocking(Repository::remotes).await?),
-        Command::RemoteAdd { name, address } => {
-            json(repository.blocking(move |r| r.add_remote(&name, &address)).await?)
+        Command::RemoteAdd { name, address, sync } => {
+            json(repository.blocking(move |r| r.add_remote(&name, &address, sync)).await?)
         }
         Command::RemoteRemove { name } => json(repository.blocking(move |r| r.remove_remote(&name)).await?),
         Command::RemoteRename { old, new } => json(repository.blocking(move |r| r.rename_remote(&old, &new)).await?),
         Command::RemoteSetAddress { name, address } => {
             json(repository.blocking(move |r| r.set_remote_address(&name, &address)).await?)
+        }
+        Command::RemoteSetSync { name, sync } => {
+            json(repository.blocking(move |r| r.set_remote_sync(&name, sync)).await?)
         }
         Command::Fetch { remote } => json(repository.fetch(remote.as_deref()).await?),
         Command::Merge { remote } => json(repository.merge(remote.as_deref()).await?),

@@ -92,13 +92,14 @@ const INVALID_PARAMS: i32 = -32602;
 /// A command failed; `data` holds the [`Failure`].
 const COMMAND_FAILED: i32 = -32000;
 
-const METHODS: [&str; 9] = [
+const METHODS: [&str; 10] = [
     "status",
     "remote.list",
     "remote.add",
     "remote.remove",
     "remote.rename",
     "remote.set-address",
+    "remote.set-sync",
     "fetch",
     "merge",
     "pull",

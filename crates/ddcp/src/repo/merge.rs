@@ -21,10 +21,12 @@ impl Repository {
     /// [`Error::Config`], [`Error::Database`], [`Error::State`], [`Error::NothingFetched`]. What concerns one
     /// remote's changes only is in its report.
     pub async fn merge(&self, name: Option<&str>) -> Result<Vec<PerRemote<MergeReport>>, Error> {
-        let _alone = self.inner.merging.lock().await;
+        let alone = self.inner.merging.clone().lock_owned().await;
         let chosen = self.chosen(name)?;
         let everything = name.is_none();
         self.blocking(move |repository| {
+            // Merging goes on when the caller is gone, and keeps others out to its end.
+            let _alone = alone;
             let state = repository.state()?;
             let sites = sites(&state, &chosen, everything)?;
             let mut merger = Merger { database: repository.database()?, state };

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
 
 use crate::{
     Error,
-    config::{self, Config, ConfigError, NetworkConfig, RemoteName},
+    config::{self, Config, ConfigError, NetworkConfig, Remote, RemoteName, SyncMode},
     database::{Database, DatabaseError, OpenOptions},
     files,
     transport::{
@@ -61,7 +61,7 @@ struct Inner {
     /// Started when the first remote needs it, or by the daemon.
     node: OnceCell<Node>,
     /// Held while something is merged.
-    merging: Mutex<()>,
+    merging: Arc<Mutex<()>>,
     /// Held, per remote, while it is fetched from.
     fetching: StdMutex<HashMap<RemoteName, Arc<Mutex<()>>>>,
 }
@@ -103,7 +103,7 @@ impl Repository {
                 layout,
                 options,
                 node: OnceCell::new(),
-                merging: Mutex::new(()),
+                merging: Arc::default(),
                 fetching: StdMutex::default(),
             }),
         })
@@ -139,9 +139,10 @@ impl Repository {
     /// # Errors
     /// [`Error::Config`].
     pub fn remotes(&self) -> Result<Vec<RemoteEntry>, Error> {
-        let entry = |(name, address): (RemoteName, Address)| RemoteEntry {
+        let entry = |(name, remote): (RemoteName, Remote)| RemoteEntry {
             name: name.to_string(),
-            address: address.to_string(),
+            address: remote.address.to_string(),
+            sync: remote.sync,
         };
         Ok(self.config()?.remotes.into_iter().map(entry).collect())
     }
@@ -150,9 +151,9 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn add_remote(&self, name: &str, address: &str) -> Result<(), Error> {
+    pub fn add_remote(&self, name: &str, address: &str, sync: SyncMode) -> Result<(), Error> {
         let (name, address) = (parse_name(name)?, absolute_address(address)?);
-        Ok(config::add_remote(&self.inner.layout.config(), &name, &address)?)
+        Ok(config::add_remote(&self.inner.layout.config(), &name, &Remote { address, sync })?)
     }
 
     /// Removes a remote. What was fetched from it stays, for `merge`.
@@ -179,6 +180,14 @@ impl Repository {
     /// [`Error::Config`].
     pub fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
         Ok(config::set_remote_address(&self.inner.layout.config(), name, &absolute_address(address)?)?)
+    }
+
+    /// Changes what the daemon does about a remote by itself.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn set_remote_sync(&self, name: &str, sync: SyncMode) -> Result<(), Error> {
+        Ok(config::set_remote_sync(&self.inner.layout.config(), name, sync)?)
     }
 
     /// The address that peers use, if there is one yet. Needs no network.
@@ -238,10 +247,10 @@ impl Repository {
         let config = self.config()?;
         Ok(match name {
             Some(name) => {
-                let (name, address) = config.remote(name)?;
-                vec![(name.clone(), address.clone())]
+                let (name, remote) = config.remote(name)?;
+                vec![(name.clone(), remote.address.clone())]
             }
-            None => config.remotes.into_iter().collect(),
+            None => config.remotes.into_iter().map(|(name, remote)| (name, remote.address)).collect(),
         })
     }
 

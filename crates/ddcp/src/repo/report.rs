@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Failure;
+use crate::{Failure, config::SyncMode};
 
 /// A configured remote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ pub struct RemoteEntry {
     pub name: String,
     /// Its address.
     pub address: String,
+    /// What the daemon does about it by itself.
+    pub sync: SyncMode,
 }
 
 /// What became of one of several remotes.
@@ -96,6 +98,8 @@ pub struct RemoteStatusReport {
     pub name: String,
     /// Its address.
     pub address: String,
+    /// What the daemon does about it by itself.
+    pub sync: SyncMode,
     /// The version it last answered with.
     pub version: Option<i64>,
     /// Changes fetched, not merged.

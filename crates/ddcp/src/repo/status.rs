@@ -1,7 +1,10 @@
 //! `status`: where the repository stands, from what is known here; asks no remote.
 
 use super::{RemoteStatusReport, Repository, State, StatusReport};
-use crate::{Error, config::RemoteName, transport::Address};
+use crate::{
+    Error,
+    config::{Remote, RemoteName},
+};
 
 impl Repository {
     /// Where the repository stands. `serving` says whether its daemon runs.
@@ -16,7 +19,7 @@ impl Repository {
             let remotes = config
                 .remotes
                 .iter()
-                .map(|(name, address)| remote_status(&state, name, address))
+                .map(|(name, remote)| remote_status(&state, name, remote))
                 .collect::<Result<_, _>>()?;
             Ok(StatusReport {
                 database: repository.inner.layout.database().display().to_string(),
@@ -32,15 +35,16 @@ impl Repository {
     }
 }
 
-fn remote_status(state: &State, name: &RemoteName, address: &Address) -> Result<RemoteStatusReport, Error> {
-    let contact = state.contact(name.as_str(), address)?;
+fn remote_status(state: &State, name: &RemoteName, remote: &Remote) -> Result<RemoteStatusReport, Error> {
+    let contact = state.contact(name.as_str(), &remote.address)?;
     let (unmerged, (waiting, reasons)) = match &contact.site_id {
         Some(site) => (state.inbox_changes(site)?, state.waiting_changes(site)?),
         None => (0, (0, Vec::new())),
     };
     Ok(RemoteStatusReport {
         name: name.to_string(),
-        address: address.to_string(),
+        address: remote.address.to_string(),
+        sync: remote.sync,
         version: contact.db_version,
         unmerged,
         waiting,

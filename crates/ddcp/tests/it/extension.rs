@@ -16,7 +16,10 @@ fn where_there_is_no_library_it_says_how_to_get_one() {
     };
     let text = stderr();
     assert!(text.starts_with("error: there is no libcrsqlite.so of this version beside the program in /"), "{text}");
-    assert!(text.contains("hint: `cargo build --release -p crsqlite-loadable` in the sources of this version"), "{text}");
+    assert!(
+        text.contains("hint: `cargo build --release -p crsqlite-loadable` in the sources of this version"),
+        "{text}"
+    );
 
     fs::write(world.path("libcrsqlite.so"), "no library").unwrap();
     let text = stderr();

@@ -10,6 +10,7 @@ mod bad_files;
 mod crashes;
 mod extension;
 mod failures;
+mod follow;
 mod output;
 mod remotes;
 mod repositories;

@@ -199,7 +199,7 @@ fn an_unknown_key_in_the_settings_is_named() {
     assert_snapshot!(repo.run(["pull"]), @"
     status 2
     --- stderr
-    error: DIR/.ddcp/a.db/config.toml: line 3: unknown field `colour`, expected `address`
+    error: DIR/.ddcp/a.db/config.toml: line 3: unknown field `colour`, expected `address` or `sync`
     hint: mend DIR/.ddcp/a.db/config.toml in an editor; docs/config.md lists its keys
     ");
 }

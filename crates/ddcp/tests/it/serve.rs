@@ -43,14 +43,15 @@ fn serve(world: &World, repo: &Repo) -> Command {
     command
 }
 
-struct Daemon {
+/// A running `ddcp serve`; killed when dropped.
+pub(crate) struct Daemon {
     child: Child,
     /// The first line it printed.
     line: String,
 }
 
 impl Daemon {
-    fn start(world: &World, repo: &Repo) -> Self {
+    pub(crate) fn start(world: &World, repo: &Repo) -> Self {
         Self::spawn(world, serve(world, repo))
     }
 

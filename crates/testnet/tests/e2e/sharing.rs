@@ -1,6 +1,6 @@
 //! What the README promises.
 
-use crate::support::{Peer, network};
+use crate::support::{Peer, network, wait_until};
 
 #[test]
 fn two_peers_synchronise_both_ways() {
@@ -84,4 +84,28 @@ fn a_large_value_and_many_rows_arrive_whole() {
     a.sql("UPDATE note SET stars = -1 WHERE id = 'row 77'");
     assert!(b.ok(&["pull", "a"]).starts_with("a: fetched 1 change in"));
     assert_eq!(b.sql("SELECT stars FROM note WHERE id = 'row 77'"), "-1\n");
+}
+
+#[test]
+fn peers_that_follow_each_other_stay_equal_by_themselves() {
+    let lease = network().lease::<3>();
+    let [left, middle, right] = lease.hosts().map(Peer::new);
+    let (serve_left, serve_middle, serve_right) = (left.serve(), middle.serve(), right.serve());
+    let follow = |peer: &Peer, name: &str, address: &str| peer.ok(&["remote", "add", name, address, "--sync", "auto"]);
+    follow(&middle, "left", &serve_left.address);
+    follow(&middle, "right", &serve_right.address);
+    follow(&left, "middle", &serve_middle.address);
+    follow(&right, "middle", &serve_middle.address);
+    left.sql("INSERT INTO note VALUES ('l', 'left', 1)");
+    right.sql("INSERT INTO note VALUES ('r', 'right', 2)");
+    for peer in [&left, &middle, &right] {
+        wait_until("everybody has everything", || peer.notes() == "l|left|1\nr|right|2\n");
+    }
+    left.sql("UPDATE note SET stars = 5");
+    wait_until("a change comes all the way", || right.notes() == "l|left|5\nr|right|5\n");
+
+    serve_middle.kill();
+    right.sql("DELETE FROM note WHERE id = 'l'");
+    let _serve_middle = middle.serve();
+    wait_until("and after a restart too", || left.notes() == "r|right|5\n");
 }

@@ -10,7 +10,8 @@ use crate::{
 /// repository.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Example:
+Examples:
+  ddcp extension
   sqlite3 notes.db -cmd \".load $(ddcp extension)\"")]
 pub(in crate::cli) struct Args {}
 

@@ -1,7 +1,8 @@
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 
 use crate::{
     cli::{Failed, Session, output},
+    config::SyncMode,
     control::Command,
     repo::RemoteEntry,
 };
@@ -11,6 +12,8 @@ use crate::{
 #[command(after_help = "\
 Examples:
   ddcp remote add alice VLD0:…
+  ddcp remote add bob VLD0:… --sync auto
+  ddcp remote set alice sync fetch
   ddcp remote add backup /media/stick/notes.db
   ddcp remote list")]
 pub(in crate::cli) struct Args {
@@ -26,6 +29,9 @@ enum Verb {
         name: String,
         /// What `ddcp address` prints at the other side, or the path of another repository's database.
         address: String,
+        /// What `ddcp serve` does by itself: `auto` fetches and merges, `fetch` fetches, `manual` does nothing.
+        #[arg(long, default_value_t, value_name = "MODE")]
+        sync: SyncMode,
     },
     /// Print the remotes, `NAME ADDRESS` a line.
     List,
@@ -48,15 +54,36 @@ enum Verb {
         /// Its new address.
         address: String,
     },
+    /// Change a setting of a remote.
+    Set {
+        /// Its name.
+        name: String,
+        /// Which setting.
+        setting: Setting,
+        /// What `ddcp serve` does by itself: `auto` fetches and merges, `fetch` fetches, `manual` does nothing.
+        #[arg(value_name = "MODE")]
+        value: SyncMode,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Setting {
+    /// What `ddcp serve` does by itself.
+    Sync,
 }
 
 pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Failed> {
     match args.verb {
         Verb::List => list(session).await,
         // A path is meant from the folder this command runs in, which is not the daemon's.
-        Verb::Add { name, address } => session.run(Command::RemoteAdd { name, address: absolute(&address)? }).await,
+        Verb::Add { name, address, sync } => {
+            session.run(Command::RemoteAdd { name, address: absolute(&address)?, sync }).await
+        }
         Verb::Remove { name } => session.run(Command::RemoteRemove { name }).await,
         Verb::Rename { old, new } => session.run(Command::RemoteRename { old, new }).await,
+        Verb::Set { name, setting: Setting::Sync, value } => {
+            session.run(Command::RemoteSetSync { name, sync: value }).await
+        }
         Verb::SetAddress { name, address } => {
             session.run(Command::RemoteSetAddress { name, address: absolute(&address)? }).await
         }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     cli::{Failed, Session, output},
+    config::SyncMode,
     control::Command,
     repo::{RemoteStatusReport, StatusReport},
 };
@@ -35,6 +36,9 @@ fn print(out: &mut dyn Write, status: &StatusReport) -> io::Result<()> {
 fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport) -> io::Result<()> {
     writeln!(out, "\nremote   {}", remote.name)?;
     writeln!(out, "address  {}", remote.address)?;
+    if remote.sync != SyncMode::Manual {
+        writeln!(out, "sync     {}", remote.sync)?;
+    }
     writeln!(out, "contact  {}", remote.last_contact.map_or_else(|| "never".to_owned(), moment))?;
     if let Some(version) = remote.version {
         writeln!(out, "version  {version}")?;

@@ -3,10 +3,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use veilid_core::{VeilidAPIError, VeilidAPIResult};
 
-use super::{
-    super::{BoxFuture, TransportError},
-    backoff::Backoff,
-};
+use super::super::{BoxFuture, TransportError};
+use crate::backoff::Backoff;
 
 /// What the library reports, in our terms.
 pub(super) fn transport_error(error: VeilidAPIError) -> TransportError {

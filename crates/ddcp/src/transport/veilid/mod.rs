@@ -9,7 +9,6 @@
 //! prefix (`net`, `rpc`, `rtab`, `stor`, `attach`, …): a subscriber should name the targets it wants
 //! (`ddcp=info`) rather than those it does not.
 
-mod backoff;
 mod error;
 mod health;
 mod identity;
@@ -25,4 +24,4 @@ mod way_out;
 
 pub use identity::stored_address;
 pub use node::{Node, NodeOptions};
-pub use peer::VeilidPeer;
+pub use peer::{VeilidPeer, Watch};

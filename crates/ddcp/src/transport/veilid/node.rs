@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -6,13 +7,13 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::AbortHandle,
     time::{Instant, timeout},
 };
 use veilid_core::{
-    CRYPTO_KIND_VLD0, KeyPair, PublicKey, RecordKey, RouteId, RoutingContext, Signature, VeilidAPI, VeilidAPIError,
-    VeilidAPIResult, VeilidAppCall, VeilidStateAttachment, VeilidUpdate,
+    CRYPTO_KIND_VLD0, KeyPair, OpaqueRecordKey, PublicKey, RecordKey, RouteId, RoutingContext, Signature, VeilidAPI,
+    VeilidAPIError, VeilidAPIResult, VeilidAppCall, VeilidStateAttachment, VeilidUpdate,
 };
 
 use super::{
@@ -55,6 +56,8 @@ pub(super) struct Inner {
     identity: tokio::sync::Mutex<Option<Identity>>,
     pub(super) health: Health,
     way_out: WayOut,
+    /// Whom to tell when a record changes.
+    watched: Mutex<HashMap<OpaqueRecordKey, Arc<Notify>>>,
     readiness: watch::Sender<Readiness>,
     serving: OnceLock<Serving>,
     /// A message that only this node knows: it sends it to itself to test its routes.
@@ -110,6 +113,7 @@ impl Node {
             identity: tokio::sync::Mutex::default(),
             health: Health::default(),
             way_out: WayOut::default(),
+            watched: Mutex::default(),
             readiness: watch::Sender::new(Readiness { ready: false, epoch: 0, since: Instant::now() }),
             serving: OnceLock::new(),
             probe: rand::random::<[u8; 32]>().to_vec(),
@@ -274,6 +278,15 @@ impl Inner {
         retry(deadline, PATIENCE, attempt, recover).await
     }
 
+    /// What is told when the record `key`, which must be watched, changes.
+    pub(super) fn on_change(&self, key: &RecordKey) -> Arc<Notify> {
+        self.watched().entry(key.opaque()).or_default().clone()
+    }
+
+    fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<OpaqueRecordKey, Arc<Notify>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn identity(&self) -> Result<Identity, TransportError> {
         let mut cached = self.identity.lock().await;
         if let Some(identity) = &*cached {
@@ -344,7 +357,11 @@ fn unsupported() -> VeilidAPIError {
 fn is_of_interest(update: &VeilidUpdate) -> bool {
     matches!(
         update,
-        VeilidUpdate::AppCall(_) | VeilidUpdate::Attachment(_) | VeilidUpdate::RouteChange(_) | VeilidUpdate::Shutdown
+        VeilidUpdate::AppCall(_)
+            | VeilidUpdate::Attachment(_)
+            | VeilidUpdate::RouteChange(_)
+            | VeilidUpdate::ValueChange(_)
+            | VeilidUpdate::Shutdown
     )
 }
 
@@ -359,6 +376,12 @@ async fn dispatch(node: Arc<Inner>, mut updates: mpsc::UnboundedReceiver<VeilidU
             VeilidUpdate::RouteChange(change) if !change.dead_routes.is_empty() => {
                 if let Some(serving) = node.serving.get() {
                     let _ = serving.dead_routes.send(change.dead_routes);
+                }
+            }
+            // Also the end of a watch is told: whoever watches looks, and watches again.
+            VeilidUpdate::ValueChange(change) => {
+                if let Some(changed) = node.watched().get(&change.key.opaque()) {
+                    changed.notify_one();
                 }
             }
             VeilidUpdate::Shutdown => return,

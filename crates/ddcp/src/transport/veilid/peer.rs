@@ -5,6 +5,7 @@ use std::{
 };
 
 use tokio::{
+    sync::Notify,
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
@@ -12,12 +13,12 @@ use veilid_core::{PublicKey, RecordKey, RouteId, Target, VeilidAPIError};
 
 use super::{
     super::{BoxFuture, MAX_MESSAGE, Peer, TransportError},
-    backoff::Backoff,
     error::transport_error,
     node::Inner,
     record::{self, RecordError, RouteBytes, STATUS_SUBKEY, Status},
     rtt::Rtt,
 };
+use crate::backoff::Backoff;
 
 /// A forced read that takes longer was not answered by the network but from the local store: the library says
 /// the same in both cases, after 10 s in the latter.
@@ -107,12 +108,25 @@ impl VeilidPeer {
         self.shared.state().announcement.clone()
     }
 
-    /// Reads the peer's record again.
+    /// Reads the peer's record again, so that [`VeilidPeer::announcement`] is what the network has now.
     ///
     /// # Errors
     /// As for [`super::Node::connect`].
     pub async fn refresh(&self) -> Result<(), TransportError> {
         self.shared.refresh(Instant::now()).await
+    }
+
+    /// Asks the network to tell when the peer publishes something new. It may miss something while nodes come and
+    /// go: [`VeilidPeer::refresh`] now and then is the net below.
+    ///
+    /// # Errors
+    /// [`TransportError::Offline`] after the node's shutdown.
+    pub async fn watch(&self) -> Result<Watch, TransportError> {
+        let Shared { node, key, .. } = &*self.shared;
+        let changed = node.on_change(key);
+        let context = node.context().map_err(transport_error)?;
+        Box::pin(context.watch_dht_values(key.clone(), None, None, None)).await.map_err(transport_error)?;
+        Ok(Watch { changed })
     }
 
     /// Calls the peer, trying for at most `limit`.
@@ -154,6 +168,19 @@ impl VeilidPeer {
                 () = sleep_until(deadline) => return Err(self.shared.unreachable(&efforts, limit)),
             }
         }
+    }
+}
+
+/// Tells when a peer has published something new; see [`VeilidPeer::watch`].
+#[derive(Clone, Debug)]
+pub struct Watch {
+    changed: Arc<Notify>,
+}
+
+impl Watch {
+    /// Waits for the next change; one that came since the last call counts.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
 

@@ -13,12 +13,12 @@ use veilid_core::{RouteId, Target};
 
 use super::{
     super::TransportError,
-    backoff::Backoff,
     error::transport_error,
     identity::{self, Identity},
     node::{Inner, Readiness},
     record::{self, MAX_ANNOUNCEMENT, RouteBytes, STATUS_SUBKEY, Status},
 };
+use crate::backoff::Backoff;
 
 /// Routes over different relays: when a relay dies its owner notices only after 14 to 30 s, while a client with
 /// several routes is back after one unanswered call.

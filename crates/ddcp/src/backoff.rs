@@ -4,19 +4,19 @@ use rand::Rng;
 
 /// Growing pauses between repeated attempts, with jitter so that many clients do not come back at once.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     max: Duration,
 }
 
 impl Backoff {
     /// Pauses from `first`, doubling up to `max`.
-    pub(super) fn new(first: Duration, max: Duration) -> Self {
+    pub(crate) fn new(first: Duration, max: Duration) -> Self {
         Self { next: first, max }
     }
 
     /// The next pause: between half and the whole of the current step.
-    pub(super) fn step(&mut self) -> Duration {
+    pub(crate) fn step(&mut self) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.max);
         step.mul_f64(rand::rng().random_range(0.5..=1.0))

@@ -1,0 +1,82 @@
+//! What `ddcp serve` fetches and merges by itself. Remotes are paths; peers are followed in `crates/testnet`.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    serve::Daemon,
+    support::{NOTE, PATIENCE, Repo, World, assert_converged},
+};
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn unmerged(repo: &Repo) -> u64 {
+    repo.json(&["status"])["remotes"][0]["unmerged"].as_u64().unwrap()
+}
+
+#[test]
+fn a_remote_is_fetched_and_merged_as_it_changes() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'before', 1)");
+    let _serve = Daemon::start(&world, &b);
+    b.ok(["remote", "add", "a", "a.db", "--sync", "auto"]);
+    wait_until("what is there is merged", || b.notes() == ["1|before|1"]);
+    a.sql("UPDATE note SET body = 'after'");
+    wait_until("a change is merged", || b.notes() == ["1|after|1"]);
+    assert!(b.ok(["status"]).contains("\nsync     auto\n"));
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
+fn the_setting_says_how_far_it_goes_and_may_change() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.follows(&[&a]);
+    let _serve = Daemon::start(&world, &b);
+    b.ok(["remote", "set", "a", "sync", "fetch"]);
+    wait_until("it is fetched", || unmerged(&b) == 2);
+    assert_eq!(b.notes(), [""; 0], "and no more");
+    b.ok(["remote", "set", "a", "sync", "auto"]);
+    wait_until("it is merged", || b.notes() == ["1|one|1"]);
+    assert_eq!(b.json(&["remote", "list"])[0]["sync"], "auto");
+}
+
+#[test]
+fn a_failing_remote_holds_up_none_and_is_followed_once_it_is_there() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    let _serve = Daemon::start(&world, &b);
+    b.ok(["remote", "add", "later", "c.db", "--sync", "auto"]);
+    b.ok(["remote", "add", "a", "a.db", "--sync", "auto"]);
+    a.sql("INSERT INTO note VALUES ('a', 'from a', 1)");
+    wait_until("a is followed", || b.notes() == ["a|from a|1"]);
+    wait_until("the other's failure is told", || b.ok(["status"]).contains("failed   there is no database at"));
+    let c = world.notes("c");
+    c.sql("INSERT INTO note VALUES ('c', 'from c', 3)");
+    wait_until("c is followed too", || b.notes() == ["a|from a|1", "c|from c|3"]);
+}
+
+#[test]
+fn changes_that_wait_for_a_table_are_merged_when_it_comes() {
+    let world = World::new();
+    let a = world.notes("a");
+    let b = world.repo("b");
+    b.ok(["init"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    let _serve = Daemon::start(&world, &b);
+    b.ok(["remote", "add", "a", "a.db", "--sync", "auto"]);
+    wait_until("the changes wait", || b.ok(["status"]).contains("waiting  2 changes"));
+    b.sql(NOTE);
+    wait_until("they are merged", || b.notes() == ["1|one|1"]);
+    assert_converged(&[&a, &b]);
+}
