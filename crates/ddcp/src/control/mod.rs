@@ -74,6 +74,14 @@ pub enum Command {
         /// What it does from now on.
         sync: SyncMode,
     },
+    /// What happened last, the newest first: a list of [`LogEntry`](crate::repo::LogEntry).
+    #[serde(rename = "log")]
+    Log {
+        /// With one remote, or with all.
+        remote: Option<String>,
+        /// How many entries.
+        most: u32,
+    },
     /// Fetches: a list of [`PerRemote`](crate::repo::PerRemote)`<`[`FetchReport`](crate::repo::FetchReport)`>`.
     #[serde(rename = "fetch")]
     Fetch {
@@ -117,6 +125,7 @@ async fn execute(repository: &Repository, command: Command, serving: bool) -> Re
         Command::RemoteSetSync { name, sync } => {
             json(repository.blocking(move |r| r.set_remote_sync(&name, sync)).await?)
         }
+        Command::Log { remote, most } => json(repository.log(remote.as_deref(), most).await?),
         Command::Fetch { remote } => json(repository.fetch(remote.as_deref()).await?),
         Command::Merge { remote } => json(repository.merge(remote.as_deref()).await?),
         Command::Pull { remote } => json(repository.pull(remote.as_deref()).await?),

@@ -92,7 +92,7 @@ const INVALID_PARAMS: i32 = -32602;
 /// A command failed; `data` holds the [`Failure`].
 const COMMAND_FAILED: i32 = -32000;
 
-const METHODS: [&str; 10] = [
+const METHODS: [&str; 11] = [
     "status",
     "remote.list",
     "remote.add",
@@ -100,6 +100,7 @@ const METHODS: [&str; 10] = [
     "remote.rename",
     "remote.set-address",
     "remote.set-sync",
+    "log",
     "fetch",
     "merge",
     "pull",
@@ -144,4 +145,17 @@ fn wrong(id: &Value, code: i32, message: &str) -> Value {
 
 fn failed(id: &Value, code: i32, failure: &Failure) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": failure.message, "data": failure}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_can_be_asked_for() {
+        let unknown = json!({"method": "", "params": {}});
+        let text = serde_json::from_value::<Command>(unknown).unwrap_err().to_string();
+        let names: Vec<&str> = text.split('`').skip(3).step_by(2).collect();
+        assert_eq!(names, METHODS);
+    }
 }

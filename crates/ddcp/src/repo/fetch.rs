@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
-use super::{DatabaseSource, FetchReport, Outcome, PerRemote, Repository, State};
+use super::{DatabaseSource, FetchReport, LogEvent, Outcome, PerRemote, Repository, State};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
@@ -33,6 +33,7 @@ impl Repository {
 
     async fn fetch_and_note(&self, name: RemoteName, address: Address) -> PerRemote<FetchReport> {
         let _alone = self.fetching(&name).await;
+        let began = Timestamp::now();
         let outcome = match self.fetch_one(&name, &address).await {
             Ok(report) => {
                 tracing::info!(remote = %name, changes = report.changes, bytes = report.bytes, "fetched");
@@ -49,6 +50,14 @@ impl Repository {
                 Outcome::Failed(error.report())
             }
         };
+        let (remote, event) = (name.to_string(), LogEvent::of_fetch(&outcome));
+        let noted = self.blocking(move |r| {
+            r.state()?.note_event(&remote, began, event);
+            Ok(())
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "the log cannot be written");
+        }
         PerRemote { remote: name.to_string(), outcome }
     }
 

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{MergeReport, Outcome, PerRemote, Repository, State};
+use jiff::Timestamp;
+
+use super::{LogEvent, MergeReport, Outcome, PerRemote, Repository, State};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
@@ -31,6 +33,7 @@ impl Repository {
             let sites = sites(&state, &chosen, everything)?;
             let mut merger = Merger { database: repository.database()?, state };
             let merge = |(label, site): (String, SiteId)| {
+                let began = Timestamp::now();
                 let outcome = match merger.merge_site(&site) {
                     Ok(report) => {
                         tracing::info!(remote = %label, changes = report.changes, waiting = report.waiting, "merged");
@@ -41,6 +44,7 @@ impl Repository {
                         Outcome::Failed(error.report())
                     }
                 };
+                merger.state.note_event(&label, began, LogEvent::of_merge(&outcome));
                 PerRemote { remote: label, outcome }
             };
             Ok(sites.into_iter().map(merge).collect())

@@ -25,6 +25,7 @@ use crate::{
 mod fetch;
 mod layout;
 mod lock;
+mod log;
 mod merge;
 mod report;
 mod source;
@@ -33,6 +34,7 @@ mod status;
 
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
+pub use log::{LogEntry, LogEvent};
 pub use report::{
     FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
 };

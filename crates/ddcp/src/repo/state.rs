@@ -13,11 +13,21 @@ use crate::{
     transport::Address,
 };
 
-/// The version of this file's layout, in `user_version`.
-const LAYOUT: i64 = 1;
+/// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
+const STEPS: [&str; 2] = [TABLES, LOG];
+
+const LOG: &str = "
+    CREATE TABLE log (
+        id INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        took INTEGER NOT NULL,
+        remote TEXT NOT NULL,
+        event TEXT NOT NULL
+    ) STRICT;
+";
 
 /// `site_id` is always the site that the packs were read from, whoever wrote the changes in them.
-const SCHEMA: &str = "
+const TABLES: &str = "
     CREATE TABLE inbox (
         id INTEGER PRIMARY KEY,
         site_id BLOB NOT NULL,
@@ -125,13 +135,16 @@ impl State {
         connection.pragma_update(None, "synchronous", "full")?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let layout: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if layout == 0 {
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "user_version", LAYOUT)?;
-        } else if layout != LAYOUT {
-            return Err(rusqlite::Error::ToSqlConversionFailure(
-                format!("made by a later ddcp (layout {layout}, this program knows {LAYOUT})").into(),
-            ));
+        let missing = usize::try_from(layout).ok().and_then(|taken| STEPS.get(taken..)).ok_or_else(|| {
+            let known = STEPS.len();
+            let reason = format!("made by a later ddcp (layout {layout}, this program knows {known})");
+            rusqlite::Error::ToSqlConversionFailure(reason.into())
+        })?;
+        for step in missing {
+            transaction.execute_batch(step)?;
+        }
+        if !missing.is_empty() {
+            transaction.pragma_update(None, "user_version", STEPS.len() as i64)?;
         }
         transaction.commit()?;
         Ok(connection)
@@ -439,11 +452,14 @@ impl State {
         Ok(count.unsigned_abs())
     }
 
-    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StateError> {
+    pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StateError> {
         work(&self.connection).map_err(|source| StateError { path: self.path.clone(), source })
     }
 
-    fn write<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StateError> {
+    pub(super) fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StateError> {
         let result =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|transaction| {
                 let value = work(&transaction)?;
@@ -509,6 +525,20 @@ mod tests {
         state.remove_stretch(first.id).unwrap();
         assert_eq!(state.next_stretch(&site(1)).unwrap().unwrap().pack.as_deref(), Some(&b"two"[..]));
         assert_eq!(state.inbox_sites().unwrap(), [site(1), site(2)]);
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_program_is_brought_up_to_date_and_one_of_a_later_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let first = Connection::open(&path).unwrap();
+        first.execute_batch(TABLES).unwrap();
+        first.pragma_update(None, "user_version", 1).unwrap();
+        drop(first);
+        assert!(State::open(&path).unwrap().log(None, 1).unwrap().is_empty());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let error = State::open(&path).err().unwrap().to_string();
+        assert!(error.contains("made by a later ddcp (layout 99"), "{error}");
     }
 
     #[test]

@@ -175,9 +175,20 @@ fn help_of_a_command() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let world = World::new();
-    for command in
-        ["init", "serve", "address", "remote", "fetch", "merge", "pull", "status", "shell", "extension", "completions"]
-    {
+    for command in [
+        "init",
+        "serve",
+        "address",
+        "remote",
+        "fetch",
+        "merge",
+        "pull",
+        "status",
+        "log",
+        "shell",
+        "extension",
+        "completions",
+    ] {
         let run = world.run([command, "--help"]).assert_status(0);
         assert!(run.stdout.contains("Example") && run.stdout.contains("\n  ddcp "), "{command}: {run}");
     }

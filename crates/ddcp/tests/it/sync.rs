@@ -280,3 +280,26 @@ fn applications_write_meanwhile() {
     assert_eq!(a.notes().len(), 400);
     assert_converged(&[&a, &b]);
 }
+
+#[test]
+fn the_log_tells_what_happened() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.follows(&[&a]);
+    assert_eq!(b.ok(["log"]), "");
+    b.pull();
+    b.ok(["fetch"]);
+    b.ok(["remote", "add", "dead", "dead.db"]);
+    b.run(["pull"]).assert_status(3);
+    b.run(["pull"]).assert_status(3);
+    let log = b.ok(["log"]);
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.split_once("Z ").map(|(_, text)| text)).collect();
+    let [dead, merged, fetched] = lines[..] else { panic!("{log}") };
+    assert!(dead.starts_with("dead: failed: there is no database at "), "{log}");
+    assert!(merged.starts_with("a: merged 2 changes (note 2), "), "{log}");
+    assert!(fetched.starts_with("a: fetched 2 changes in "), "{log}");
+    assert_eq!(b.ok(["log", "a", "-n", "1"]).lines().count(), 1);
+    let entry = &b.json(&["log", "a"])[1];
+    assert_eq!((&entry["event"], &entry["changes"]), (&"fetched".into(), &2.into()));
+}

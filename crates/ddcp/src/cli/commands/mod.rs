@@ -5,6 +5,7 @@ pub(super) mod completions;
 pub(super) mod extension;
 pub(super) mod fetch;
 pub(super) mod init;
+pub(super) mod log;
 pub(super) mod merge;
 pub(super) mod pull;
 pub(super) mod remote;
