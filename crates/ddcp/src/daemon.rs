@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Notify, watch},
 };
 
 use crate::{
@@ -30,7 +30,7 @@ const REOPEN: Duration = Duration::from_secs(5);
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Creates what is missing, holds the repository, gives its address to `on_address` answers peers and control
-/// clients, and follows the remotes that are set so, until SIGINT or SIGTERM.
+/// clients, and follows the remotes that are set so, until SIGINT, SIGTERM or `ddcp stop`.
 ///
 /// # Errors
 /// What keeps it from starting: [`Error::Locked`] where another process holds the repository, and others. Once it
@@ -70,10 +70,15 @@ async fn run(
     let lock = lock(&repository).await?;
     let (repository, _) = held.get_or_init(|| (repository, lock));
     // Commands are answered from here on; those that need the node wait for it.
-    let control = control::Server::bind(repository.clone())?;
+    let stop = Arc::new(Notify::new());
+    let control = control::Server::bind(repository.clone(), Arc::clone(&stop))?;
     tokio::select! {
         result = answer_peers(repository, on_address) => result,
         () = control.run() => Ok(()),
+        () = stop.notified() => {
+            tracing::info!("asked to stop");
+            Ok(())
+        }
         () = follow(repository.clone()) => Ok(()),
     }
 }

@@ -79,6 +79,7 @@ enum Format {
 enum Command {
     Init(commands::init::Args),
     Serve(commands::serve::Args),
+    Stop(commands::stop::Args),
     Address(commands::address::Args),
     Remote(commands::remote::Args),
     Fetch(commands::fetch::Args),
@@ -127,6 +128,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failed> {
     match arguments.command {
         Command::Init(args) => commands::init::run(&session, args).await,
         Command::Serve(args) => commands::serve::run(session, args).await,
+        Command::Stop(args) => commands::stop::run(&session, args).await,
         Command::Address(args) => commands::address::run(&session, args),
         Command::Remote(args) => commands::remote::run(&session, args).await,
         Command::Fetch(args) => commands::fetch::run(&session, args).await,

@@ -71,6 +71,21 @@ impl Connection {
         })
     }
 
+    /// Asks the daemon to end and waits until it no longer answers.
+    ///
+    /// # Errors
+    /// What the daemon reports.
+    pub async fn stop(mut self) -> Result<(), Failure> {
+        match self.request("stop", json!({})).await {
+            Err(Broken::Failed(failure)) => return Err(failure),
+            Ok(_) | Err(Broken::Closed) => {}
+        }
+        let mut rest = Vec::new();
+        // It hangs up when it ends, which is all that is waited for.
+        let _ = self.stream.read_to_end(&mut rest).await;
+        Ok(())
+    }
+
     async fn request(&mut self, method: &str, params: Value) -> Result<Value, Broken> {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         self.stream.write_all(format!("{request}\n").as_bytes()).await?;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     task::JoinSet,
 };
 
@@ -18,18 +18,27 @@ const MOST_CLIENTS: usize = 64;
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+    asked: Asked,
+}
+
+/// What requests are answered with.
+#[derive(Clone)]
+struct Asked {
     repository: Repository,
+    /// Told when a client asks the daemon to end.
+    stop: Arc<Notify>,
 }
 
 impl Server {
-    /// Binds the control socket of `repository`, whose lock the caller holds.
+    /// Binds the control socket of `repository`, whose lock the caller holds. `stop` is told when a client asks the
+    /// daemon to end.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn bind(repository: Repository) -> Result<Self, Error> {
+    pub fn bind(repository: Repository, stop: Arc<Notify>) -> Result<Self, Error> {
         let path = repository.layout().socket();
         let listener = socket::bind(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        Ok(Self { listener, path, repository })
+        Ok(Self { listener, path, asked: Asked { repository, stop } })
     }
 
     /// Answers clients until the future is dropped; what they asked for is then broken off.
@@ -40,10 +49,10 @@ impl Server {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let repository = self.repository.clone();
+                    let asked = self.asked.clone();
                     clients.spawn(async move {
                         let _place = place;
-                        if let Err(error) = serve_client(stream, repository).await {
+                        if let Err(error) = serve_client(stream, asked).await {
                             tracing::debug!(%error, "a control client went away");
                         }
                     });
@@ -68,7 +77,7 @@ impl Drop for Server {
 }
 
 /// One request after the other, in order, until the client hangs up. What it asked for before is still finished.
-async fn serve_client(stream: UnixStream, repository: Repository) -> std::io::Result<()> {
+async fn serve_client(stream: UnixStream, asked: Asked) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
@@ -80,7 +89,7 @@ async fn serve_client(stream: UnixStream, repository: Repository) -> std::io::Re
             let answer = wrong(&Value::Null, INVALID_REQUEST, "the line is too long or has no end");
             return stream.write_all(format!("{answer}\n").as_bytes()).await;
         }
-        let answer = answer(&line, &repository).await;
+        let answer = answer(&line, &asked).await;
         stream.write_all(format!("{answer}\n").as_bytes()).await?;
     }
 }
@@ -106,7 +115,7 @@ const METHODS: [&str; 11] = [
     "pull",
 ];
 
-async fn answer(line: &[u8], repository: &Repository) -> Value {
+async fn answer(line: &[u8], asked: &Asked) -> Value {
     let request: Value = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(error) => return wrong(&Value::Null, PARSE_ERROR, &error.to_string()),
@@ -120,6 +129,10 @@ async fn answer(line: &[u8], repository: &Repository) -> Value {
             json!({"control": CONTROL_VERSION, "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()});
         return done(id, &hello);
     }
+    if method == "stop" {
+        asked.stop.notify_one();
+        return done(id, &Value::Null);
+    }
     if !METHODS.contains(&method) {
         return wrong(id, METHOD_NOT_FOUND, &format!("there is no method {method}"));
     }
@@ -128,7 +141,7 @@ async fn answer(line: &[u8], repository: &Repository) -> Value {
         Ok(command) => command,
         Err(error) => return wrong(id, INVALID_PARAMS, &error.to_string()),
     };
-    match execute(repository, command, true).await {
+    match execute(&asked.repository, command, true).await {
         Ok(result) => done(id, &result),
         Err(error) => failed(id, COMMAND_FAILED, &error.report()),
     }

@@ -283,3 +283,15 @@ fn serve_refuses_what_is_no_database() {
     error: DIR/a.db is not a SQLite database: name another with --db, or move this file away
     ");
 }
+
+#[test]
+fn stop_ends_it_and_waits_for_the_end() {
+    let world = World::new();
+    let repo = world.repo("a");
+    let mut daemon = Daemon::start(&world, &repo);
+    repo.ok(["stop"]);
+    assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    assert!(!repo.state("control.sock").exists());
+    let run = repo.run(["stop"]).assert_status(0);
+    assert_eq!(run.stderr, "`ddcp serve` does not run here\n");
+}

@@ -12,3 +12,4 @@ pub(super) mod remote;
 pub(super) mod serve;
 pub(super) mod shell;
 pub(super) mod status;
+pub(super) mod stop;

@@ -1,0 +1,33 @@
+use std::time::Duration;
+
+use crate::{
+    Error,
+    cli::{Failed, Session},
+    control::Connection,
+};
+
+/// How long the daemon may take to leave the network once it was asked to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// End a running `ddcp serve`. Nothing is lost; what it was doing is done again by the next one.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  ddcp --db notes.db stop")]
+pub(in crate::cli) struct Args {}
+
+pub(in crate::cli) async fn run(session: &Session, _: Args) -> Result<(), Failed> {
+    let repository = session.repository()?;
+    let Some(connection) = Connection::open(repository.layout()).await? else {
+        session.say("`ddcp serve` does not run here");
+        return Ok(());
+    };
+    connection.stop().await?;
+    // It gives the lock back when its node is down.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match repository.try_lock() {
+            Err(Error::Locked { .. }) if tokio::time::Instant::now() < deadline => {}
+            outcome => return Ok(outcome.map(drop)?),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
