@@ -18,14 +18,20 @@ fn help() {
     Commands:
       init         Make a database a repository, creating what is missing
       serve        Answer peers until SIGINT or SIGTERM
+      stop         End a running `ddcp serve`. Nothing is lost; what it was doing is done again by the
+                   next one
       address      Print the repository's address, which peers use as a remote. Needs no network
       remote       Add, list and change the repositories that this one fetches from
       fetch        Download new changes of one or all remotes. Tables do not change until `merge`
       merge        Merge what was fetched, of one or all remotes
       pull         Fetch, then merge, one or all remotes
       status       Show where the repository stands. Asks no remote
+      log          Show what was fetched and merged, and what failed: when, from whom, how much. The
+                   newest first
       shell        Run SQL on the database, with replication: interactively, from a pipe, or one
                    argument
+      extension    Print the path of the SQLite extension that belongs to this program, for applications
+                   to load. Needs no repository
       completions  Print a completion script
 
     Options:
@@ -159,6 +165,8 @@ fn help_of_a_command() {
 
     Options:
           --db <FILE>            The database [env: DDCP_DB=] [default: ddcp.db]
+          --sync <MODE>          What `ddcp serve` does by itself: `auto` fetches and merges, `fetch`
+                                 fetches, `manual` does nothing [default: manual]
           --state-dir <DIR>      Where the repository's state is kept [default: .ddcp/NAME beside the
                                  database] [env: DDCP_STATE_DIR=]
           --format <FORMAT>      How data is printed [default: table] [possible values: table, json]
@@ -264,6 +272,7 @@ fn json_has_the_documented_fields() {
         {
           "name": "a",
           "address": "DIR/a.db",
+          "sync": "manual",
           "version": 1,
           "unmerged": 2,
           "waiting": 0,
@@ -274,6 +283,7 @@ fn json_has_the_documented_fields() {
         {
           "name": "dead",
           "address": "DIR/dead.db",
+          "sync": "manual",
           "version": null,
           "unmerged": 0,
           "waiting": 0,
@@ -307,11 +317,13 @@ fn json_has_the_documented_fields() {
     [
       {
         "name": "a",
-        "address": "DIR/a.db"
+        "address": "DIR/a.db",
+        "sync": "manual"
       },
       {
         "name": "dead",
-        "address": "DIR/dead.db"
+        "address": "DIR/dead.db",
+        "sync": "manual"
       }
     ]
     "#);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Peer, network, wait_until};
+use crate::support::{Peer, Serving, network, wait_until};
 
 /// The address of a repository that has never been on the network.
 fn address_never_published(host: &str) -> String {
@@ -103,5 +103,22 @@ fn a_database_in_somebody_elses_transaction_is_waited_for() {
         merge.join().unwrap();
     });
     assert!(started.elapsed() >= held);
+    assert_eq!(b.notes(), "a|from a|1\n");
+}
+
+/// A node's questions leave over other nodes. When those die it must find another way, and not wait until the network
+/// has noticed.
+#[test]
+fn nodes_that_die_all_around_do_not_keep_two_apart() {
+    let lease = network().lease::<6>();
+    let [a, b, others @ ..] = lease.hosts().map(Peer::new);
+    a.sql("INSERT INTO note VALUES ('a', 'from a', 1)");
+    let serving = others.each_ref().map(Peer::serve);
+    let (serve_a, _serve_b) = (a.serve(), b.serve());
+    others[0].add_remote("a", &serve_a.address);
+    wait_until("a is reachable", || others[0].run(&["pull"]).code == Some(0));
+    b.add_remote("a", &serve_a.address);
+    serving.into_iter().for_each(Serving::kill);
+    b.ok(&["pull"]);
     assert_eq!(b.notes(), "a|from a|1\n");
 }
