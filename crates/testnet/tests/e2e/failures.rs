@@ -8,7 +8,7 @@ use crate::support::{Peer, Serving, network, wait_until};
 fn address_never_published(host: &str) -> String {
     network().cut(host).unwrap();
     let peer = Peer::new(host);
-    let serve = peer.serve();
+    let serve = peer.start_serving();
     let address = serve.address.clone();
     serve.kill();
     network().heal(host).unwrap();

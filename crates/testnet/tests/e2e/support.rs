@@ -110,8 +110,17 @@ impl Peer {
         self.ok(&["remote", "add", name, address]);
     }
 
-    /// Starts `ddcp serve`; returns when it has printed its address.
+    /// Starts `ddcp serve`; returns when its address can be used.
     pub(crate) fn serve(&self) -> Serving {
+        let published = || self.serve_log().matches("published this repository's status").count();
+        let before = published();
+        let serving = self.start_serving();
+        wait_until("its status is published", || published() > before);
+        serving
+    }
+
+    /// Starts `ddcp serve`; returns when it has printed its address, which needs no network.
+    pub(crate) fn start_serving(&self) -> Serving {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("serve.log")).unwrap();
         let mut process = self.command(&["serve"]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut address = String::new();

@@ -16,6 +16,7 @@ mod node;
 mod peer;
 mod publisher;
 mod record;
+mod routes;
 mod rtt;
 mod server;
 mod settings;

@@ -9,7 +9,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use veilid_core::{RouteId, Target};
+use veilid_core::{PrivateSpec, RouteId, Target};
 
 use super::{
     super::TransportError,
@@ -17,6 +17,7 @@ use super::{
     identity::{self, Identity},
     node::{Inner, Readiness},
     record::{self, MAX_ANNOUNCEMENT, RouteBytes, STATUS_SUBKEY, Status},
+    routes,
 };
 use crate::backoff::Backoff;
 
@@ -162,12 +163,12 @@ impl Publisher {
     /// Makes one more route, over relays that no other leads through if `spare` attempts allow.
     async fn add_route(&mut self, spare: &mut usize) -> Result<(), TransportError> {
         loop {
-            let route = Box::pin(self.node.api.new_private_route()).await.map_err(transport_error)?;
+            let route = routes::new(&self.node.api, &PrivateSpec::default()).await.map_err(transport_error)?;
             let relays = self.relays(&route.route_id).await;
             let is_double = relays.is_some() && self.routes.iter().any(|other| other.relays == relays);
             if is_double && *spare > 0 {
                 *spare -= 1;
-                self.release(&route.route_id);
+                routes::release(&self.node.api, &route.route_id);
                 continue;
             }
             tracing::debug!(id = %route.route_id, relays = relays.as_deref().unwrap_or("unknown"), "new route");
@@ -320,14 +321,8 @@ impl Publisher {
         self.retired = kept;
         let due: Vec<(Instant, RouteId)> = due;
         for (_, id) in due {
-            self.release(&id);
+            routes::release(&self.node.api, &id);
         }
-    }
-
-    /// Releases an own route, and the import of it that tests may have made under the same id: the library
-    /// releases one at a time.
-    fn release(&self, id: &RouteId) {
-        while self.node.api.release_private_route(id.clone()).is_ok() {}
     }
 
     /// Waits a moment, so that a burst of changes is published once, and not more often than

@@ -3,16 +3,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::JoinSet, time::Instant};
-use veilid_core::{
-    PrivateSpec, RouteBlob, RouteId, RoutingContext, SafetySelection, SafetySpec, VeilidAPI, VeilidAPIResult,
-};
+use tokio::time::Instant;
+use veilid_core::{PrivateSpec, RouteId, RoutingContext, SafetySelection, SafetySpec, VeilidAPI, VeilidAPIResult};
+
+use super::routes;
 
 /// Questions to the network's records leave over at least so many other nodes: no one of these knows both who
 /// asks and what for. The library's own choice is the same.
 const HOPS: usize = 2;
-/// So many are tried at the same time, since any may lead over a dead node; the first that works is taken.
-const CANDIDATES: usize = 4;
 /// Changing more often would take away a way before it had its chance.
 const MIN_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -49,47 +47,22 @@ impl WayOut {
             return;
         }
         *changed = Some(Instant::now());
-        let Some(route) = first_working(api).await else {
-            tracing::debug!("no other way out of this node can be found");
-            return;
+        let spec = PrivateSpec { hop_count: HOPS, ..PrivateSpec::default() };
+        let route = match routes::new(api, &spec).await {
+            Ok(route) => route,
+            Err(error) => {
+                tracing::debug!(%error, "no other way out of this node can be found");
+                return;
+            }
         };
         tracing::debug!(route = %route.route_id, "questions leave this node on another way");
         let previous = self.chosen().replace(route.route_id);
         if let Some(previous) = previous {
-            release(api, previous);
+            routes::release(api, &previous);
         }
     }
 
     fn chosen(&self) -> std::sync::MutexGuard<'_, Option<RouteId>> {
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The first of some new routes that works.
-async fn first_working(api: &VeilidAPI) -> Option<RouteBlob> {
-    let mut candidates = JoinSet::new();
-    for _ in 0..CANDIDATES {
-        let api = api.clone();
-        let spec = PrivateSpec { hop_count: HOPS, ..PrivateSpec::default() };
-        candidates.spawn(async move { Box::pin(api.new_custom_private_route(spec)).await.ok() });
-    }
-    while let Some(candidate) = candidates.join_next().await {
-        let Ok(Some(route)) = candidate else { continue };
-        // The others are not stopped, which would leave them behind, but released when they are done.
-        let api = api.clone();
-        tokio::spawn(async move {
-            while let Some(other) = candidates.join_next().await {
-                if let Ok(Some(other)) = other {
-                    release(&api, other.route_id);
-                }
-            }
-        });
-        return Some(route);
-    }
-    None
-}
-
-fn release(api: &VeilidAPI, route: RouteId) {
-    // Fails only for a route that has died and is gone already.
-    let _ = api.release_private_route(route);
 }
