@@ -1,0 +1,64 @@
+// The engine of this repository, loaded into better-sqlite3, on files.
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import Sqlite from "better-sqlite3";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
+const extension = process.env.CRSQLITE ?? join(root, "target/release/libcrsqlite");
+
+export class Ours {
+  static label = "ours";
+
+  #folder = mkdtempSync(join(tmpdir(), "crsqlite-interop-"));
+  #file = join(this.#folder, "peer.db");
+  #db;
+
+  /** Opens a copy of the database file whose bytes these are. */
+  static async open(image) {
+    return new Ours(image);
+  }
+
+  constructor(image) {
+    writeFileSync(this.#file, image);
+    this.#db = new Sqlite(this.#file);
+    this.#db.defaultSafeIntegers(true);
+    // Nothing here survives a crash of the machine, so nothing waits for the disk.
+    this.#db.pragma("synchronous = OFF");
+    this.#db.loadExtension(extension);
+  }
+
+  /** The rows of one statement, as arrays. */
+  run(sql, params = []) {
+    const statement = this.#db.prepare(sql);
+    if (statement.reader) return statement.raw().all(params);
+    statement.run(params);
+    return [];
+  }
+
+  get inTransaction() {
+    return this.#db.inTransaction;
+  }
+
+  /** Closes, and returns the bytes of the database file. */
+  async close() {
+    this.run("SELECT crsql_finalize()");
+    this.#db.close();
+    const image = readFileSync(this.#file);
+    rmSync(this.#folder, { recursive: true });
+    return image;
+  }
+}
+
+/** The bytes of a database that knows nothing of CRRs except which site it is. */
+export function blankImage(siteId) {
+  const db = new Sqlite(":memory:");
+  db.exec(`CREATE TABLE crsql_site_id (site_id BLOB NOT NULL, ordinal INTEGER PRIMARY KEY);
+    CREATE UNIQUE INDEX crsql_site_id_site_id ON crsql_site_id (site_id)`);
+  db.prepare("INSERT INTO crsql_site_id VALUES (?, 0)").run(siteId);
+  const image = db.serialize();
+  db.close();
+  return image;
+}
