@@ -304,17 +304,18 @@ impl<'e> Backfill<'e> {
         Ok(())
     }
 
-    /// Rows with a key but no record for `column`, if the value is not the default; in the order of
-    /// the table (a CROSS JOIN is not reordered).
+    /// Rows with a key but no record for `column`, if the value is not the default. As upstream, in the
+    /// order of the table (a CROSS JOIN is not reordered), or of the keys where the key is the rowid.
     fn new_values(&self, column: &str) -> Result<()> {
         let db = self.engine.db;
         let (pks, base, clock) = (self.shape.pks(), self.shape.base(), self.shape.clock());
         let (c, text) = (ident(column), literal(column));
+        let order = if self.key_is_rowid()? { "ORDER BY p.__crsql_key" } else { "" };
         let query = |default: &str| {
             format!(
                 "SELECT p.__crsql_key FROM {base} AS b CROSS JOIN {pks} AS p ON {} \
                  WHERE b.{c} IS NOT ({default}) AND NOT EXISTS \
-                 (SELECT 1 FROM {clock} WHERE key = p.__crsql_key AND col_name = {text})",
+                 (SELECT 1 FROM {clock} WHERE key = p.__crsql_key AND col_name = {text}) {order}",
                 self.same_key("p", "b")
             )
         };
@@ -338,6 +339,13 @@ impl<'e> Backfill<'e> {
             add.exec(&[rows.column(0), ValueRef::Integer(self.db_version()?), ValueRef::Integer(seq)])?;
         }
         Ok(())
+    }
+
+    /// Whether the key is an INTEGER PRIMARY KEY, the one kind of key that has no index.
+    fn key_is_rowid(&self) -> Result<bool> {
+        let sql = "SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'";
+        let name = [ValueRef::Text(self.shape.name.as_bytes())];
+        Ok(!Stmt::prepare(self.engine.db, sql)?.query(&name)?.next()?)
     }
 
     fn default_of(&self, column: &str) -> Result<Option<String>> {

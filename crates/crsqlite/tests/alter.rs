@@ -242,3 +242,26 @@ fn virtual_table_in_a_file() {
     c.execute_batch("INSERT INTO foo VALUES (1, 2); DROP TABLE foo_schema").unwrap();
     assert!(query(&c, "SELECT name FROM sqlite_master WHERE name LIKE 'foo%'").is_empty());
 }
+
+#[test]
+fn backfill_numbers_a_renamed_column_in_the_order_of_keys_or_of_rows() {
+    // An INTEGER PRIMARY KEY is the rowid: rows lie in its order, keys in the order of first writes. Upstream goes by the
+    // keys there, and by the rows in every other table.
+    for (type_name, options, rows) in [
+        ("INTEGER", "", ["5,0", "2,1", "9,2"]),
+        ("", "", ["5,0", "2,1", "9,2"]),
+        ("INTEGER", "WITHOUT ROWID", ["2,0", "5,1", "9,2"]),
+    ] {
+        let c = open();
+        c.execute_batch(&format!(
+            "CREATE TABLE foo (a {type_name} PRIMARY KEY NOT NULL, b, c) {options};
+             SELECT crsql_as_crr('foo');
+             INSERT INTO foo VALUES (5, 1, 1), (2, 1, 1), (9, 1, 1);
+             SELECT crsql_begin_alter('foo'); ALTER TABLE foo RENAME b TO d; SELECT crsql_commit_alter('foo')"
+        ))
+        .unwrap();
+        let sql = "SELECT a, seq FROM foo__crsql_clock JOIN foo__crsql_pks ON key = __crsql_key
+            WHERE col_name = 'd' ORDER BY seq";
+        assert_eq!(query(&c, sql), rows, "{type_name} {options}");
+    }
+}
