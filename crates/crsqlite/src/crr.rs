@@ -304,13 +304,14 @@ impl<'e> Backfill<'e> {
         Ok(())
     }
 
-    /// Rows with a key but no record for `column`, if the value is not the default. As upstream, in the
-    /// order of the table (a CROSS JOIN is not reordered), or of the keys where the key is the rowid.
+    /// Rows with a key but no record for `column`, if the value is not the default. In the order that
+    /// upstream's join has: that of the table (a CROSS JOIN is not reordered), or of the key table if
+    /// its index, whose columns have no affinity, cannot find a numeric key.
     fn new_values(&self, column: &str) -> Result<()> {
         let db = self.engine.db;
         let (pks, base, clock) = (self.shape.pks(), self.shape.base(), self.shape.clock());
         let (c, text) = (ident(column), literal(column));
-        let order = if self.key_is_rowid()? { "ORDER BY p.__crsql_key" } else { "" };
+        let order = if self.has_numeric_key()? { "ORDER BY p.__crsql_key" } else { "" };
         let query = |default: &str| {
             format!(
                 "SELECT p.__crsql_key FROM {base} AS b CROSS JOIN {pks} AS p ON {} \
@@ -341,11 +342,13 @@ impl<'e> Backfill<'e> {
         Ok(())
     }
 
-    /// Whether the key is an INTEGER PRIMARY KEY, the one kind of key that has no index.
-    fn key_is_rowid(&self) -> Result<bool> {
-        let sql = "SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'";
+    /// Whether a key column has the affinity INTEGER, REAL or NUMERIC.
+    fn has_numeric_key(&self) -> Result<bool> {
+        let sql = "SELECT 1 FROM pragma_table_info(?1, 'main') WHERE pk > 0 AND (type LIKE '%int%' OR NOT \
+                   (type IN ('', 'ANY') OR type LIKE '%char%' OR type LIKE '%clob%' OR type LIKE '%text%' \
+                    OR type LIKE '%blob%'))";
         let name = [ValueRef::Text(self.shape.name.as_bytes())];
-        Ok(!Stmt::prepare(self.engine.db, sql)?.query(&name)?.next()?)
+        Stmt::prepare(self.engine.db, sql)?.query(&name)?.next()
     }
 
     fn default_of(&self, column: &str) -> Result<Option<String>> {
