@@ -74,8 +74,9 @@ class History {
 
   async act(peer) {
     const dice = this.random.next();
-    if (dice < 0.5) this.writeTransaction(peer);
-    else if (dice < 0.9) this.receive(peer);
+    if (dice < 0.45) this.writeTransaction(peer);
+    else if (dice < 0.82) this.receive(peer);
+    else if (dice < 0.9) this.filter(peer);
     else if (dice < 0.95) {
       await peer.swapFiles();
       this.counts.swaps += 1;
@@ -106,6 +107,22 @@ class History {
     this.write(peer);
     if (this.random.chance(0.5)) peer.run("ROLLBACK TO inner");
     peer.run("RELEASE inner");
+  }
+
+  // Reading
+
+  /** Reads some of the changes, by conditions that hold for a few of them. */
+  filter(peer) {
+    const rows = peer.ours.run(CHANGES);
+    if (rows.length === 0) return;
+    const names = [`"table"`, "pk", "cid", "val", "col_version", "db_version", "site_id", "cl", "seq"];
+    const conditions = this.random.shuffled(names.keys()).slice(0, 1 + this.random.below(3)).map((index) => ({
+      text: `${names[index]} ${this.random.pick(["=", "!=", "<", "<=", ">", ">=", "IS", "IS NOT"])} ?`,
+      value: this.random.pick(rows)[index],
+    }));
+    const where = conditions.map(({ text }) => text).join(" AND ");
+    peer.run(`${CHANGES} WHERE ${where}`, conditions.map(({ value }) => value));
+    peer.run(`SELECT count(*), max(db_version) FROM crsql_changes WHERE ${where}`, conditions.map(({ value }) => value));
   }
 
   // Alterations
