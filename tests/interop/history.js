@@ -93,13 +93,13 @@ class History {
 
   writeTransaction(peer) {
     if (this.random.chance(0.4)) return void this.write(peer);
-    peer.run("BEGIN");
+    expectSuccess(peer.run("BEGIN"));
     const count = 1 + this.random.below(6);
     for (let i = 0; i < count; i++) {
       if (this.random.chance(0.1)) this.writeInSavepoint(peer);
       else this.write(peer);
     }
-    peer.run(this.random.chance(0.1) ? "ROLLBACK" : "COMMIT");
+    expectSuccess(peer.run(this.random.chance(0.1) ? "ROLLBACK" : "COMMIT"));
   }
 
   writeInSavepoint(peer) {
@@ -173,12 +173,12 @@ class History {
     this.counts.rows += rows.length;
     if (rows.length === 0) return true;
     if (this.random.chance(0.1)) return rows.map((row) => mergeRow(peer, row)).every(Boolean);
-    peer.run("BEGIN");
+    expectSuccess(peer.run("BEGIN"));
     const merged = rows.every((row) => mergeRow(peer, row));
     // A refused row ends the transaction, and the counter is not looked at after a rollback: see "Known differences" in
     // docs/interoperability.md.
     if (merged && !peer.rolledBack) peer.run("SELECT crsql_rows_impacted()");
-    peer.run(merged ? "COMMIT" : "ROLLBACK");
+    expectSuccess(peer.run(merged ? "COMMIT" : "ROLLBACK"));
     peer.rolledBack = !merged;
     return merged;
   }

@@ -9,11 +9,12 @@ import Sqlite from "better-sqlite3";
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const extension = process.env.CRSQLITE ?? join(root, "target/release/libcrsqlite");
 
-export class Ours {
-  static label = "ours";
+const folder = mkdtempSync(join(tmpdir(), "crsqlite-interop-"));
+process.once("exit", () => rmSync(folder, { recursive: true }));
+let opened = 0;
 
-  #folder = mkdtempSync(join(tmpdir(), "crsqlite-interop-"));
-  #file = join(this.#folder, "peer.db");
+export class Ours {
+  #file = join(folder, `peer${opened++}.db`);
   #db;
 
   /** Opens a copy of the database file whose bytes these are. */
@@ -38,16 +39,12 @@ export class Ours {
     return [];
   }
 
-  get inTransaction() {
-    return this.#db.inTransaction;
-  }
-
   /** Closes, and returns the bytes of the database file. */
   async close() {
     this.run("SELECT crsql_finalize()");
     this.#db.close();
     const image = readFileSync(this.#file);
-    rmSync(this.#folder, { recursive: true });
+    rmSync(this.#file);
     return image;
   }
 }

@@ -46,13 +46,6 @@ export class Twin {
     return ours.error === undefined;
   }
 
-  get inTransaction() {
-    if (this.ours.inTransaction !== this.upstream.inTransaction) {
-      throw new Difference(`only one engine is inside a transaction: ours ${this.ours.inTransaction}`);
-    }
-    return this.ours.inTransaction;
-  }
-
   /** Compares everything that both store: tables, clocks, keys, sites, versions, and the change set in its own order. */
   compare(tables) {
     for (const { name, keys } of tables) {

@@ -63,8 +63,6 @@ function column(statement, index) {
 let opened = 0;
 
 export class Upstream {
-  static label = "upstream";
-
   #name;
   #db;
 
@@ -111,10 +109,6 @@ export class Upstream {
   #check(code) {
     if (code === SQLITE_OK || code === SQLITE_ROW || code === SQLITE_DONE) return code;
     throw new Error(module.ccall("sqlite3_errmsg", "string", ["number"], [this.#db]));
-  }
-
-  get inTransaction() {
-    return sqlite.get_autocommit(this.#db) === 0;
   }
 
   /** Closes, and returns the bytes of the database file. */

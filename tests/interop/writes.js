@@ -24,7 +24,7 @@ function insert(table, random) {
 }
 
 function upsert(table, random) {
-  const { sql, params } = insert({ ...table }, random);
+  const { sql, params } = insert(table, random);
   const set = random.some(table.columns, 0.5);
   const action = set.length > 0 ? `UPDATE SET ${equals(set).join(", ")}` : "NOTHING";
   return {
