@@ -1,13 +1,12 @@
 // The engine of this repository, loaded into better-sqlite3, on files.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join, resolve } from "node:path";
 
 import Sqlite from "better-sqlite3";
 
-const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
-const extension = process.env.CRSQLITE ?? join(root, "target/release/libcrsqlite");
+const target = resolve(import.meta.dirname, "../..", process.env.CARGO_TARGET_DIR ?? "target");
+const extension = process.env.CRSQLITE ?? join(target, "release/libcrsqlite");
 
 const folder = mkdtempSync(join(tmpdir(), "crsqlite-interop-"));
 process.once("exit", () => rmSync(folder, { recursive: true }));
