@@ -304,17 +304,19 @@ impl<'e> Backfill<'e> {
         Ok(())
     }
 
-    /// Rows with a key but no record for `column`, if the value is not the default; in the order of
-    /// the table (a CROSS JOIN is not reordered).
+    /// Rows with a key but no record for `column`, if the value is not the default. In the order that
+    /// upstream's join has: that of the table (a CROSS JOIN is not reordered), or of the key table if
+    /// its index, whose columns have no affinity, cannot find a numeric key.
     fn new_values(&self, column: &str) -> Result<()> {
         let db = self.engine.db;
         let (pks, base, clock) = (self.shape.pks(), self.shape.base(), self.shape.clock());
         let (c, text) = (ident(column), literal(column));
+        let order = if self.has_numeric_key()? { "ORDER BY p.__crsql_key" } else { "" };
         let query = |default: &str| {
             format!(
                 "SELECT p.__crsql_key FROM {base} AS b CROSS JOIN {pks} AS p ON {} \
                  WHERE b.{c} IS NOT ({default}) AND NOT EXISTS \
-                 (SELECT 1 FROM {clock} WHERE key = p.__crsql_key AND col_name = {text})",
+                 (SELECT 1 FROM {clock} WHERE key = p.__crsql_key AND col_name = {text}) {order}",
                 self.same_key("p", "b")
             )
         };
@@ -338,6 +340,15 @@ impl<'e> Backfill<'e> {
             add.exec(&[rows.column(0), ValueRef::Integer(self.db_version()?), ValueRef::Integer(seq)])?;
         }
         Ok(())
+    }
+
+    /// Whether a key column has the affinity INTEGER, REAL or NUMERIC.
+    fn has_numeric_key(&self) -> Result<bool> {
+        let sql = "SELECT 1 FROM pragma_table_info(?1, 'main') WHERE pk > 0 AND (type LIKE '%int%' OR NOT \
+                   (type IN ('', 'ANY') OR type LIKE '%char%' OR type LIKE '%clob%' OR type LIKE '%text%' \
+                    OR type LIKE '%blob%'))";
+        let name = [ValueRef::Text(self.shape.name.as_bytes())];
+        Stmt::prepare(self.engine.db, sql)?.query(&name)?.next()
     }
 
     fn default_of(&self, column: &str) -> Result<Option<String>> {

@@ -242,3 +242,36 @@ fn virtual_table_in_a_file() {
     c.execute_batch("INSERT INTO foo VALUES (1, 2); DROP TABLE foo_schema").unwrap();
     assert!(query(&c, "SELECT name FROM sqlite_master WHERE name LIKE 'foo%'").is_empty());
 }
+
+#[test]
+fn backfill_numbers_a_renamed_column_in_upstream_s_order() {
+    // Rows lie in the order 5, 9, 1, 2; keys were given in the order 2, 5, 9, 1.
+    const OF_ROWS: [&str; 4] = ["5", "9", "1", "2"];
+    const OF_KEYS: [&str; 4] = ["2", "5", "9", "1"];
+    const SORTED: [&str; 4] = ["1", "2", "5", "9"];
+    for (columns, options, expected) in [
+        ("a INTEGER NOT NULL, b, c, PRIMARY KEY (a)", "", OF_KEYS),
+        ("a INT NOT NULL, b, c, PRIMARY KEY (a)", "", OF_KEYS),
+        ("a REAL NOT NULL, b, c, PRIMARY KEY (a)", "", OF_KEYS),
+        ("a NOT NULL, b, c, PRIMARY KEY (a)", "", OF_ROWS),
+        ("a TEXT NOT NULL, b, c, PRIMARY KEY (a)", "", OF_ROWS),
+        ("a TEXT NOT NULL, b, c, i INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (a, i)", "", OF_KEYS),
+        ("a NOT NULL, b, c, PRIMARY KEY (a)", "WITHOUT ROWID", SORTED),
+        ("a ANY NOT NULL, b ANY, c ANY, PRIMARY KEY (a)", "STRICT, WITHOUT ROWID", SORTED),
+    ] {
+        let c = open();
+        c.execute_batch(&format!(
+            "CREATE TABLE foo ({columns}) {options};
+             INSERT INTO foo (a, b, c) VALUES (5, 1, 1), (2, 1, 1);
+             SELECT crsql_as_crr('foo');
+             INSERT INTO foo (a, b, c) VALUES (9, 1, 1), (1, 1, 1);
+             DELETE FROM foo WHERE a = 2;
+             INSERT INTO foo (a, b, c) VALUES (2, 1, 1);
+             SELECT crsql_begin_alter('foo'); ALTER TABLE foo RENAME b TO d; SELECT crsql_commit_alter('foo')"
+        ))
+        .unwrap();
+        let sql = "SELECT CAST(CAST(p.a AS INTEGER) AS TEXT) FROM foo__crsql_clock JOIN foo__crsql_pks AS p
+            ON key = __crsql_key WHERE col_name = 'd' ORDER BY seq";
+        assert_eq!(query(&c, sql), expected.map(|key| format!("'{key}'")), "{columns} {options}");
+    }
+}
