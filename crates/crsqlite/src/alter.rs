@@ -29,7 +29,7 @@ pub(crate) fn commit(engine: &Engine, name: &str) -> Result<()> {
     let done = compact_and_restore(engine, name).and_then(|()| engine.db.execute_batch("RELEASE alter_crr"));
     done.map_err(|error| {
         crr::roll_back(engine.db);
-        Error::usage(format!("failed compacting tables post alteration: {error}"))
+        Error::usage(engine.messages.compose("failed compacting tables post alteration", error))
     })
 }
 

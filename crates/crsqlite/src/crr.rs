@@ -84,7 +84,7 @@ pub(crate) fn as_table(engine: &Engine, name: &str) -> Result<()> {
     let done = remove(db, name).and_then(|()| db.execute_batch("RELEASE as_table"));
     done.map_err(|error| {
         roll_back(db);
-        Error::usage(format!("failed to downgrade the crr {name}: {error}"))
+        Error::usage(engine.messages.compose("failed to downgrade the crr", error))
     })
 }
 

@@ -17,9 +17,29 @@ use crate::versions::Versions;
 /// has no successor. It leaves room for 2^32 transactions.
 pub(crate) const MAX_FOREIGN_VERSION: i64 = i64::MAX - (1 << 32);
 
+/// What errors say for which CR-SQLite has a fixed text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Messages {
+    /// That text and nothing else.
+    Verbatim,
+    /// That text and the reason.
+    Explained,
+}
+
+impl Messages {
+    /// `text` is CR-SQLite's.
+    pub(crate) fn compose(self, text: &str, reason: impl std::fmt::Display) -> String {
+        match self {
+            Messages::Verbatim => text.to_owned(),
+            Messages::Explained => format!("{text}: {reason}"),
+        }
+    }
+}
+
 /// Everything the functions and tables of one connection share.
 pub(crate) struct Engine {
     pub(crate) db: Db,
+    pub(crate) messages: Messages,
     pub(crate) site_id: [u8; 16],
     /// The setting `merge-equal-values`; only 1 means on.
     pub(crate) merge_equal_values: Cell<i64>,
@@ -50,9 +70,10 @@ pub(crate) struct Cache {
 }
 
 impl Engine {
-    pub(crate) fn new(db: Db, settings: Settings) -> Engine {
+    pub(crate) fn new(db: Db, settings: Settings, messages: Messages) -> Engine {
         Engine {
             db,
+            messages,
             site_id: settings.site_id,
             merge_equal_values: Cell::new(settings.merge_equal_values),
             sync_bit: Cell::new(0),
