@@ -62,10 +62,12 @@ impl vtab::Table for Changes {
         let order = plan.order_by();
         let natural = [(DB_VERSION, false), (SEQ, false)];
         plan.set_ordered(!order.is_empty() && natural.starts_with(&order));
+        // No estimate: two scans must seem dearer than one of everything. Else SQLite makes one scan of each side of
+        // an OR and drops rows whose rowid it has seen, but all records of a base row share their rowid.
         let (cost, rows) = match (by_version, by_site) {
-            (true, true) => (1.0, 1),
-            (true, false) => (10.0, 10),
-            (false, _) => (2_147_483_647.0, 1_000_000),
+            (true, true) => (1.1e9, 550_000),
+            (true, false) => (1.2e9, 600_000),
+            (false, _) => (2e9, 1_000_000),
         };
         plan.choose(2 * i32::from(by_version) + 4 * i32::from(by_site), &text, cost, rows)
     }

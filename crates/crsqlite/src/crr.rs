@@ -29,7 +29,7 @@ pub(crate) enum BackfillVersion {
 /// surrounding transaction, as CR-SQLite does.
 pub(crate) fn as_crr(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
-    engine.cache()?;
+    engine.prepare()?;
     let done = check(db, name).and_then(|()| {
         if is_crr(db, name)? {
             return Ok(());

@@ -101,8 +101,7 @@ impl Engine {
     fn reload(&self) -> Result<Rc<Cache>> {
         self.forget_rows();
         self.cache.replace(None);
-        self.attach()?;
-        load::restore(self.db, &self.site_id)?;
+        self.prepare()?;
         let master = "SELECT value FROM main.crsql_master WHERE key = 'pre_compact_dbversion'";
         let cache = Rc::new(Cache {
             catalog: Catalog::load(self.db)?,
@@ -114,6 +113,12 @@ impl Engine {
         });
         self.cache.replace(Some(Rc::clone(&cache)));
         Ok(cache)
+    }
+
+    /// Sees to it that the engine's tables are there, without reading what the schema says of others.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        self.attach()?;
+        load::restore(self.db, &self.site_id)
     }
 
     /// Connects `crsql_changes`. SQLite disconnects it first thing when it closes the connection,
