@@ -32,8 +32,8 @@ const SEQ: i32 = 8;
 /// The connected table. While it lives, the engine may keep prepared statements.
 pub(crate) struct Changes {
     engine: Rc<Engine>,
-    /// `rows_impacted` when each open savepoint began.
-    impacted: RefCell<Vec<(i32, i64)>>,
+    /// `rows_impacted` when the transaction's first merge and when each later savepoint began.
+    impacted: RefCell<(i64, Vec<(i32, i64)>)>,
 }
 
 impl vtab::Table for Changes {
@@ -43,7 +43,7 @@ impl vtab::Table for Changes {
 
     fn connect(engine: &Rc<Engine>, _args: &[String], _create: bool) -> Result<(Changes, &'static str)> {
         engine.attached.set(true);
-        let impacted = RefCell::new(Vec::new());
+        let impacted = RefCell::new((0, Vec::new()));
         Ok((Changes { engine: Rc::clone(engine), impacted }, DECLARATION))
     }
 
@@ -84,18 +84,21 @@ impl vtab::Table for Changes {
         Error::misuse("Only INSERT and SELECT statements are allowed against the crsql changes table")
     }
 
+    fn begin(&self) {
+        self.impacted.replace((self.engine.rows_impacted.get(), Vec::new()));
+    }
+
     fn savepoint(&self, n: i32) {
-        let mut impacted = self.impacted.borrow_mut();
-        impacted.retain(|(m, _)| *m < n);
-        impacted.push((n, self.engine.rows_impacted.get()));
+        let (_, since) = &mut *self.impacted.borrow_mut();
+        since.retain(|(m, _)| *m < n);
+        since.push((n, self.engine.rows_impacted.get()));
     }
 
     fn rollback_to(&self, n: i32) {
         self.engine.forget_rows();
-        let impacted = self.impacted.borrow();
-        if let Some((_, before)) = impacted.iter().find(|(m, _)| *m >= n) {
-            self.engine.rows_impacted.set(*before);
-        }
+        let (first, since) = &*self.impacted.borrow();
+        let before = since.iter().find(|(m, _)| *m == n).map_or(*first, |(_, impacted)| *impacted);
+        self.engine.rows_impacted.set(before);
     }
 }
 

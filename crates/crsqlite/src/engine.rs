@@ -220,10 +220,15 @@ impl Engine {
 
     /// Runs `body` while CRR triggers are switched off.
     pub(crate) fn untracked<R>(&self, body: impl FnOnce() -> Result<R>) -> Result<R> {
-        let before = self.sync_bit.replace(1);
-        let result = body();
-        self.sync_bit.set(before);
-        result
+        /// Puts the bit back also if `body` panics, or no later write would be recorded.
+        struct Restore<'e>(&'e Cell<i64>, i64);
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.1);
+            }
+        }
+        let _restore = Restore(&self.sync_bit, self.sync_bit.replace(1));
+        body()
     }
 }
 

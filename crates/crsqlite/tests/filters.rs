@@ -131,6 +131,25 @@ fn the_site_of_a_change() {
     assert_eq!(failure(&c, "SELECT * FROM crsql_changes WHERE cid MATCH 'b'").0, 1);
 }
 
+/// The sides of an OR are not scanned apart: SQLite would tell their rows apart by rowid, which the records of a base
+/// row share.
+#[test]
+fn the_sides_of_an_or_meet() {
+    let c = changed();
+    for condition in [
+        "(cid = '-1' AND db_version < 100) OR db_version > 0",
+        "db_version > 5 OR db_version < 3",
+        "(db_version > 5 AND site_id IS NOT x'01') OR (db_version < 30 AND site_id = crsql_site_id())",
+        "site_id = x'01' OR site_id = x'02' OR db_version = 19",
+        "db_version > 0 OR seq > 0",
+    ] {
+        same(&c, condition, "");
+        same(&c, condition, "ORDER BY db_version DESC, seq, rowid, cid");
+        let explained = query(&c, &format!("EXPLAIN QUERY PLAN SELECT * FROM crsql_changes WHERE {condition}"));
+        assert!(explained.iter().all(|line| !line.contains("MULTI-INDEX OR")), "{condition}: {explained:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
