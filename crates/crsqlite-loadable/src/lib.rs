@@ -31,6 +31,6 @@ pub unsafe extern "C" fn sqlite3_crsqlite_init(
 /// nothing, and a library that stays can never be missing where SQLite still has a pointer into it.
 #[expect(clippy::needless_pass_by_value, reason = "the signature that rusqlite calls")]
 fn register(conn: Connection) -> Result<bool> {
-    crsqlite_engine::register(&conn)?;
+    crsqlite_engine::register_verbatim(&conn)?;
     Ok(true)
 }

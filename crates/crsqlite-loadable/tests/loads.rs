@@ -63,6 +63,12 @@ except sqlite3.OperationalError as e:
     assert 'could not find the schema information for table nope' in str(e), e
 else:
     raise AssertionError('merged into a table that does not exist')
+try:
+    b.execute('SELECT crsql_commit_alter(?)', ('foo',))
+except sqlite3.OperationalError as e:
+    assert str(e) == 'failed compacting tables post alteration', e
+else:
+    raise AssertionError('altered without having begun')
 a.close(); b.close()
 print('done')
 ";

@@ -14,7 +14,7 @@ use crate::sql::{ident, join, literal};
 /// Opens a savepoint and removes the triggers: until the commit nothing on the table is tracked.
 pub(crate) fn begin(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
-    engine.cache()?;
+    engine.prepare()?;
     db.execute_batch("SAVEPOINT alter_crr")?;
     let begun = Shape::of_table(db, name).and_then(|shape| crr::drop_triggers(db, &shape));
     if begun.is_err() {
@@ -29,7 +29,7 @@ pub(crate) fn commit(engine: &Engine, name: &str) -> Result<()> {
     let done = compact_and_restore(engine, name).and_then(|()| engine.db.execute_batch("RELEASE alter_crr"));
     done.map_err(|error| {
         crr::roll_back(engine.db);
-        Error::usage(format!("failed compacting tables post alteration: {error}"))
+        Error::usage(engine.messages.compose("failed compacting tables post alteration", error))
     })
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn automigrate(engine: &Engine, args: Args<'_>) -> Result<Output> {
     engine.cache()?;
     engine.db.execute_batch("SAVEPOINT automigrate_tables")?;
     let done = migrate(engine, &model)
-        .and_then(|()| apply(engine.db, &model, &schema, cleanup.as_deref()))
+        .and_then(|()| apply(engine, &model, &schema, cleanup.as_deref()))
         .and_then(|()| engine.db.execute_batch("RELEASE automigrate_tables"));
     if let Err(error) = done {
         crr::roll_back(engine.db);
@@ -42,24 +42,41 @@ pub(crate) fn automigrate(engine: &Engine, args: Args<'_>) -> Result<Output> {
 }
 
 /// Runs the clean-up on the model's database and the schema's text on this one.
-fn apply(db: Db, model: &Model, schema: &str, cleanup: Option<&str>) -> Result<()> {
+fn apply(engine: &Engine, model: &Model, schema: &str, cleanup: Option<&str>) -> Result<()> {
     let failed = |error: Error| {
-        let name = match error.code() & 0xff {
-            ffi::SQLITE_ERROR => "ERROR",
-            ffi::SQLITE_BUSY => "BUSY",
-            ffi::SQLITE_LOCKED => "LOCKED",
-            ffi::SQLITE_READONLY => "READONLY",
-            ffi::SQLITE_FULL => "FULL",
-            ffi::SQLITE_CONSTRAINT => "CONSTRAINT",
-            ffi::SQLITE_MISUSE => "MISUSE",
-            code => return Error::usage(format!("failed to apply the updated schema {code}: {error}")),
-        };
-        Error::usage(format!("failed to apply the updated schema {name}: {error}"))
+        let text = format!("failed to apply the updated schema {}", code_name(error.code()));
+        Error::usage(engine.messages.compose(&text, error))
     };
     if let Some(sql) = cleanup {
         model.db.execute_batch(sql).map_err(failed)?;
     }
-    db.execute_batch(schema).map_err(failed)
+    engine.db.execute_batch(schema).map_err(failed)
+}
+
+/// The name of a primary result code, without `SQLITE_`.
+fn code_name(code: i32) -> &'static str {
+    match code & 0xff {
+        ffi::SQLITE_PERM => "PERM",
+        ffi::SQLITE_ABORT => "ABORT",
+        ffi::SQLITE_BUSY => "BUSY",
+        ffi::SQLITE_LOCKED => "LOCKED",
+        ffi::SQLITE_NOMEM => "NOMEM",
+        ffi::SQLITE_READONLY => "READONLY",
+        ffi::SQLITE_INTERRUPT => "INTERRUPT",
+        ffi::SQLITE_IOERR => "IOERR",
+        ffi::SQLITE_CORRUPT => "CORRUPT",
+        ffi::SQLITE_FULL => "FULL",
+        ffi::SQLITE_CANTOPEN => "CANTOPEN",
+        ffi::SQLITE_SCHEMA => "SCHEMA",
+        ffi::SQLITE_TOOBIG => "TOOBIG",
+        ffi::SQLITE_CONSTRAINT => "CONSTRAINT",
+        ffi::SQLITE_MISMATCH => "MISMATCH",
+        ffi::SQLITE_MISUSE => "MISUSE",
+        ffi::SQLITE_AUTH => "AUTH",
+        ffi::SQLITE_RANGE => "RANGE",
+        ffi::SQLITE_NOTADB => "NOTADB",
+        _ => "ERROR",
+    }
 }
 
 fn migrate(engine: &Engine, model: &Model) -> Result<()> {

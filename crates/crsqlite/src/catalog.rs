@@ -6,7 +6,7 @@
 //! connections, by this one in the middle of a transaction, and for those that a rollback undid.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use rusqlite::types::ValueRef;
@@ -39,10 +39,11 @@ impl Catalog {
         let mut tables = Vec::new();
         let mut by_name = HashMap::new();
         let mut clocks = Vec::new();
+        let existing = table_names(db)?;
         for (index, clock) in clock_tables(db)?.into_iter().enumerate() {
             clocks.push(Slot::new(format!("SELECT max(db_version) FROM main.{}", ident(&clock))));
             let name = &clock[..clock.len() - CLOCK_SUFFIX.len()];
-            if let Some(shape) = Shape::read(db, name)? {
+            if let Some(shape) = Shape::read(db, name, &existing)? {
                 by_name.insert(name.to_owned(), tables.len());
                 tables.push(Rc::new(Crr::new(index, shape)));
             }
@@ -113,9 +114,10 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// The shape of table `name` of `main`; none if it or its key table does not exist.
-    fn read(db: Db, name: &str) -> Result<Option<Shape>> {
-        if !has_table(db, name)? || !has_table(db, &format!("{name}__crsql_pks"))? {
+    /// The shape of table `name` of `main`; none if it or its key table is not among the `existing` ones.
+    fn read(db: Db, name: &str, existing: &HashSet<String>) -> Result<Option<Shape>> {
+        let exists = |name: &str| existing.contains(&name.to_ascii_lowercase());
+        if !exists(name) || !exists(&format!("{name}__crsql_pks")) {
             return Ok(None);
         }
         let shape = Shape::of_table(db, name)?;
@@ -153,10 +155,15 @@ impl Shape {
     }
 }
 
-fn has_table(db: Db, name: &str) -> Result<bool> {
-    let mut stmt =
-        Stmt::prepare(db, "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE")?;
-    stmt.query(&[ValueRef::Text(name.as_bytes())])?.next()
+/// Names of all tables of `main`, in small letters as far as SQLite ignores case.
+fn table_names(db: Db) -> Result<HashSet<String>> {
+    let mut stmt = Stmt::prepare(db, "SELECT name FROM main.sqlite_master WHERE type = 'table'")?;
+    let mut rows = stmt.query(&[])?;
+    let mut names = HashSet::new();
+    while rows.next()? {
+        names.insert(rows.text(0).to_ascii_lowercase());
+    }
+    Ok(names)
 }
 
 /// One CRR and its statements.

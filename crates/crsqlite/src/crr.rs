@@ -29,7 +29,7 @@ pub(crate) enum BackfillVersion {
 /// surrounding transaction, as CR-SQLite does.
 pub(crate) fn as_crr(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
-    engine.cache()?;
+    engine.prepare()?;
     let done = check(db, name).and_then(|()| {
         if is_crr(db, name)? {
             return Ok(());
@@ -84,7 +84,7 @@ pub(crate) fn as_table(engine: &Engine, name: &str) -> Result<()> {
     let done = remove(db, name).and_then(|()| db.execute_batch("RELEASE as_table"));
     done.map_err(|error| {
         roll_back(db);
-        Error::usage(format!("failed to downgrade the crr {name}: {error}"))
+        Error::usage(engine.messages.compose("failed to downgrade the crr", error))
     })
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn check(db: Db, t: &str) -> Result<()> {
     let solid = count("SELECT count(*) FROM pragma_table_info(?1, 'main') WHERE pk > 0 AND \"notnull\" = 1")?;
     let is_table = count(
         "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' \
-         AND name = ?1 COLLATE NOCASE AND sql NOT LIKE 'create virtual%'",
+         AND name = ?1 COLLATE NOCASE AND lower(sql) NOT LIKE 'create virtual%'",
     )?;
     if solid == 0 || is_table == 0 {
         return refuse(format!(
@@ -151,7 +151,7 @@ pub(crate) fn check(db: Db, t: &str) -> Result<()> {
     }
     if count(
         "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' \
-         AND name = ?1 COLLATE NOCASE AND sql LIKE '%autoincrement%'",
+         AND name = ?1 COLLATE NOCASE AND lower(sql) LIKE '%autoincrement%'",
     )? > 0
     {
         return refuse(format!(

@@ -17,9 +17,29 @@ use crate::versions::Versions;
 /// has no successor. It leaves room for 2^32 transactions.
 pub(crate) const MAX_FOREIGN_VERSION: i64 = i64::MAX - (1 << 32);
 
+/// What errors say for which CR-SQLite has a fixed text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Messages {
+    /// That text and nothing else.
+    Verbatim,
+    /// That text and the reason.
+    Explained,
+}
+
+impl Messages {
+    /// `text` is CR-SQLite's.
+    pub(crate) fn compose(self, text: &str, reason: impl std::fmt::Display) -> String {
+        match self {
+            Messages::Verbatim => text.to_owned(),
+            Messages::Explained => format!("{text}: {reason}"),
+        }
+    }
+}
+
 /// Everything the functions and tables of one connection share.
 pub(crate) struct Engine {
     pub(crate) db: Db,
+    pub(crate) messages: Messages,
     pub(crate) site_id: [u8; 16],
     /// The setting `merge-equal-values`; only 1 means on.
     pub(crate) merge_equal_values: Cell<i64>,
@@ -50,9 +70,10 @@ pub(crate) struct Cache {
 }
 
 impl Engine {
-    pub(crate) fn new(db: Db, settings: Settings) -> Engine {
+    pub(crate) fn new(db: Db, settings: Settings, messages: Messages) -> Engine {
         Engine {
             db,
+            messages,
             site_id: settings.site_id,
             merge_equal_values: Cell::new(settings.merge_equal_values),
             sync_bit: Cell::new(0),
@@ -80,8 +101,7 @@ impl Engine {
     fn reload(&self) -> Result<Rc<Cache>> {
         self.forget_rows();
         self.cache.replace(None);
-        self.attach()?;
-        load::restore(self.db, &self.site_id)?;
+        self.prepare()?;
         let master = "SELECT value FROM main.crsql_master WHERE key = 'pre_compact_dbversion'";
         let cache = Rc::new(Cache {
             catalog: Catalog::load(self.db)?,
@@ -93,6 +113,12 @@ impl Engine {
         });
         self.cache.replace(Some(Rc::clone(&cache)));
         Ok(cache)
+    }
+
+    /// Sees to it that the engine's tables are there, without reading what the schema says of others.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        self.attach()?;
+        load::restore(self.db, &self.site_id)
     }
 
     /// Connects `crsql_changes`. SQLite disconnects it first thing when it closes the connection,
@@ -194,10 +220,15 @@ impl Engine {
 
     /// Runs `body` while CRR triggers are switched off.
     pub(crate) fn untracked<R>(&self, body: impl FnOnce() -> Result<R>) -> Result<R> {
-        let before = self.sync_bit.replace(1);
-        let result = body();
-        self.sync_bit.set(before);
-        result
+        /// Puts the bit back also if `body` panics, or no later write would be recorded.
+        struct Restore<'e>(&'e Cell<i64>, i64);
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.1);
+            }
+        }
+        let _restore = Restore(&self.sync_bit, self.sync_bit.replace(1));
+        body()
     }
 }
 

@@ -55,6 +55,7 @@ mod triggers;
 mod unpack_table;
 mod versions;
 
+use engine::Messages;
 pub use error::{Error, Result};
 
 /// Makes the connection able to work with CRRs: prepares the file (a few tables whose names start
@@ -67,5 +68,14 @@ pub use error::{Error, Result};
 /// The file was written by a version of CR-SQLite before 0.15; it has to be prepared but is
 /// read-only or locked; its metadata is damaged.
 pub fn register(conn: &rusqlite::Connection) -> Result<()> {
-    register::register(ffi::Db::of(conn))
+    register::register(ffi::Db::of(conn), Messages::Explained)
+}
+
+/// As [`register`], but an error for which CR-SQLite has a fixed message has exactly that, where [`register`] adds the
+/// reason to it ("constraint failed: CHECK constraint failed: x > 0"): for programs that compare messages.
+///
+/// # Errors
+/// As [`register`].
+pub fn register_verbatim(conn: &rusqlite::Connection) -> Result<()> {
+    register::register(ffi::Db::of(conn), Messages::Verbatim)
 }

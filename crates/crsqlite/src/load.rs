@@ -45,14 +45,15 @@ pub(crate) fn restore(db: Db, site_id: &[u8; 16]) -> Result<()> {
 
 /// The settings, or none if something has to be written first.
 fn read(db: Db) -> Result<Option<Settings>> {
-    refuse_old_layout(db)?;
     if !table_exists(db, "crsql_master")? {
+        refuse_old_layout(db)?;
         return Ok(None);
     }
     let version = stored_version(db)?;
     if version < OLDEST_VERSION {
         return Err(Error::UnsupportedVersion(version));
     }
+    refuse_old_layout(db)?;
     let complete = version >= VERSION && table_exists(db, "crsql_tracked_peers")? && table_exists(db, "crsql_site_id")?;
     if !complete {
         return Ok(None);

@@ -476,11 +476,11 @@ impl Merge<'_> {
         Ok(change.site_id > rows.bytes(0))
     }
 
-    /// Writes to the user's table. A constraint's message gets the table's name.
+    /// Writes to the user's table.
     fn write(&self, body: impl FnOnce() -> Result<()>) -> Result<()> {
         self.engine.untracked(body).map_err(|error| match error {
             Error::Sqlite { code, message } if code & 0xff == ffi::SQLITE_CONSTRAINT => {
-                Error::change(code, format!("constraint failed: {message}"))
+                Error::change(code, self.engine.messages.compose("constraint failed", message))
             }
             other => other,
         })

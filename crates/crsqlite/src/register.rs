@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::changes::Changes;
 use crate::clset::ClSet;
-use crate::engine::Engine;
+use crate::engine::{Engine, Messages};
 use crate::error::{Error, Result};
 use crate::ffi::function::{Flags, Function, Output};
 use crate::ffi::{Args, Db, Stmt};
@@ -54,11 +54,11 @@ const fn function(
 
 /// Prepares the file and registers functions, tables and hooks on the connection. Does nothing if
 /// they are there already.
-pub(crate) fn register(db: Db) -> Result<()> {
+pub(crate) fn register(db: Db, messages: Messages) -> Result<()> {
     if is_registered(db)? {
         return Ok(());
     }
-    let engine = Rc::new(Engine::new(db, load::load(db)?));
+    let engine = Rc::new(Engine::new(db, load::load(db)?, messages));
     for function in FUNCTIONS {
         db.create_function(&engine, function)?;
     }

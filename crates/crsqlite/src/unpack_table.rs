@@ -5,7 +5,7 @@ use std::rc::Rc;
 use rusqlite::ffi;
 use rusqlite::types::ValueRef;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Messages};
 use crate::error::{Error, Result};
 use crate::ffi::Args;
 use crate::ffi::function::Context;
@@ -16,15 +16,17 @@ const CELL: i32 = 0;
 const PACKAGE: i32 = 1;
 
 /// The table: one row per packed value.
-pub(crate) struct UnpackColumns;
+pub(crate) struct UnpackColumns {
+    messages: Messages,
+}
 
 impl vtab::Table for UnpackColumns {
     type Shared = Engine;
     type Cursor = Cells;
     const KIND: Kind = Kind::Eponymous { writable: false };
 
-    fn connect(_engine: &Rc<Engine>, _args: &[String], _create: bool) -> Result<(UnpackColumns, &'static str)> {
-        Ok((UnpackColumns, "CREATE TABLE x (cell ANY, package BLOB hidden)"))
+    fn connect(engine: &Rc<Engine>, _args: &[String], _create: bool) -> Result<(UnpackColumns, &'static str)> {
+        Ok((UnpackColumns { messages: engine.messages }, "CREATE TABLE x (cell ANY, package BLOB hidden)"))
     }
 
     fn best_index(&self, plan: &mut Plan<'_>) -> Result<()> {
@@ -44,12 +46,13 @@ impl vtab::Table for UnpackColumns {
     }
 
     fn open(&self) -> Result<Cells> {
-        Ok(Cells { package: Vec::new(), count: 0, position: 0 })
+        Ok(Cells { messages: self.messages, package: Vec::new(), count: 0, position: 0 })
     }
 }
 
 /// A scan over the values of one package.
 pub(crate) struct Cells {
+    messages: Messages,
     package: Vec<u8>,
     count: usize,
     position: usize,
@@ -66,7 +69,7 @@ impl vtab::Cursor for Cells {
             ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes,
             _ => &[],
         };
-        let refuse = |error| Error::Sqlite { code: ffi::SQLITE_ERROR, message: format!("SQL logic error: {error}") };
+        let refuse = |reason| Error::change(ffi::SQLITE_ERROR, self.messages.compose("SQL logic error", reason));
         for value in unpack(package).map_err(refuse)? {
             value.map_err(refuse)?;
             self.count += 1;

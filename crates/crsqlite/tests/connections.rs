@@ -227,3 +227,40 @@ fn savepoints_and_counts() {
     c.execute_batch(sql).unwrap();
     assert_eq!(query(&c, "SELECT * FROM crsql_site_id WHERE ordinal > 0"), ["X'0A',1"]);
 }
+
+/// A count of one transaction is not taken for that of the next, and savepoints that were open before the first merge
+/// count too.
+#[test]
+fn counts_of_rolled_back_savepoints() {
+    let c = open();
+    c.execute_batch("CREATE TABLE foo (a INTEGER PRIMARY KEY NOT NULL, b); SELECT crsql_as_crr('foo')").unwrap();
+    let next = std::cell::Cell::new(1);
+    let merge = || {
+        let key = next.replace(next.get() + 1);
+        let sql = "INSERT INTO crsql_changes VALUES ('foo', crsql_pack_columns(?), 'b', 1, 1, 1, x'0a', 1, 0)";
+        c.execute(sql, [key]).unwrap();
+    };
+    let impacted = |sql: &str| {
+        c.execute_batch(sql).unwrap();
+        one(&c, "SELECT crsql_rows_impacted()")
+    };
+    c.execute_batch("BEGIN").unwrap();
+    for name in ["a", "b", "c"] {
+        merge();
+        c.execute_batch(&format!("SAVEPOINT {name}")).unwrap();
+    }
+    c.execute_batch("COMMIT; BEGIN; SAVEPOINT a; SAVEPOINT b; SAVEPOINT c").unwrap();
+    merge();
+    assert_eq!(impacted("RELEASE c; SAVEPOINT d"), "1");
+    merge();
+    assert_eq!(impacted("ROLLBACK TO d"), "1");
+    assert_eq!(impacted("ROLLBACK TO b"), "0");
+    merge();
+    assert_eq!(impacted("ROLLBACK TO a"), "0");
+    merge();
+    assert_eq!(impacted("SAVEPOINT e"), "1");
+    merge();
+    merge();
+    assert_eq!(impacted("ROLLBACK TO e"), "1");
+    assert_eq!(impacted("ROLLBACK"), "0");
+}

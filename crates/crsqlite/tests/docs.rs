@@ -64,3 +64,31 @@ fn completeness() {
         assert!(DOCUMENT.contains(&format!("`{name}`")), "{name} is not documented");
     }
 }
+
+/// Every test that `docs/conformance.md` names exists.
+#[test]
+fn named_tests_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = String::new();
+    for folder in ["tests", "src", "src/fract", "../crsqlite-loadable/tests"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "rs") {
+                sources += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let text = std::fs::read_to_string(root.join("../../docs/conformance.md")).unwrap();
+    let mut named = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let tests = row.split('|').nth(2).unwrap();
+        for name in tests.split('`').skip(1).step_by(2) {
+            let name = name.rsplit([':', ' ']).next().unwrap();
+            if name != "*" && !row.contains(&format!("fuzz target `{name}`")) {
+                named += 1;
+                assert!(sources.contains(&format!("fn {name}(")), "{name}, in {row}");
+            }
+        }
+    }
+    assert!(named > 60, "{named}");
+}

@@ -57,6 +57,24 @@ fn refused_tables() {
     }
 }
 
+/// LIKE is the engine's too, and this setting changes it.
+#[test]
+fn settings_of_the_connection_do_not_matter() {
+    let c = open();
+    c.execute_batch(
+        "PRAGMA case_sensitive_like = ON; CREATE TABLE t (a INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL);
+         PRAGMA reverse_unordered_selects = ON; CREATE TABLE foo (a NOT NULL PRIMARY KEY, b, c);
+         INSERT INTO foo VALUES (2, 2, 2), (1, 1, 1)",
+    )
+    .unwrap();
+    assert!(failure(&c, "SELECT crsql_as_crr('t')").1.contains("auto-increment"));
+    c.execute_batch("SELECT crsql_as_crr('foo')").unwrap();
+    assert_eq!(
+        query(&c, "SELECT pk, cid, seq FROM crsql_changes ORDER BY seq"),
+        ["X'010901','b',0", "X'010901','c',1", "X'010902','b',2", "X'010902','c',3"]
+    );
+}
+
 #[test]
 fn accepted_tables() {
     for create in [

@@ -259,14 +259,16 @@ impl<'a> Args<'a> {
     /// The `i`th argument as text (numbers are written out, blobs read as text); none for NULL and
     /// beyond the end.
     pub(crate) fn text(self, i: usize) -> Option<std::borrow::Cow<'a, str>> {
-        let &value = self.0.get(i)?;
-        // SAFETY: a live protected value.
-        unsafe {
-            if ffi::sqlite3_value_type(value) == ffi::SQLITE_NULL {
-                return None;
+        // SQLite is not asked for the text of a blob: it might move the blob away from under who has it from `get`.
+        match self.get(i) {
+            ValueRef::Null => None,
+            ValueRef::Text(b) | ValueRef::Blob(b) => Some(String::from_utf8_lossy(b)),
+            ValueRef::Integer(_) | ValueRef::Real(_) => {
+                let &value = self.0.get(i)?;
+                // SAFETY: a live protected value, of which nothing is borrowed: it is a number.
+                let text = unsafe { bytes(ffi::sqlite3_value_text(value), ffi::sqlite3_value_bytes(value)) };
+                Some(String::from_utf8_lossy(text))
             }
-            let data = ffi::sqlite3_value_text(value);
-            Some(String::from_utf8_lossy(bytes(data, ffi::sqlite3_value_bytes(value))))
         }
     }
 }

@@ -51,6 +51,9 @@ pub(crate) trait Table: Sized + 'static {
         Error::misuse("this table cannot be written")
     }
 
+    /// The first write to the table in a transaction. Savepoints that are open already are not announced.
+    fn begin(&self) {}
+
     /// Savepoint `n` begins.
     fn savepoint(&self, _n: i32) {}
 
@@ -223,7 +226,7 @@ impl<T: Table> Module<T> {
             Kind::Eponymous { writable: false } => {}
             Kind::Eponymous { writable: true } => {
                 module.xUpdate = Some(update::<T>);
-                module.xBegin = Some(no_op);
+                module.xBegin = Some(begin::<T>);
                 module.xSavepoint = Some(savepoint::<T>);
                 module.xRelease = Some(no_op_at);
                 module.xRollbackTo = Some(rollback_to::<T>);
@@ -481,8 +484,9 @@ unsafe extern "C" fn update<T: Table>(
     }
 }
 
-unsafe extern "C" fn no_op(_table: *mut sqlite3_vtab) -> c_int {
-    ffi::SQLITE_OK
+unsafe extern "C" fn begin<T: Table>(table: *mut sqlite3_vtab) -> c_int {
+    // SAFETY: a live table.
+    unsafe { told::<T>(table, Table::begin) }
 }
 
 unsafe extern "C" fn no_op_at(_table: *mut sqlite3_vtab, _n: c_int) -> c_int {
@@ -491,22 +495,23 @@ unsafe extern "C" fn no_op_at(_table: *mut sqlite3_vtab, _n: c_int) -> c_int {
 
 unsafe extern "C" fn savepoint<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
     // SAFETY: a live table.
-    unsafe {
-        match guarded(|| {
-            table_of::<T>(table).savepoint(n);
-            Ok(())
-        }) {
-            Ok(()) => ffi::SQLITE_OK,
-            Err(error) => fail(table, &error),
-        }
-    }
+    unsafe { told::<T>(table, |t| t.savepoint(n)) }
 }
 
 unsafe extern "C" fn rollback_to<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
     // SAFETY: a live table.
+    unsafe { told::<T>(table, |t| t.rollback_to(n)) }
+}
+
+/// Tells the table of something that it cannot refuse.
+///
+/// # Safety
+/// `table` is a live table made by `make::<T>`.
+unsafe fn told<T: Table>(table: *mut sqlite3_vtab, news: impl FnOnce(&T)) -> c_int {
+    // SAFETY: promised by the caller.
     unsafe {
         match guarded(|| {
-            table_of::<T>(table).rollback_to(n);
+            news(table_of::<T>(table));
             Ok(())
         }) {
             Ok(()) => ffi::SQLITE_OK,
