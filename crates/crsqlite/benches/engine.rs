@@ -40,8 +40,8 @@ struct Figures {
 fn main() -> Outcome<()> {
     let options = Options::read(std::env::args().skip(1))?;
     println!(
-        "{:>7}  {:<36} {:>11} {:>11} {:>7}  {:<8} {}",
-        "rows", "what", "plain", "crr", "ratio", "goal", "lowest to highest"
+        "{:>7}  {:<36} {:>11} {:>11} {:>7}  {:<8} lowest to highest",
+        "rows", "what", "plain", "crr", "ratio", "goal"
     );
     for &rows in &options.sizes {
         let mut report = Report::new(rows, &options.only);
