@@ -224,8 +224,8 @@ pub(crate) struct Crr {
     /// lowest and highest `db_version` → `db_version`, key of all rows with records of that version,
     /// in this order.
     pub(crate) scan: Slot,
-    /// key, `db_version` → `col_name`, `col_version`, site ordinal, seq, `db_version` of the row's
-    /// records of that version and of its sentinel, in the order of `col_name`.
+    /// key → `col_name`, `col_version`, site ordinal, seq, `db_version` of the row's records, in the
+    /// order of `col_name`.
     pub(crate) scan_row: Slot,
     /// key → keys, all columns.
     pub(crate) row_read: Slot,
@@ -359,8 +359,7 @@ impl Crr {
                  WHERE db_version >= ?1 AND db_version <= ?2 ORDER BY db_version, key"
             )),
             scan_row: Slot::new(format!(
-                "SELECT col_name, col_version, site_id, seq, db_version FROM {clock} \
-                 WHERE key = ?1 AND (+db_version = ?2 OR col_name = '{SENTINEL}') ORDER BY col_name"
+                "SELECT col_name, col_version, site_id, seq, db_version FROM {clock} WHERE key = ?1 ORDER BY col_name"
             )),
             row_read: read(&join(&shape.columns, "", |c| format!(", b.{}", ident(c)))),
             key_read: read(""),

@@ -429,21 +429,26 @@ impl Source<'_> {
     ) -> Result<()> {
         let first = records.len();
         let mut causal_length = 1;
-        let params = [ValueRef::Integer(key), ValueRef::Integer(version)];
+        let params = [ValueRef::Integer(key)];
         let mut rows = stmt.query(&params)?;
         while rows.next()? {
-            let (name, col_version) = (rows.bytes(0), rows.int(1));
-            let column = if name == SENTINEL.as_bytes() {
-                causal_length = col_version;
+            let name = rows.name(0);
+            let is_sentinel = name == SENTINEL.as_bytes();
+            if is_sentinel {
+                causal_length = rows.int(1);
+            }
+            if rows.int(4) != version {
+                continue;
+            }
+            let column = if is_sentinel {
                 WHOLE_ROW
             } else {
                 // Records of columns that do not exist are not shown.
                 let Some(column) = self.shape.column(name).and_then(|c| u32::try_from(c).ok()) else { continue };
                 column
             };
-            // The sentinel is read for the causal length; the version tells whether it is wanted too.
-            let (site, seq) = (rows.int(2), rows.int(3));
-            if wanted.takes(site) && rows.int(4) == version {
+            let (col_version, site, seq) = (rows.int(1), rows.int(2), rows.int(3));
+            if wanted.takes(site) {
                 records.push(Record { stream: self.stream, column, key, col_version, site, seq, causal_length });
             }
         }

@@ -200,9 +200,11 @@ impl Memo {
         let mut rows = stmt.query(tuple)?;
         let mut found = false;
         while rows.next()? {
-            found = true;
-            self.key = rows.int(0);
-            let name = rows.bytes(1);
+            if !found {
+                self.key = rows.int(0);
+                found = true;
+            }
+            let name = rows.name(1);
             if name.is_empty() && rows.is_null(1) {
                 break;
             }
