@@ -15,6 +15,10 @@ test *ARGS:
 demo:
     cargo run --release --bin demo
 
+# How fast CRRs are beside plain tables (docs/performance.md): `just bench-engine 10000 --rounds 5 --cpu`.
+bench-engine *ARGS:
+    cargo bench -p crsqlite --bench engine -- {{ARGS}}
+
 # The engine as a loadable extension for other languages.
 extension:
     cargo build --release -p crsqlite-loadable

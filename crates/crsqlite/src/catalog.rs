@@ -27,6 +27,8 @@ pub(crate) struct Catalog {
     by_name: HashMap<String, usize>,
     /// Names of all clock tables, also of those without a base table: they count for `db_version`.
     clocks: Vec<Slot>,
+    /// Position of the table asked for last: mostly the one asked for next.
+    last: Cell<usize>,
     probe: Slot,
     compiled: Cell<i32>,
 }
@@ -49,7 +51,7 @@ impl Catalog {
             }
         }
         let compiled = Cell::new(compiled);
-        Ok(Catalog { tables, by_name, clocks, probe, compiled })
+        Ok(Catalog { tables, by_name, clocks, last: Cell::new(0), probe, compiled })
     }
 
     /// Whether the schema is still the one that was read.
@@ -59,7 +61,13 @@ impl Catalog {
 
     /// The CRR of this name, in exactly these letters.
     pub(crate) fn table(&self, name: &str) -> Option<&Rc<Crr>> {
-        self.by_name.get(name).map(|&i| &self.tables[i])
+        let last = self.tables.get(self.last.get());
+        if last.is_some_and(|crr| crr.name() == name) {
+            return last;
+        }
+        let &index = self.by_name.get(name)?;
+        self.last.set(index);
+        self.tables.get(index)
     }
 
     /// The highest `db_version` of any clock table; none if there is no clock table.
@@ -186,8 +194,10 @@ pub(crate) struct Crr {
     pub(crate) first_touch: Slot,
     /// key, `db_version`, first seq: counts up every cell's version, or starts it at 1.
     pub(crate) touch_all: Slot,
-    /// key, `db_version`, seq, `col_name`: the same for one cell.
+    /// key, `db_version`, seq, `col_name`: counts up one cell's version, if it has a record.
     pub(crate) touch: Slot,
+    /// key, `db_version`, seq, `col_name`: the first record of one cell.
+    pub(crate) touch_new: Slot,
     /// key, `db_version`, seq: the row (re)appears.
     pub(crate) create: Slot,
     /// key, `db_version`, seq: the row reappears, if it has a sentinel.
@@ -199,10 +209,12 @@ pub(crate) struct Crr {
     /// old key, new key: moves the cells' records.
     pub(crate) move_cells: Slot,
 
-    /// key → `col_name`, `col_version` of all records.
+    /// keys → key, `col_name` and `col_version` of all records (one row with NULLs if the key has none).
     pub(crate) records: Slot,
     /// key, `col_name`, `col_version`, `db_version`, site ordinal, seq: writes a record.
     pub(crate) record: Slot,
+    /// The same, if there is a record to overwrite.
+    pub(crate) record_again: Slot,
     /// key, `db_version`: sets the cells' versions to 0.
     pub(crate) zero_cells: Slot,
     /// key, `col_name` → site id of the record.
@@ -211,14 +223,20 @@ pub(crate) struct Crr {
     pub(crate) row_insert: Slot,
     /// keys: removes the base row.
     pub(crate) row_delete: Slot,
+    /// keys → the values of all columns.
+    pub(crate) row_values: Slot,
     /// One per column.
     pub(crate) cells: Vec<CellStmts>,
 
-    /// lowest and highest `db_version` → `db_version`, key, `col_name`, `col_version`, site ordinal, seq.
+    /// lowest and highest `db_version` → `db_version`, key of all rows with records of that version,
+    /// in this order.
     pub(crate) scan: Slot,
-    /// key → causal length or NULL, keys, all columns.
+    /// key → `col_name`, `col_version`, site ordinal, seq, `db_version` of the row's records, in the
+    /// order of `col_name`.
+    pub(crate) scan_row: Slot,
+    /// key → keys, all columns.
     pub(crate) row_read: Slot,
-    /// key → causal length or NULL, keys.
+    /// key → keys.
     pub(crate) key_read: Slot,
 }
 
@@ -230,7 +248,7 @@ pub(crate) struct CellStmts {
     pub(crate) update: Slot,
     /// keys → value.
     pub(crate) value: Slot,
-    /// key → causal length or NULL, keys, value.
+    /// key → keys, value.
     pub(crate) read: Slot,
 }
 
@@ -258,17 +276,20 @@ impl Crr {
         };
         let all_cells =
             join(shape.columns.iter().enumerate(), ", ", |(i, c)| format!("(?1, {}, 1, ?2, 0, ?3 + {i})", literal(c)));
+        // A range of one value: SQLite takes it for several rows and so keeps its place in the B-tree
+        // between finding the record and writing it. With an equality it searches twice. OR FAIL for
+        // want of a statement journal, which several rows would need; there is never more than one.
+        let one_cell = |mark: &str| format!("col_name >= {mark} AND col_name <= {mark}");
         let next_odd = "col_version + 1 + (col_version & 1)";
         let read = |values: &str| {
-            let p_keys = join(&shape.keys, "", |k| format!(", p.{}", ident(k)));
-            let cl = format!("(SELECT col_version FROM {clock} WHERE key = ?1 AND col_name = '{SENTINEL}')");
+            let p_keys = join(&shape.keys, ", ", |k| format!("p.{}", ident(k)));
             let join_base = if values.is_empty() {
                 String::new()
             } else {
                 let on = join(&shape.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)));
                 format!(" LEFT JOIN {base} AS b ON {on}")
             };
-            Slot::new(format!("SELECT {cl}{p_keys}{values} FROM {pks} AS p{join_base} WHERE p.__crsql_key = ?1"))
+            Slot::new(format!("SELECT {p_keys}{values} FROM {pks} AS p{join_base} WHERE p.__crsql_key = ?1"))
         };
         let cell = |column: &String| {
             let c = ident(column);
@@ -289,7 +310,12 @@ impl Crr {
             key_forget: Slot::new(format!("DELETE FROM {pks} WHERE __crsql_key = ?1")),
             first_touch: Slot::new(format!("INSERT OR FAIL INTO {clock} ({columns}) VALUES {all_cells}")),
             touch_all: own("1", "col_version + 1", &all_cells),
-            touch: own("1", "col_version + 1", "(?1, ?4, 1, ?2, 0, ?3)"),
+            touch: Slot::new(format!(
+                "UPDATE OR FAIL {clock} SET col_version = col_version + 1, db_version = ?2, site_id = 0, seq = ?3 \
+                 WHERE key = ?1 AND {}",
+                one_cell("?4")
+            )),
+            touch_new: Slot::new(format!("INSERT INTO {clock} ({columns}) VALUES (?1, ?4, 1, ?2, 0, ?3)")),
             create: own("1", next_odd, ""),
             recreate: Slot::new(format!(
                 "UPDATE {clock} SET col_version = {next_odd}, db_version = ?2, site_id = 0, \
@@ -300,11 +326,20 @@ impl Crr {
             move_cells: Slot::new(format!(
                 "UPDATE OR REPLACE {clock} SET key = ?2 WHERE key = ?1 AND col_name <> '{SENTINEL}'"
             )),
-            records: Slot::new(format!("SELECT col_name, col_version FROM {clock} WHERE key = ?1")),
+            records: Slot::new(format!(
+                "SELECT p.__crsql_key, c.col_name, c.col_version FROM {pks} AS p \
+                 LEFT JOIN {clock} AS c ON c.key = p.__crsql_key WHERE {}",
+                join(shape.keys.iter().enumerate(), " AND ", |(i, k)| format!("p.{} IS ?{}", ident(k), i + 1))
+            )),
             record: Slot::new(format!(
                 "INSERT INTO {clock} ({columns}) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
                  ON CONFLICT (key, col_name) DO UPDATE SET col_version = excluded.col_version, \
                  db_version = excluded.db_version, site_id = excluded.site_id, seq = excluded.seq"
+            )),
+            record_again: Slot::new(format!(
+                "UPDATE OR FAIL {clock} SET col_version = ?3, db_version = ?4, site_id = ?5, seq = ?6 \
+                 WHERE key = ?1 AND {}",
+                one_cell("?2")
             )),
             zero_cells: Slot::new(format!(
                 "UPDATE {clock} SET col_version = 0, db_version = ?2 \
@@ -318,10 +353,20 @@ impl Crr {
                 "INSERT INTO {base} ({keys}) VALUES ({marks}) ON CONFLICT ({keys}) DO NOTHING"
             )),
             row_delete: Slot::new(format!("DELETE FROM {base} WHERE {is_key}")),
+            row_values: Slot::new(format!(
+                "SELECT {} FROM {base} WHERE {is_key}",
+                // A table of keys only has no values, but a SELECT has columns.
+                if shape.columns.is_empty() { "1".to_owned() } else { idents(&shape.columns) }
+            )),
             cells: shape.columns.iter().map(cell).collect(),
+            // DISTINCT in the order of the index, which holds all three columns: nothing is sorted,
+            // and the table is not looked at.
             scan: Slot::new(format!(
-                "SELECT db_version, key, col_name, col_version, site_id, seq FROM {clock} \
-                 WHERE db_version >= ?1 AND db_version <= ?2 ORDER BY db_version, key, col_name"
+                "SELECT DISTINCT db_version, key FROM {clock} \
+                 WHERE db_version >= ?1 AND db_version <= ?2 ORDER BY db_version, key"
+            )),
+            scan_row: Slot::new(format!(
+                "SELECT col_name, col_version, site_id, seq, db_version FROM {clock} WHERE key = ?1 ORDER BY col_name"
             )),
             row_read: read(&join(&shape.columns, "", |c| format!(", b.{}", ident(c)))),
             key_read: read(""),
@@ -346,14 +391,19 @@ impl Crr {
         if !expect_new && let Some(key) = self.find_key(db, tuple)? {
             return Ok((key, true));
         }
-        self.key_insert.get(db)?.exec(tuple)?;
-        if db.changes() > 0 {
-            return Ok((db.last_insert_rowid(), false));
+        if let Some(key) = self.make_key(db, tuple)? {
+            return Ok((key, false));
         }
         match self.find_key(db, tuple)? {
             Some(key) => Ok((key, true)),
             None => Err(Error::usage("failed geteting or creating lookaside key")),
         }
+    }
+
+    /// A new key for the tuple; none if it has one.
+    pub(crate) fn make_key(&self, db: Db, tuple: &[ValueRef<'_>]) -> Result<Option<i64>> {
+        self.key_insert.get(db)?.exec(tuple)?;
+        Ok((db.changes() > 0).then(|| db.last_insert_rowid()))
     }
 
     fn find_key(&self, db: Db, tuple: &[ValueRef<'_>]) -> Result<Option<i64>> {

@@ -179,30 +179,32 @@ impl Wanted {
     }
 }
 
-/// The records of one CRR, by `db_version`.
+/// The rows of one CRR that have records, by `db_version`.
 struct Stream {
     crr: Rc<Crr>,
-    records: Option<Stmt>,
-    /// The `db_version` of the record the statement stands on; none at the end.
+    rows: Option<Stmt>,
+    /// The `db_version` that statement stands on; none at the end.
     version: Option<i64>,
+    /// The key of the row that statement stands on.
+    key: i64,
 }
 
 impl Stream {
     fn start(engine: &Engine, crr: &Rc<Crr>, wanted: &Wanted) -> Result<Stream> {
-        let mut records = crr.scan.take(engine.db)?;
-        records.bind_copy(1, ValueRef::Integer(wanted.low))?;
-        records.bind_copy(2, ValueRef::Integer(wanted.high))?;
-        let mut stream = Stream { crr: Rc::clone(crr), records: Some(records), version: None };
+        let mut rows = crr.scan.take(engine.db)?;
+        rows.bind_copy(1, ValueRef::Integer(wanted.low))?;
+        rows.bind_copy(2, ValueRef::Integer(wanted.high))?;
+        let mut stream = Stream { crr: Rc::clone(crr), rows: Some(rows), version: None, key: 0 };
         stream.step()?;
         Ok(stream)
     }
 
     fn step(&mut self) -> Result<()> {
         self.version = None;
-        if let Some(records) = &mut self.records
-            && records.step()?
+        if let Some(rows) = &mut self.rows
+            && rows.step()?
         {
-            self.version = Some(records.int(0));
+            (self.version, self.key) = (Some(rows.int(0)), rows.int(1));
         }
         Ok(())
     }
@@ -210,8 +212,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(records) = self.records.take() {
-            self.crr.scan.put(records);
+        if let Some(rows) = self.rows.take() {
+            self.crr.scan.put(rows);
         }
     }
 }
@@ -226,6 +228,7 @@ struct Record {
     col_version: i64,
     site: i64,
     seq: i64,
+    causal_length: i64,
 }
 
 const WHOLE_ROW: u32 = u32::MAX;
@@ -244,7 +247,7 @@ struct Row {
     stmt: Option<Stmt>,
 }
 
-/// What a row's statement yields after causal length and keys.
+/// What a row's statement yields after the keys.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shown {
     Nothing,
@@ -264,7 +267,7 @@ impl Row {
 
     /// The statement's column with the value of column `column` of the table.
     fn value_at(&self, column: u32) -> Option<usize> {
-        let first = 1 + self.crr.shape.keys.len();
+        let first = self.crr.shape.keys.len();
         match self.shown {
             Shown::Nothing => None,
             Shown::Cell(_) => Some(first),
@@ -302,7 +305,9 @@ pub(crate) struct Scan {
     row: Option<Row>,
     /// The packed key of the current row.
     pk: Vec<u8>,
-    sites: HashMap<i64, Option<Vec<u8>>>,
+    sites: HashMap<i64, Option<Rc<[u8]>>>,
+    /// The one shown last.
+    site: Option<(i64, Option<Rc<[u8]>>)>,
     done: Cell<bool>,
 }
 
@@ -319,6 +324,7 @@ impl Scan {
             row: None,
             pk: Vec::new(),
             sites: HashMap::new(),
+            site: None,
             done: Cell::new(true),
         })
     }
@@ -346,12 +352,11 @@ impl Scan {
         };
         self.version = version;
         for (index, stream) in self.streams.iter_mut().enumerate() {
+            let crr = Rc::clone(&stream.crr);
+            let mut row_records = crr.scan_row.get(self.engine.db)?;
             while stream.version == Some(version) {
-                if let Some(records) = &stream.records {
-                    let record = record(index, &stream.crr.shape, records);
-                    let wanted = |r: &Record| self.wanted.takes(r.site);
-                    self.records.extend(record.filter(wanted));
-                }
+                let source = Source { stream: u32::try_from(index).unwrap_or(u32::MAX), shape: &crr.shape };
+                source.collect(&mut row_records, (stream.key, version), &self.wanted, &mut self.records)?;
                 stream.step()?;
             }
         }
@@ -379,7 +384,7 @@ impl Scan {
         let crr = &self.streams[record.stream as usize].crr;
         self.row = Row::read(&self.engine, crr, record, shown)?;
         let Some(Row { stmt: Some(stmt), .. }) = &self.row else { return Ok(false) };
-        pack_into(&mut self.pk, (1..=crr.shape.keys.len()).map(|i| stmt.column(i)))?;
+        pack_into(&mut self.pk, (0..crr.shape.keys.len()).map(|i| stmt.column(i)))?;
         Ok(true)
     }
 
@@ -388,38 +393,73 @@ impl Scan {
             out.set(ValueRef::Blob(&self.engine.site_id));
             return Ok(());
         }
-        if !self.sites.contains_key(&ordinal) {
-            let id = self.look_up_site(ordinal)?;
-            self.sites.insert(ordinal, id);
+        if self.site.as_ref().is_none_or(|(known, _)| *known != ordinal) {
+            let id = match self.sites.get(&ordinal) {
+                Some(id) => id.clone(),
+                None => self.look_up_site(ordinal)?,
+            };
+            self.sites.insert(ordinal, id.clone());
+            self.site = Some((ordinal, id));
         }
-        match self.sites.get(&ordinal).and_then(Option::as_ref) {
-            Some(id) => out.set(ValueRef::Blob(id)),
-            None => out.set(ValueRef::Null),
+        match &self.site {
+            Some((_, Some(id))) => out.set(ValueRef::Blob(id)),
+            _ => out.set(ValueRef::Null),
         }
         Ok(())
     }
 
-    fn look_up_site(&self, ordinal: i64) -> Result<Option<Vec<u8>>> {
+    fn look_up_site(&self, ordinal: i64) -> Result<Option<Rc<[u8]>>> {
         let Some(cache) = &self.cache else { return Ok(None) };
         let mut stmt = cache.site_by_ordinal.get(self.engine.db)?;
         let ordinal = [ValueRef::Integer(ordinal)];
         let mut rows = stmt.query(&ordinal)?;
-        Ok(if rows.next()? { Some(rows.bytes(0).to_vec()) } else { None })
+        Ok(if rows.next()? { Some(Rc::from(rows.bytes(0))) } else { None })
     }
 }
 
-/// The record that the statement stands on; none if its column does not exist.
-fn record(stream: usize, shape: &Shape, records: &Stmt) -> Option<Record> {
-    let name = records.bytes(2);
-    let column = if name == SENTINEL.as_bytes() { WHOLE_ROW } else { u32::try_from(shape.column(name)?).ok()? };
-    Some(Record {
-        stream: u32::try_from(stream).ok()?,
-        column,
-        key: records.int(1),
-        col_version: records.int(3),
-        site: records.int(4),
-        seq: records.int(5),
-    })
+/// Where records come from.
+struct Source<'s> {
+    stream: u32,
+    shape: &'s Shape,
+}
+
+impl Source<'_> {
+    /// Adds the wanted records of one row and version to `records`.
+    fn collect(
+        &self,
+        stmt: &mut Stmt,
+        (key, version): (i64, i64),
+        wanted: &Wanted,
+        records: &mut Vec<Record>,
+    ) -> Result<()> {
+        let first = records.len();
+        let mut causal_length = 1;
+        let params = [ValueRef::Integer(key)];
+        let mut rows = stmt.query(&params)?;
+        while rows.next()? {
+            let name = rows.name(0);
+            let is_sentinel = name == SENTINEL.as_bytes();
+            if is_sentinel {
+                causal_length = rows.int(1);
+            }
+            if rows.int(4) != version {
+                continue;
+            }
+            let column = if is_sentinel {
+                WHOLE_ROW
+            } else {
+                // Records of columns that do not exist are not shown.
+                let Some(column) = self.shape.column(name).and_then(|c| u32::try_from(c).ok()) else { continue };
+                column
+            };
+            let (col_version, site, seq) = (rows.int(1), rows.int(2), rows.int(3));
+            if wanted.takes(site) {
+                records.push(Record { stream: self.stream, column, key, col_version, site, seq, causal_length });
+            }
+        }
+        records[first..].iter_mut().for_each(|r| r.causal_length = causal_length);
+        Ok(())
+    }
 }
 
 impl vtab::Cursor for Scan {
@@ -429,6 +469,7 @@ impl vtab::Cursor for Scan {
         self.records.clear();
         self.position = 0;
         self.sites.clear();
+        self.site = None;
         let cache = self.engine.cache()?;
         self.wanted = Wanted::read(&self.engine, &cache, plan, args)?;
         if self.wanted.low <= self.wanted.high {
@@ -472,7 +513,7 @@ impl vtab::Cursor for Scan {
             4 => out.set(ValueRef::Integer(record.col_version)),
             5 => out.set(ValueRef::Integer(self.version)),
             6 => return self.site(record.site, out),
-            7 => out.set(ValueRef::Integer(if stmt.is_null(0) { 1 } else { stmt.int(0) })),
+            7 => out.set(ValueRef::Integer(record.causal_length)),
             8 => out.set(ValueRef::Integer(record.seq)),
             _ => {
                 return Err(Error::Sqlite {

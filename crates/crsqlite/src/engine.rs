@@ -53,7 +53,9 @@ pub(crate) struct Engine {
     /// What the last merged row left known about its base row.
     pub(crate) memo: RefCell<Option<Memo>>,
     /// Ordinals of foreign sites by id.
-    pub(crate) ordinals: RefCell<HashMap<Box<[u8]>, i64>>,
+    ordinals: RefCell<HashMap<Box<[u8]>, i64>>,
+    /// The one asked for last: mostly the one asked for next.
+    last_ordinal: RefCell<(Box<[u8]>, i64)>,
     cache: RefCell<Option<Rc<Cache>>>,
     /// Whether the table `crsql_changes` is connected: it tells when to let the statements go.
     pub(crate) attached: Cell<bool>,
@@ -82,6 +84,7 @@ impl Engine {
             merging: Cell::new(0),
             memo: RefCell::new(None),
             ordinals: RefCell::new(HashMap::new()),
+            last_ordinal: RefCell::default(),
             cache: RefCell::new(None),
             attached: Cell::new(false),
         }
@@ -141,6 +144,7 @@ impl Engine {
     pub(crate) fn forget_rows(&self) {
         self.memo.replace(None);
         self.ordinals.borrow_mut().clear();
+        self.last_ordinal.take();
     }
 
     /// The CRR of this name in the current schema.
@@ -196,18 +200,25 @@ impl Engine {
         if site_id.is_empty() || site_id == self.site_id {
             return Ok(0);
         }
-        if let Some(&ordinal) = self.ordinals.borrow().get(site_id) {
-            return Ok(ordinal);
+        if *self.last_ordinal.borrow().0 == *site_id {
+            return Ok(self.last_ordinal.borrow().1);
         }
-        let ordinal = match self.find_ordinal(cache, site_id)? {
+        let known = self.ordinals.borrow().get(site_id).copied();
+        let ordinal = match known {
             Some(ordinal) => ordinal,
-            None => {
-                cache.add_site.get(self.db)?.exec(&[ValueRef::Blob(site_id)])?;
-                self.db.last_insert_rowid()
-            }
+            None => self.find_or_add_ordinal(cache, site_id)?,
         };
         self.ordinals.borrow_mut().insert(site_id.into(), ordinal);
+        self.last_ordinal.replace((site_id.into(), ordinal));
         Ok(ordinal)
+    }
+
+    fn find_or_add_ordinal(&self, cache: &Cache, site_id: &[u8]) -> Result<i64> {
+        if let Some(ordinal) = self.find_ordinal(cache, site_id)? {
+            return Ok(ordinal);
+        }
+        cache.add_site.get(self.db)?.exec(&[ValueRef::Blob(site_id)])?;
+        Ok(self.db.last_insert_rowid())
     }
 
     /// The ordinal of a known site.

@@ -53,6 +53,7 @@ mod register;
 mod sql;
 mod triggers;
 mod unpack_table;
+mod values;
 mod versions;
 
 use engine::Messages;

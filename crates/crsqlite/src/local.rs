@@ -83,13 +83,19 @@ impl Write<'_> {
     }
 
     fn touch(&self, key: i64, column: &str) -> Result<()> {
+        let db = self.engine.db;
         let seq = self.engine.versions.bump(1);
-        self.crr.touch.get(self.engine.db)?.exec(&[
+        let params = [
             ValueRef::Integer(key),
             ValueRef::Integer(self.version),
             ValueRef::Integer(seq),
             ValueRef::Text(column.as_bytes()),
-        ])
+        ];
+        self.crr.touch.get(db)?.exec(&params)?;
+        if db.changes() > 0 {
+            return Ok(());
+        }
+        self.crr.touch_new.get(db)?.exec(&params)
     }
 }
 
@@ -114,5 +120,5 @@ fn expect_args(args: Args<'_>, expected: usize) -> Result<()> {
 }
 
 fn tuple<'a>(args: Args<'a>, start: usize, crr: &Crr) -> Vec<ValueRef<'a>> {
-    (start..start + crr.shape.keys.len()).map(|i| args.get(i)).collect()
+    args.from(start).iter().take(crr.shape.keys.len()).collect()
 }

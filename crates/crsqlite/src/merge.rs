@@ -11,8 +11,9 @@ use rusqlite::types::ValueRef;
 use crate::catalog::{Crr, SENTINEL};
 use crate::engine::{Cache, Engine, MAX_FOREIGN_VERSION};
 use crate::error::{Error, Result};
-use crate::ffi::Args;
+use crate::ffi::{Args, Db};
 use crate::pack::{PackError, unpack};
+use crate::values::Values;
 
 /// What is known here of the row and the cell that a change is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,11 +153,74 @@ pub(crate) struct Memo {
     new: bool,
     /// The base row is believed to exist.
     row: bool,
+    /// The base row's values, or none if they were not needed or have changed since.
+    values: Values,
+    /// Ties of values so far: the second reads the whole row, the first does if the last row had more
+    /// than one.
+    ties: u32,
+    expect_ties: bool,
     total_changes: i32,
     merged_since: i32,
 }
 
 impl Memo {
+    /// A memo of another row of which nothing is known yet, in the buffers of the last one.
+    fn renew(last: Option<Memo>, cache: &Rc<Cache>, crr: &Rc<Crr>, pk: &[u8]) -> Memo {
+        let mut memo = last.unwrap_or_else(|| Memo {
+            cache: Rc::clone(cache),
+            crr: Rc::clone(crr),
+            pk: Vec::new(),
+            key: 0,
+            sentinel: None,
+            cells: Vec::new(),
+            strays: false,
+            new: false,
+            row: false,
+            values: Values::default(),
+            ties: 0,
+            expect_ties: false,
+            total_changes: 0,
+            merged_since: 0,
+        });
+        if !Rc::ptr_eq(&memo.crr, crr) {
+            (memo.cache, memo.crr) = (Rc::clone(cache), Rc::clone(crr));
+        }
+        memo.pk.clear();
+        memo.pk.extend_from_slice(pk);
+        memo.cells.clear();
+        memo.cells.resize(crr.shape.columns.len(), None);
+        memo.values.clear();
+        Memo { sentinel: None, strays: false, row: false, expect_ties: memo.ties > 1, ties: 0, ..memo }
+    }
+
+    /// Finds the key and its records; false if there is no key.
+    fn read_records(&mut self, db: Db, tuple: &[ValueRef<'_>]) -> Result<bool> {
+        let crr = Rc::clone(&self.crr);
+        let mut stmt = crr.records.get(db)?;
+        let mut rows = stmt.query(tuple)?;
+        let mut found = false;
+        while rows.next()? {
+            if !found {
+                self.key = rows.int(0);
+                found = true;
+            }
+            let name = rows.name(1);
+            if name.is_empty() && rows.is_null(1) {
+                break;
+            }
+            let version = rows.int(2);
+            if name == SENTINEL.as_bytes() {
+                self.sentinel = Some(version);
+            } else if let Some(column) = crr.shape.column(name) {
+                self.cells[column] = Some(version);
+            } else {
+                self.strays = true;
+            }
+        }
+        self.row = self.causal_length() % 2 == 1;
+        Ok(found)
+    }
+
     fn causal_length(&self) -> i64 {
         match self.sentinel {
             Some(length) => length,
@@ -164,6 +228,9 @@ impl Memo {
         }
     }
 }
+
+/// Rows with more bytes of texts and blobs than this are not copied, but read cell by cell.
+const MAX_VALUES: usize = 1 << 16;
 
 /// Triggers of the user that insert into `crsql_changes` can nest this deep.
 const MAX_NESTING: u32 = 16;
@@ -225,9 +292,8 @@ fn merge_row(engine: &Engine, row: Args<'_>) -> Result<i64> {
         }
     }
     let pk = bytes(PK);
-    let tuple = unpack_key(crr, pk)?;
-    let (mut memo, created) = recall(engine, &cache, crr, pk, &tuple)?;
-    let merged = Merge { engine, cache: &cache, crr, tuple: &tuple }.run(&change, &mut memo);
+    let (mut memo, created) = recall(engine, &cache, crr, pk)?;
+    let merged = Merge { engine, cache: &cache, crr, pk }.run(&change, &mut memo);
     match merged {
         Ok(impacted) => {
             engine.rows_impacted.set(engine.rows_impacted.get().saturating_add(impacted));
@@ -260,7 +326,7 @@ fn current_cache(engine: &Engine) -> Result<Rc<Cache>> {
     same_statement.map_or_else(|| engine.cache(), Ok)
 }
 
-/// The values of the key columns.
+/// The values of the key columns; there is room for one more.
 fn unpack_key<'p>(crr: &Crr, pk: &'p [u8]) -> Result<Vec<ValueRef<'p>>> {
     let columns = crr.shape.keys.len();
     let name = crr.name();
@@ -272,7 +338,10 @@ fn unpack_key<'p>(crr: &Crr, pk: &'p [u8]) -> Result<Vec<ValueRef<'p>>> {
         PackError::Truncated => refuse(ffi::SQLITE_ABORT, "query aborted", "is truncated"),
         _ => refuse(ffi::SQLITE_MISUSE, "bad parameter or other API misuse", "holds a value of unknown type"),
     };
-    let values = unpack(pk).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(read)?;
+    let mut values = Vec::with_capacity(columns + 1);
+    for value in unpack(pk).map_err(read)? {
+        values.push(value.map_err(read)?);
+    }
     if values.len() != columns {
         let why = format!("holds {} values, not {columns}", values.len());
         return Err(refuse(ffi::SQLITE_RANGE, "column index out of range", &why));
@@ -290,59 +359,37 @@ fn unpack_key<'p>(crr: &Crr, pk: &'p [u8]) -> Result<Vec<ValueRef<'p>>> {
 
 /// What is known of the row, from the last merge or from the tables; whether its key was made just
 /// now.
-fn recall(
-    engine: &Engine,
-    cache: &Rc<Cache>,
-    crr: &Rc<Crr>,
-    pk: &[u8],
-    tuple: &[ValueRef<'_>],
-) -> Result<(Memo, bool)> {
+fn recall(engine: &Engine, cache: &Rc<Cache>, crr: &Rc<Crr>, pk: &[u8]) -> Result<(Memo, bool)> {
     let db = engine.db;
     let total_changes = db.total_changes();
-    let last = engine.memo.take();
-    let (mut merged_since, mut expect_new) = (0, false);
-    if let Some(memo) = last {
+    let mut last = engine.memo.take();
+    if let Some(memo) = &mut last {
         // Between two rows SQLite has counted nothing (one statement inserts both) or exactly the
         // rows that were merged (each had its own).
         let counted = total_changes.wrapping_sub(memo.total_changes);
         let undisturbed = counted == 0 || counted == memo.merged_since;
-        let merged = if counted == 0 { memo.merged_since } else { 0 };
-        if undisturbed && memo.pk == pk && Rc::ptr_eq(&memo.crr, crr) {
-            return Ok((Memo { merged_since: merged, ..memo }, false));
+        if counted != 0 {
+            memo.merged_since = 0;
         }
-        (merged_since, expect_new) = (merged, memo.new);
-    }
-    let (key, existed) = crr.key(db, tuple, expect_new)?;
-    let mut memo = Memo {
-        cache: Rc::clone(cache),
-        crr: Rc::clone(crr),
-        pk: pk.to_vec(),
-        key,
-        sentinel: None,
-        cells: vec![None; crr.shape.columns.len()],
-        strays: false,
-        new: !existed,
-        row: false,
-        total_changes,
-        merged_since,
-    };
-    if existed {
-        let mut stmt = crr.records.get(db)?;
-        let key = [ValueRef::Integer(key)];
-        let mut rows = stmt.query(&key)?;
-        while rows.next()? {
-            let (name, version) = (rows.bytes(0), rows.int(1));
-            if name == SENTINEL.as_bytes() {
-                memo.sentinel = Some(version);
-            } else if let Some(column) = crr.shape.column(name) {
-                memo.cells[column] = Some(version);
-            } else {
-                memo.strays = true;
-            }
+        if undisturbed && let Some(memo) = last.take_if(|memo| memo.pk == pk && Rc::ptr_eq(&memo.crr, crr)) {
+            return Ok((memo, false));
         }
     }
-    memo.row = memo.causal_length() % 2 == 1;
-    Ok((memo, !existed))
+    let tuple = unpack_key(crr, pk)?;
+    let mut memo = Memo::renew(last, cache, crr, pk);
+    if memo.new {
+        if let Some(key) = crr.make_key(db, &tuple)? {
+            memo.key = key;
+            return Ok((memo, true));
+        }
+        memo.new = false;
+    }
+    if memo.read_records(db, &tuple)? {
+        return Ok((memo, false));
+    }
+    memo.key = crr.key(db, &tuple, true)?.0;
+    memo.new = true;
+    Ok((memo, true))
 }
 
 /// One change on its way into the tables.
@@ -350,10 +397,15 @@ struct Merge<'e> {
     engine: &'e Engine,
     cache: &'e Cache,
     crr: &'e Crr,
-    tuple: &'e [ValueRef<'e>],
+    pk: &'e [u8],
 }
 
-impl Merge<'_> {
+impl<'e> Merge<'e> {
+    /// The values of the key columns, with room for one more.
+    fn tuple(&self) -> Result<Vec<ValueRef<'e>>> {
+        unpack_key(self.crr, self.pk)
+    }
+
     /// Decides and carries out. The write to the user's table comes first: only that can be refused
     /// (by a constraint, a foreign key or a trigger), and then nothing has happened yet.
     fn run(&self, change: &Change<'_>, memo: &mut Memo) -> Result<i64> {
@@ -365,7 +417,9 @@ impl Merge<'_> {
             Decision::Ignore => Ok(0),
             Decision::Delete => self.delete(change, memo),
             Decision::Resurrect => {
-                self.write(|| self.crr.row_insert.get(self.engine.db)?.exec(self.tuple))?;
+                let tuple = self.tuple()?;
+                memo.values.clear();
+                self.write(|| self.crr.row_insert.get(self.engine.db)?.exec(&tuple))?;
                 memo.row = true;
                 self.resurrect(change, change.col_version, memo)?;
                 Ok(1)
@@ -392,9 +446,11 @@ impl Merge<'_> {
     }
 
     fn delete(&self, change: &Change<'_>, memo: &mut Memo) -> Result<i64> {
-        self.write(|| self.crr.row_delete.get(self.engine.db)?.exec(self.tuple))?;
+        let tuple = self.tuple()?;
+        memo.values.clear();
+        self.write(|| self.crr.row_delete.get(self.engine.db)?.exec(&tuple))?;
         memo.row = false;
-        self.record(change, SENTINEL.as_bytes(), change.col_version, memo.key)?;
+        self.record(change, SENTINEL.as_bytes(), change.col_version, memo.key, memo.sentinel.is_some())?;
         memo.sentinel = Some(change.col_version);
         self.crr.drop_cells.get(self.engine.db)?.exec(&[ValueRef::Integer(memo.key)])?;
         memo.cells.fill(None);
@@ -410,7 +466,7 @@ impl Merge<'_> {
             self.crr.zero_cells.get(self.engine.db)?.exec(&params)?;
             memo.cells.iter_mut().flatten().for_each(|version| *version = 0);
         }
-        self.record(change, SENTINEL.as_bytes(), length, memo.key)?;
+        self.record(change, SENTINEL.as_bytes(), length, memo.key, memo.sentinel.is_some())?;
         memo.sentinel = Some(length);
         Ok(())
     }
@@ -418,7 +474,9 @@ impl Merge<'_> {
     fn write_cell(&self, change: &Change<'_>, column: usize, resurrect: bool, memo: &mut Memo) -> Result<i64> {
         let db = self.engine.db;
         let cell = &self.crr.cells[column];
-        let params = [self.tuple, &[change.value]].concat();
+        let mut params = self.tuple()?;
+        params.push(change.value);
+        memo.values.clear();
         self.write(|| {
             if memo.row {
                 cell.update.get(db)?.exec(&params)?;
@@ -434,29 +492,53 @@ impl Merge<'_> {
             self.resurrect(change, change.causal_length, memo)?;
             impacted = 2;
         }
-        self.record(change, change.cid, change.col_version, memo.key)?;
+        self.record(change, change.cid, change.col_version, memo.key, memo.cells[column].is_some())?;
         memo.cells[column] = Some(change.col_version);
         Ok(impacted)
     }
 
     /// Whether the incoming value beats the local one of the same version.
-    fn wins_tie(&self, change: &Change<'_>, column: usize, memo: &Memo) -> Result<bool> {
-        let order = {
-            let mut stmt = self.crr.cells[column].value.get(self.engine.db)?;
-            let mut rows = stmt.query(self.tuple)?;
-            if !rows.next()? {
-                return Err(Error::change(
-                    ffi::SQLITE_ERROR,
-                    format!("could not find row to merge with for tbl {}", self.crr.name()),
-                ));
+    fn wins_tie(&self, change: &Change<'_>, column: usize, memo: &mut Memo) -> Result<bool> {
+        memo.ties = memo.ties.saturating_add(1);
+        if memo.values.get(column).is_none() && (memo.expect_ties || memo.ties > 1) {
+            self.read_values(memo)?;
+        }
+        let order = match memo.values.get(column) {
+            Some(value) => value_order(change.value, value),
+            None => {
+                let tuple = self.tuple()?;
+                let mut stmt = self.crr.cells[column].value.get(self.engine.db)?;
+                let mut rows = stmt.query(&tuple)?;
+                if !rows.next()? {
+                    return Err(self.no_row());
+                }
+                value_order(change.value, rows.column(0))
             }
-            value_order(change.value, rows.column(0))
         };
         match order {
             Ordering::Greater => Ok(true),
             Ordering::Equal if self.engine.merge_equal_values.get() == 1 => self.site_wins(change, memo),
             _ => Ok(false),
         }
+    }
+
+    fn read_values(&self, memo: &mut Memo) -> Result<()> {
+        let tuple = self.tuple()?;
+        let mut stmt = self.crr.row_values.get(self.engine.db)?;
+        let mut rows = stmt.query(&tuple)?;
+        if !rows.next()? {
+            return Err(self.no_row());
+        }
+        memo.values.clear();
+        (0..self.crr.shape.columns.len()).for_each(|i| memo.values.push(rows.column(i)));
+        if memo.values.len() > MAX_VALUES {
+            (memo.values, memo.ties, memo.expect_ties) = (Values::default(), 0, false);
+        }
+        Ok(())
+    }
+
+    fn no_row(&self) -> Error {
+        Error::change(ffi::SQLITE_ERROR, format!("could not find row to merge with for tbl {}", self.crr.name()))
     }
 
     fn site_wins(&self, change: &Change<'_>, memo: &Memo) -> Result<bool> {
@@ -486,17 +568,26 @@ impl Merge<'_> {
         })
     }
 
-    fn record(&self, change: &Change<'_>, cid: &[u8], version: i64, key: i64) -> Result<()> {
+    /// Writes the record of `cid`; `known` tells that there is one to overwrite.
+    fn record(&self, change: &Change<'_>, cid: &[u8], version: i64, key: i64, known: bool) -> Result<()> {
+        let db = self.engine.db;
         let db_version = self.engine.next_db_version(change.db_version)?;
         let ordinal = self.engine.ordinal(self.cache, change.site_id)?;
-        self.crr.record.get(self.engine.db)?.exec(&[
+        let params = [
             ValueRef::Integer(key),
             ValueRef::Text(cid),
             ValueRef::Integer(version),
             ValueRef::Integer(db_version),
             ValueRef::Integer(ordinal),
             ValueRef::Integer(change.seq),
-        ])
+        ];
+        if known {
+            self.crr.record_again.get(db)?.exec(&params)?;
+            if db.changes() > 0 {
+                return Ok(());
+            }
+        }
+        self.crr.record.get(db)?.exec(&params)
     }
 }
 

@@ -232,14 +232,8 @@ impl<'a> Args<'a> {
             match ffi::sqlite3_value_type(value) {
                 ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_value_int64(value)),
                 ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_value_double(value)),
-                ffi::SQLITE_TEXT => {
-                    let data = ffi::sqlite3_value_text(value);
-                    ValueRef::Text(bytes(data, ffi::sqlite3_value_bytes(value)))
-                }
-                ffi::SQLITE_BLOB => {
-                    let data = ffi::sqlite3_value_blob(value).cast::<u8>();
-                    ValueRef::Blob(bytes(data, ffi::sqlite3_value_bytes(value)))
-                }
+                ffi::SQLITE_TEXT => ValueRef::Text(value_bytes(value)),
+                ffi::SQLITE_BLOB => ValueRef::Blob(value_bytes(value)),
                 _ => ValueRef::Null,
             }
         }
@@ -270,6 +264,20 @@ impl<'a> Args<'a> {
                 Some(String::from_utf8_lossy(text))
             }
         }
+    }
+}
+
+/// The bytes of a text (in UTF-8) or blob.
+///
+/// # Safety
+/// `value` is a protected value of one of these types that lives, unconverted, for `'a`.
+unsafe fn value_bytes<'a>(value: *mut sqlite3_value) -> &'a [u8] {
+    // SAFETY: promised by the caller. Asking for the length first makes SQLite convert a text to
+    // UTF-8; asking for the blob then spares the copy that `sqlite3_value_text` makes of a text
+    // without a NUL at its end.
+    unsafe {
+        let len = ffi::sqlite3_value_bytes(value);
+        bytes(ffi::sqlite3_value_blob(value).cast::<u8>(), len)
     }
 }
 

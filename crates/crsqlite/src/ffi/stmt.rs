@@ -160,6 +160,18 @@ impl Stmt {
         }
     }
 
+    /// Column `i`, known to be text or NULL, as bytes; empty for NULL. Saves asking for the type.
+    pub(crate) fn name(&self, i: usize) -> &[u8] {
+        let i = c_int::try_from(i).unwrap_or(c_int::MAX);
+        let raw = self.raw.as_ptr();
+        // SAFETY: a live statement; the bytes stay valid until the next step or reset, both of which
+        // need `&mut self`. Asking for the length first makes SQLite convert to UTF-8.
+        unsafe {
+            let len = ffi::sqlite3_column_bytes(raw, i);
+            bytes(ffi::sqlite3_column_blob(raw, i).cast::<u8>(), len)
+        }
+    }
+
     /// Column `i` as text; empty for NULL.
     pub(crate) fn text(&self, i: usize) -> String {
         match self.column(i) {
