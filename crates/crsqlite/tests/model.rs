@@ -484,7 +484,8 @@ proptest! {
         let mut model = Model::new();
         for (ops, savepoint, end) in &transactions {
             let before = model.clone();
-            c.execute_batch("BEGIN").unwrap();
+            // A write transaction even if nothing is written: its end forgets versions that were only reserved.
+            c.execute_batch("BEGIN IMMEDIATE").unwrap();
             for (i, op) in ops.iter().enumerate() {
                 if *savepoint && i == 1 {
                     // Undone by ROLLBACK TO: neither the version nor seq is given back.
