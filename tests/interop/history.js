@@ -5,7 +5,7 @@
 import { Random } from "./random.js";
 import { creation, randomMigration, randomTables } from "./schema.js";
 import { Difference, Twin } from "./twin.js";
-import { randomValue, show } from "./values.js";
+import { randomValue, showRow } from "./values.js";
 import { randomWrite } from "./writes.js";
 
 const STEPS = 40;
@@ -222,7 +222,8 @@ class History {
     // Of the keys 1 and 1.0, which are one, a key column without a type stores the one that came first, as upstream does.
     for (const { name, keys } of first.tables.filter((table) => table.keys.every((key) => key.type !== "ANY"))) {
       const sql = `SELECT * FROM "${name}" ORDER BY ${keys.map((key) => `"${key.name}"`).join(", ")}`;
-      const dump = (peer) => peer.ours.run(sql).map((row) => row.map(show).join(", ")).join("\n");
+      // -0.0 and 0.0 written at once are equal, so that neither wins over the other, as upstream.
+      const dump = (peer) => peer.ours.run(sql).map((row) => showRow(row.map((value) => (value === 0 ? 0 : value)))).join("\n");
       for (const other of others) {
         if (dump(first) === dump(other)) continue;
         throw new Difference(`${name} of ${first.name} and ${other.name}:\n${dump(first)}\n  and\n${dump(other)}`);
