@@ -23,6 +23,20 @@ bench-engine *ARGS:
 extension:
     cargo build --release -p crsqlite-loadable
 
+# The examples, and random histories beside CR-SQLite's own build (needs Node; `just interop --seeds 5000`).
+interop *ARGS:
+    cargo build --release -p crsqlite-loadable
+    npm test -- {{ARGS}}
+
+# Fuzz a target: `unpack` or `changes` (needs cargo-fuzz).
+fuzz TARGET SECONDS="1800":
+    mkdir -p fuzz/corpus/{{TARGET}}
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{TARGET}} corpus/{{TARGET}} seeds/{{TARGET}} -- -max_total_time={{SECONDS}}
+
+# The engine's tests under valgrind (minutes).
+memcheck:
+    PROPTEST_CASES=3 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" cargo test --release -p crsqlite --lib --tests -- --test-threads 1 --exact --skip tables
+
 # Licences, duplicate and unwanted crates, known vulnerabilities (needs cargo-deny).
 deny:
     cargo deny check
