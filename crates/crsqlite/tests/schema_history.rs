@@ -193,9 +193,12 @@ impl Model {
                 }
             }
         }
+        // The key column is numeric: upstream's join then follows the key table.
+        let mut rows: Vec<_> = self.base.iter().map(|(pk, row)| (self.keys[pk], row.clone())).collect();
+        rows.sort_by_key(|(key, _)| *key);
         for column in columns {
-            for (pk, row) in self.base.clone() {
-                let key = self.keys[&pk];
+            for (key, row) in &rows {
+                let key = *key;
                 if row[column] != default_of(column) && !self.records.contains_key(&(key, column)) {
                     let seq = self.bump();
                     self.records.insert((key, column), (1, current, 0, seq));
