@@ -10,7 +10,7 @@ use crate::catalog::{Catalog, Crr};
 use crate::error::{Error, Result};
 use crate::ffi::{Db, Slot, Stmt, TransactionHooks};
 use crate::load::{self, Settings};
-use crate::merge::Memo;
+use crate::memo::Memo;
 use crate::versions::Versions;
 
 /// Versions above this are refused from others, so that nobody can bring a file to a version that

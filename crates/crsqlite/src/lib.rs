@@ -47,6 +47,7 @@ mod ffi;
 mod fract;
 mod load;
 mod local;
+mod memo;
 pub mod merge;
 pub mod pack;
 mod register;

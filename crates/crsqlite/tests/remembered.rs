@@ -1,5 +1,7 @@
 //! What merging remembers of a row from one change to the next never outlives a change of the row.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::*;
