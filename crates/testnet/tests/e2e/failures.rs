@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Peer, Serving, network, wait_until};
+use crate::support::{Peer, Serving, network, serve_all, wait_until};
 
 /// The address of a repository that has never been on the network.
 fn address_never_published(host: &str) -> String {
@@ -68,7 +68,7 @@ fn a_peer_that_went_away_is_named_and_found_again() {
 fn a_wrong_secret_is_told_from_a_wrong_address() {
     let lease = network().lease::<2>();
     let [a, b] = lease.hosts().map(Peer::new);
-    let (first, second) = (a.serve(), b.serve());
+    let [first, second] = serve_all([&a, &b]);
     b.add_remote("a", &first.address);
     wait_until("a is reachable", || b.run(&["fetch", "a"]).code == Some(0));
 
@@ -113,8 +113,8 @@ fn nodes_that_die_all_around_do_not_keep_two_apart() {
     let lease = network().lease::<6>();
     let [a, b, others @ ..] = lease.hosts().map(Peer::new);
     a.sql("INSERT INTO note VALUES ('a', 'from a', 1)");
-    let serving = others.each_ref().map(Peer::serve);
-    let (serve_a, _serve_b) = (a.serve(), b.serve());
+    let serving = others.each_ref().map(Peer::start_serving);
+    let [serve_a, _serve_b] = serve_all([&a, &b]);
     others[0].add_remote("a", &serve_a.address);
     wait_until("a is reachable", || others[0].run(&["pull"]).code == Some(0));
     b.add_remote("a", &serve_a.address);

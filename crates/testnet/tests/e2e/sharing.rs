@@ -1,6 +1,6 @@
 //! What the README promises.
 
-use crate::support::{Peer, network, wait_until};
+use crate::support::{Peer, network, serve_all, wait_until};
 
 #[test]
 fn two_peers_synchronise_both_ways() {
@@ -8,7 +8,7 @@ fn two_peers_synchronise_both_ways() {
     let [a, b] = lease.hosts().map(Peer::new);
     a.sql("INSERT INTO note VALUES ('a', 'from a', 1), ('both', 'old', 0), ('gone', '', 0)");
     b.sql("INSERT INTO note VALUES ('b', 'from b', 2)");
-    let (serve_a, serve_b) = (a.serve(), b.serve());
+    let [serve_a, serve_b] = serve_all([&a, &b]);
     a.add_remote("b", &serve_b.address);
     b.add_remote("a", &serve_a.address);
     assert_eq!(a.ok(&["address"]).trim(), serve_a.address);
@@ -37,8 +37,7 @@ fn the_middle_one_of_a_line_forwards() {
     let [left, middle, right] = lease.hosts().map(Peer::new);
     left.sql("INSERT INTO note VALUES ('l', 'left', 1)");
     right.sql("INSERT INTO note VALUES ('r', 'right', 2)");
-    let (serve_left, serve_right) = (left.serve(), right.serve());
-    let serve_middle = middle.serve();
+    let [serve_left, serve_middle, serve_right] = serve_all([&left, &middle, &right]);
     middle.add_remote("left", &serve_left.address);
     middle.add_remote("right", &serve_right.address);
     left.add_remote("middle", &serve_middle.address);
@@ -90,7 +89,7 @@ fn a_large_value_and_many_rows_arrive_whole() {
 fn peers_that_follow_each_other_stay_equal_by_themselves() {
     let lease = network().lease::<3>();
     let [left, middle, right] = lease.hosts().map(Peer::new);
-    let (serve_left, serve_middle, serve_right) = (left.serve(), middle.serve(), right.serve());
+    let [serve_left, serve_middle, serve_right] = serve_all([&left, &middle, &right]);
     let follow = |peer: &Peer, name: &str, address: &str| peer.ok(&["remote", "add", name, address, "--sync", "auto"]);
     follow(&middle, "left", &serve_left.address);
     follow(&middle, "right", &serve_right.address);

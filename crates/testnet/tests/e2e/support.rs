@@ -112,11 +112,13 @@ impl Peer {
 
     /// Starts `ddcp serve`; returns when its address can be used.
     pub(crate) fn serve(&self) -> Serving {
-        let published = || self.serve_log().matches("published this repository's status").count();
-        let before = published();
-        let serving = self.start_serving();
-        wait_until("its status is published", || published() > before);
+        let [serving] = serve_all([self]);
         serving
+    }
+
+    /// How often `ddcp serve` has published here.
+    fn published(&self) -> usize {
+        self.serve_log().matches("published this repository's status").count()
     }
 
     /// Starts `ddcp serve`; returns when it has printed its address, which needs no network.
@@ -132,6 +134,16 @@ impl Peer {
     pub(crate) fn serve_log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("serve.log")).unwrap_or_default()
     }
+}
+
+/// Starts `ddcp serve` for each of `peers`; returns when all addresses can be used.
+pub(crate) fn serve_all<const N: usize>(peers: [&Peer; N]) -> [Serving; N] {
+    let before = peers.map(Peer::published);
+    let serving = peers.map(Peer::start_serving);
+    for (peer, before) in peers.into_iter().zip(before) {
+        wait_until("its status is published", || peer.published() > before);
+    }
+    serving
 }
 
 /// How a command ended.
