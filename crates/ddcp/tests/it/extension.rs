@@ -47,7 +47,8 @@ fn the_library_takes_the_place_of_the_engine_in_the_program() {
     b.sql("INSERT INTO note VALUES ('b', 'from b', 2), ('both', 'of b', 2)");
     a.follows(&[&b]);
     b.follows(&[&a]);
-    assert_eq!(loaded(&a, &["pull"]), "b: fetched 4 changes in 123 B\nb: merged 4 changes (note 4)\n");
+    let pulled = loaded(&a, &["pull"]);
+    assert!(pulled.ends_with("b: merged 4 changes (note 4)\n"), "{pulled}");
     b.pull();
     loaded(&a, &["pull"]);
     assert_converged(&[&a, &b]);
