@@ -36,7 +36,7 @@ const SETTINGS_LOOK: Duration = Duration::from_secs(1);
 /// How often a database on this machine is looked at for changes: two `stat`s.
 const FILE_LOOK: Duration = Duration::from_secs(1);
 /// How often the record of a peer is read in case a watch has missed something: one small message.
-const RECORD_LOOK: Duration = Duration::from_secs(60);
+const RECORD_LOOK: Duration = Duration::from_secs(30);
 /// Pauses after failures grow between these.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);

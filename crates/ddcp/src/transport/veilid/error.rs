@@ -27,17 +27,17 @@ fn is_transient(error: &VeilidAPIError) -> bool {
 }
 
 /// Repeats `operation` while it fails for a passing reason or does not end, until `deadline`. Between attempts
-/// `recover` is run, followed by growing pauses. The first attempt is given up after `patience`, each further one
-/// after twice as long.
+/// `recover` is run, followed by growing pauses. The first attempt is given up after `patience`; later ones may
+/// take their time, since only an attempt that is waited for can show that there is nothing to be found.
 pub(super) async fn retry<'a, T>(
     deadline: Instant,
-    mut patience: Duration,
+    patience: Duration,
     mut operation: impl FnMut() -> BoxFuture<'a, VeilidAPIResult<T>>,
     mut recover: impl FnMut() -> BoxFuture<'a, ()>,
 ) -> VeilidAPIResult<T> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    let mut limit = deadline.min(Instant::now() + patience);
     loop {
-        let limit = deadline.min(Instant::now() + patience);
         let error = match timeout_at(limit, operation()).await.unwrap_or(Err(VeilidAPIError::Timeout)) {
             Err(error) if is_transient(&error) => error,
             lasting => return lasting,
@@ -49,7 +49,7 @@ pub(super) async fn retry<'a, T>(
         tracing::debug!(%error, "trying again");
         let _ = timeout_at(deadline, recover()).await;
         sleep(pause).await;
-        patience *= 2;
+        limit = deadline;
     }
 }
 

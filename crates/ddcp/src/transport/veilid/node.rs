@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, mpsc, watch},
-    task::AbortHandle,
+    task::{AbortHandle, JoinHandle},
     time::{Instant, timeout},
 };
 use veilid_core::{
@@ -33,6 +33,9 @@ use crate::{config::NetworkConfig, files};
 /// A question to the network is normally answered within a second or two; without an answer the library ends it
 /// after 10 s.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Another way is normally found within a tenth of a second.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a node lives and which network it joins.
 #[derive(Clone, Debug)]
@@ -254,16 +257,17 @@ impl Inner {
         self.way_out.context(&self.api)
     }
 
-    /// Nothing answered: questions take another way from now on, if one can be found. Returns at once.
-    pub(super) fn change_way_out(self: &Arc<Self>) {
+    /// Nothing answered: questions take another way from now on, if one can be found. Returns at once;
+    /// the handle tells when that is done.
+    pub(super) fn change_way_out(self: &Arc<Self>) -> JoinHandle<()> {
         let node = Arc::clone(self);
-        tokio::spawn(async move { node.way_out.change(&node.api).await });
+        tokio::spawn(async move { node.way_out.change(&node.api).await })
     }
 
     /// Asks the network until there is an answer, a lasting failure, or `deadline`. A question that goes
     /// unanswered is asked again on another way.
     pub(super) async fn ask<'a, T: Send + 'a>(
-        &'a self,
+        self: &'a Arc<Self>,
         deadline: Instant,
         mut question: impl FnMut(RoutingContext) -> BoxFuture<'a, VeilidAPIResult<T>>,
     ) -> VeilidAPIResult<T> {
@@ -273,7 +277,11 @@ impl Inner {
         };
         let recover = || -> BoxFuture<'a, ()> {
             self.health.failure();
-            Box::pin(self.way_out.change(&self.api))
+            let change = self.change_way_out();
+            Box::pin(async move {
+                // When all that are tried lead over dead nodes that shows only after 5 s.
+                let _ = timeout(CHANGE_PATIENCE, change).await;
+            })
         };
         retry(deadline, PATIENCE, attempt, recover).await
     }

@@ -157,7 +157,7 @@ impl VeilidPeer {
                     return Ok(answer);
                 }
                 self.shared.demote(route);
-                self.shared.node.change_way_out();
+                drop(self.shared.node.change_way_out());
             }
             stagger = Duration::ZERO;
             efforts.reads += 1;
@@ -327,7 +327,7 @@ async fn next_answer(attempts: &mut Attempts, efforts: &mut Efforts) -> Vec<u8> 
 
 /// Reads and checks what is published in the open record `key`, from the network.
 async fn read_status(
-    node: &Inner,
+    node: &Arc<Inner>,
     key: &RecordKey,
     owner: &PublicKey,
     deadline: Instant,

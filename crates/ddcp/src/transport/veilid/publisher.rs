@@ -107,7 +107,7 @@ impl Publisher {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "publishing this repository's status failed; trying again");
-                    self.node.change_way_out();
+                    drop(self.node.change_way_out());
                     Instant::now() + backoff.step()
                 }
             };
