@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     Error, control,
-    database::{Database, DatabaseError},
+    database::Database,
     follow::follow,
     protocol,
     repo::{self, DatabaseSource, Layout, Lock, Options, Repository},
@@ -86,7 +86,7 @@ async fn run(
 async fn lock(repository: &Repository) -> Result<Lock, Error> {
     let started = tokio::time::Instant::now();
     loop {
-        match repository.try_lock() {
+        match repository.hold().await {
             Err(Error::Locked { .. }) if started.elapsed() < LOCK_PATIENCE => tokio::time::sleep(LOOK).await,
             result => return result,
         }
@@ -111,7 +111,7 @@ async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)
 /// Announces the database's status at the start and after every commit, until nobody listens.
 fn watch_database(repository: &Repository, announce: &watch::Sender<Vec<u8>>) {
     while !announce.is_closed() {
-        let result = repository.open_database().and_then(|database| announce_commits(&database, announce));
+        let result = repository.database().and_then(|database| announce_commits(repository, &database, announce));
         if let Err(error) = result {
             tracing::error!(%error, "the database cannot be read");
             std::thread::sleep(REOPEN);
@@ -120,13 +120,20 @@ fn watch_database(repository: &Repository, announce: &watch::Sender<Vec<u8>>) {
 }
 
 /// Announces `database`'s status now and whenever another connection has committed.
-fn announce_commits(database: &Database, announce: &watch::Sender<Vec<u8>>) -> Result<(), DatabaseError> {
+fn announce_commits(
+    repository: &Repository,
+    database: &Database,
+    announce: &watch::Sender<Vec<u8>>,
+) -> Result<(), Error> {
     let mut seen = None;
     while !announce.is_closed() {
         let now = database.data_version()?;
         if seen != Some(now) {
             seen = Some(now);
-            announce.send_replace(protocol::announcement(&repo::status_of(database)?));
+            let status = repo::status_of(database)?;
+            // Before peers can read so far: a copy that is restored later is older than this.
+            repository.note_version(status.db_version)?;
+            announce.send_replace(protocol::announcement(&status));
         }
         std::thread::sleep(LOOK);
     }

@@ -231,7 +231,9 @@ impl From<io::Error> for Failed {
 /// Veilid's own events nothing, unless `RUST_LOG` asks.
 fn init_logging(global: &Global, serving: bool) {
     let level = match (global.quiet, global.verbose, serving) {
-        (true, ..) | (_, 0, false) => "error",
+        (true, ..) => "error",
+        // That a database was given a new site id nobody expects to hear, so it is said unasked.
+        (_, 0, false) => "error,ddcp::repo::identity=warn",
         (_, 0, true) | (_, 1, false) => "info",
         _ => "debug",
     };

@@ -162,7 +162,7 @@ async fn with_deadline(repository: &Repository, command: Command) -> Result<Valu
         if !command.is_exclusive() {
             return in_this_process(repository, command).await;
         }
-        match repository.try_lock() {
+        match repository.hold().await {
             Ok(_lock) => return in_this_process(repository, command).await,
             Err(Error::Locked { .. }) if tokio::time::Instant::now() < deadline => {}
             Err(error) => return Err(error.report()),

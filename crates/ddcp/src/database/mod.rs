@@ -15,6 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, named_params
 use crate::changeset::{Cursor, SiteId};
 
 mod error;
+mod identity;
 mod library;
 mod merge;
 mod moved;
@@ -24,6 +25,7 @@ mod schema;
 mod tests;
 
 pub use error::DatabaseError;
+pub use identity::RepositoryId;
 pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
 pub use read::{Batch, ReadLimits};

@@ -47,7 +47,9 @@ impl Repository {
                 merger.state.note_event(&label, began, LogEvent::of_merge(&outcome));
                 PerRemote { remote: label, outcome }
             };
-            Ok(sites.into_iter().map(merge).collect())
+            let reports = sites.into_iter().map(merge).collect();
+            merger.state.note_version(merger.database.version()?)?;
+            Ok(reports)
         })
         .await
     }

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod fetch;
+mod identity;
 mod layout;
 mod lock;
 mod log;
@@ -85,7 +86,12 @@ impl Repository {
             files::replace(&layout.config(), CONFIG_TEMPLATE.as_bytes()).map_err(io)?;
         }
         State::open(&layout.state_db())?;
-        Self::open(layout, options)
+        let repository = Self::open(layout, options)?;
+        // A process that works on it has looked already.
+        if let Ok(_lock) = repository.try_lock() {
+            repository.check_identity()?;
+        }
+        Ok(repository)
     }
 
     /// Opens an existing repository. Blocks.
@@ -126,6 +132,16 @@ impl Repository {
             LockError::Held(pid) => Error::Locked { path: self.inner.layout.database().to_owned(), pid },
             LockError::Io(source) => Error::Io { path: self.inner.layout.lock(), source },
         })
+    }
+
+    /// Takes the lock for work on the repository, and makes sure that its database has a site id of its own.
+    ///
+    /// # Errors
+    /// As [`Repository::try_lock`]; [`Error::Database`], [`Error::State`].
+    pub async fn hold(&self) -> Result<Lock, Error> {
+        let lock = self.try_lock()?;
+        self.blocking(Self::check_identity).await?;
+        Ok(lock)
     }
 
     /// The settings, read anew.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
-const STEPS: [&str; 2] = [TABLES, LOG];
+const STEPS: [&str; 3] = [TABLES, LOG, HOME];
 
 const LOG: &str = "
     CREATE TABLE log (
@@ -23,6 +23,16 @@ const LOG: &str = "
         took INTEGER NOT NULL,
         remote TEXT NOT NULL,
         event TEXT NOT NULL
+    ) STRICT;
+";
+
+/// One row at most: the database that this state belongs to.
+const HOME: &str = "
+    CREATE TABLE home (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        repository BLOB NOT NULL,
+        path BLOB NOT NULL,
+        version INTEGER NOT NULL
     ) STRICT;
 ";
 

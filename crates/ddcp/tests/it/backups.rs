@@ -81,8 +81,111 @@ fn a_database_restored_from_an_older_copy_gets_everything_again() {
     --- stdout
     a: fetched 5 changes in SIZE
     a: merged 5 changes (note 5)
+
+    --- stderr
+    TIME  WARN ddcp::repo::identity: its version went back from 3 to 1: restored from a copy, or a table was dropped; it was given a new site id database=DIR/b.db old=SITE new=SITE
     ");
     assert_converged(&[&a, &b]);
+}
+
+#[test]
+fn a_restored_database_gets_back_also_what_it_wrote_itself() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    a.follows(&[&b]).pull();
+    let copy = backup(&a);
+    a.sql("INSERT INTO note VALUES ('2', 'lost here', 2); UPDATE note SET stars = 5 WHERE id = '1'");
+    a.pull();
+    b.follows(&[&a]).pull();
+
+    restore(&a, &copy);
+    // Past what `b` has read: with its old site id, `b` would never ask for this.
+    a.sql("INSERT INTO note VALUES ('3', 'three', 3); INSERT INTO note VALUES ('4', 'four', 4); DELETE FROM note WHERE id = '4'");
+    let site = a.rows("SELECT hex(crsql_site_id())");
+    a.pull();
+    assert_eq!(
+        a.rows("SELECT hex(crsql_site_id())"),
+        site,
+        "it is ahead of what was seen, and so not known to be a copy"
+    );
+
+    restore(&a, &copy);
+    a.pull();
+    assert_ne!(a.rows("SELECT hex(crsql_site_id())"), site);
+    assert_eq!(a.notes(), ["1|one|5", "2|lost here|2"]);
+    a.sql("INSERT INTO note VALUES ('5', 'five', 5)");
+    b.pull();
+    a.pull();
+    assert_converged(&[&a, &b]);
+    assert_eq!(a.notes(), ["1|one|5", "2|lost here|2", "5|five|5"]);
+}
+
+#[test]
+fn a_copied_database_becomes_a_peer() {
+    let world = World::new();
+    let [a] = world.all_notes(["a"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1); INSERT INTO note VALUES ('2', 'two', 2); DELETE FROM note WHERE id = '2'");
+    a.ok(["init"]);
+    fs::write(world.path("b.db"), backup(&a)).unwrap();
+    let b = world.repo("b");
+    assert_snapshot!(b.run(["init"]), @"
+    status 0
+    --- stdout
+    repository DIR/b.db
+    state      DIR/.ddcp/b.db
+
+    --- stderr
+    TIME  WARN ddcp::repo::identity: it is a copy of another repository's database, or its state directory was lost; it was given a new site id database=DIR/b.db old=SITE new=SITE
+    ");
+    let site_of = |repo: &Repo| repo.rows("SELECT hex(crsql_site_id())");
+    assert_ne!(site_of(&a), site_of(&b));
+    assert_eq!(b.rows("SELECT DISTINCT hex(site_id) FROM crsql_changes"), site_of(&a), "who wrote what is kept");
+    a.sql("INSERT INTO note VALUES ('3', 'of a', 3)");
+    b.sql("INSERT INTO note VALUES ('4', 'of b', 4); UPDATE note SET stars = 7 WHERE id = '1'");
+    a.follows(&[&b]).pull();
+    b.follows(&[&a]).pull();
+    assert_converged(&[&a, &b]);
+    assert_eq!(a.notes(), ["1|one|7", "3|of a|3", "4|of b|4"]);
+    let site = site_of(&b);
+    b.ok(["init"]);
+    b.pull();
+    assert_eq!(site_of(&b), site, "once");
+}
+
+#[test]
+fn a_database_copied_with_its_state_becomes_a_peer_and_one_that_is_moved_stays_itself() {
+    let world = World::new();
+    let [a] = world.all_notes(["a"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    a.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    let copy = |from: &str, to: &str| {
+        let script = format!("cp {from}.db {to}.db && cp -r .ddcp/{from}.db .ddcp/{to}.db");
+        assert!(
+            std::process::Command::new("sh")
+                .args(["-c", &script])
+                .current_dir(world.path(""))
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    let site_of = |repo: &Repo| repo.rows("SELECT hex(crsql_site_id())");
+    fs::create_dir(a.state("veilid")).unwrap();
+    fs::write(a.state("veilid/identity.toml"), "the address of a").unwrap();
+    copy("a", "b");
+    let b = world.repo("b");
+    b.ok(["init"]);
+    assert_ne!(site_of(&a), site_of(&b));
+    assert!(!b.state("veilid/identity.toml").exists(), "an address has one owner");
+
+    let site = site_of(&a);
+    copy("a", "c");
+    fs::remove_file(a.db()).unwrap();
+    let c = world.repo("c");
+    c.ok(["init"]);
+    assert_eq!(site_of(&c), site, "it was moved");
+    assert!(c.state("veilid/identity.toml").exists());
 }
 
 #[test]

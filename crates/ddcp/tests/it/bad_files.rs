@@ -208,7 +208,7 @@ fn a_full_disk_under_the_database() {
     a.sql("INSERT INTO note VALUES ('1', randomblob(3000000), 1), ('2', 'two', 2)");
     b.sql("INSERT INTO note VALUES ('3', 'mine', 3)").follows(&[&a]);
     let script = r#"
-        mkdir disk && mount -t tmpfs -o size=1m none disk && cp b.db disk/ && mv .ddcp/b.db state
+        mkdir disk && mount -t tmpfs -o size=1m none disk && mv b.db disk/ && mv .ddcp/b.db state
         run() { "$DDCP" --db disk/b.db --state-dir state "$@" || echo "$1 $?"; }
         run pull
         run shell "PRAGMA integrity_check; SELECT id FROM note; SELECT count(*) FROM crsql_changes"

@@ -119,6 +119,9 @@ fn a_table_with_another_key() {
     status 0
     --- stdout
     a: merged 2 changes (note 2)
+
+    --- stderr
+    TIME  WARN ddcp::repo::identity: its version went back from 1 to 0: restored from a copy, or a table was dropped; it was given a new site id database=DIR/b.db old=SITE new=SITE
     ");
     assert_eq!(b.notes(), ["1|one|1"]);
 }

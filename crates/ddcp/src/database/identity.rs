@@ -1,0 +1,75 @@
+//! Which repository a file belongs to, and how a file that has become a second one gets a site id of its own.
+//!
+//! Two databases with one site id lose writes: peers take the changes of one for those that they had of the other.
+//! So the file carries the number of its repository, in `crsql_master`, whose keys the engine does not know it leaves
+//! alone. A file copied by whatever means takes the number with it, and the copy's repository can tell.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+use super::{Database, DatabaseError, from_sql_error};
+use crate::changeset::SiteId;
+
+/// The key in `crsql_master`.
+const KEY: &str = "ddcp_repository";
+
+/// The number of a repository, drawn when it is made.
+pub type RepositoryId = [u8; 16];
+
+impl Database {
+    /// The repository that the file belongs to, if it was ever in one.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn repository_id(&self) -> Result<Option<RepositoryId>, DatabaseError> {
+        self.wrap(repository_id(&self.connection))
+    }
+
+    /// The repository that the file at `path` belongs to, without opening it for more than that. `None` also where
+    /// it cannot be read.
+    #[must_use]
+    pub fn repository_id_of(path: &Path) -> Option<RepositoryId> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        repository_id(&Connection::open_with_flags(path, flags).ok()?).ok()?
+    }
+
+    /// Makes the file one of repository `id`.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn set_repository_id(&self, id: &RepositoryId) -> Result<(), DatabaseError> {
+        const SQL: &str = "INSERT OR REPLACE INTO crsql_master (key, value) VALUES (?, ?)";
+        self.wrap(self.connection.execute(SQL, params![KEY, id]))?;
+        Ok(())
+    }
+
+    /// Gives the file a new site id and makes it one of repository `id`, in one transaction. What the old site wrote
+    /// stays that site's. Returns the new site id. Takes the connection, whose engine goes on believing in the old one.
+    ///
+    /// Looks at every clock record once.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn renew_site_id(self, id: &RepositoryId) -> Result<SiteId, DatabaseError> {
+        let new: [u8; 16] = rand::random();
+        self.begin_immediate()?;
+        // Dropping the connection ends a transaction that failed.
+        let old = self.site_id()?;
+        self.wrap(self.connection.execute("UPDATE crsql_site_id SET site_id = ? WHERE ordinal = 0", [new]))?;
+        const ADD: &str = "INSERT INTO crsql_site_id (site_id) VALUES (?) RETURNING ordinal";
+        let ordinal: i64 = self.wrap(self.connection.query_row(ADD, [old.as_bytes()], |row| row.get(0)))?;
+        for table in self.tables()? {
+            let clock = format!("{}__crsql_clock", table.name).replace('"', "\"\"");
+            let sql = format!("UPDATE \"{clock}\" SET site_id = ? WHERE site_id = 0");
+            self.wrap(self.connection.execute(&sql, [ordinal]))?;
+        }
+        self.set_repository_id(id)?;
+        self.wrap(self.connection.execute_batch("COMMIT"))?;
+        SiteId::from_bytes(&new).map_err(|error| self.error(from_sql_error(0, error)))
+    }
+}
+
+fn repository_id(connection: &Connection) -> rusqlite::Result<Option<RepositoryId>> {
+    connection.query_row("SELECT value FROM crsql_master WHERE key = ?", [KEY], |row| row.get(0)).optional()
+}
