@@ -44,7 +44,6 @@ impl Repository {
         let mark = database.repository_id()?;
         let home = state.home()?;
         let reason = match (&home, mark) {
-            (None, None) => None,
             (None, Some(_)) => {
                 Some("it is a copy of another repository's database, or its state directory was lost".to_owned())
             }
@@ -61,7 +60,7 @@ impl Repository {
                     "its version went back from {seen} to {version}: restored from a copy, or a table was dropped"
                 ))
             }
-            (Some(_), _) => None,
+            (None, None) | (Some(_), _) => None,
         };
         let repository = match (reason, mark) {
             (Some(reason), _) => {
