@@ -26,7 +26,7 @@ mod tests;
 pub use error::DatabaseError;
 pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
-pub use read::{Batch, ReadLimits};
+pub use read::{PACK_BYTES, ReadEnd, TakePack};
 pub use schema::{ColumnShape, TableShape};
 
 /// Layouts before this one are refused.

@@ -338,7 +338,7 @@ mod tests {
 
     fn entry(bytes: &[u8], from: i64, to: i64) -> PackEntry {
         let id = *PackId::of(bytes).as_bytes();
-        PackEntry { id, bytes: bytes.len() as u64, changes: 1, from: at(from).into(), to: at(to).into() }
+        PackEntry { id, bytes: bytes.len() as u64, changes: 1, from: at(from).into(), to: at(to).into(), content: None }
     }
 
     fn offer(packs: Vec<PackEntry>, end: i64, more: bool) -> Answer {

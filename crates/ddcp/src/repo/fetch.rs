@@ -88,7 +88,8 @@ impl Repository {
                 let open = move || Database::open(&path, &options);
                 // Opened once before, so that what is wrong with the file is said in full.
                 let open = self.blocking(move |_| open().map_err(Error::RemoteDatabase).map(|_| open)).await?;
-                Ok(Arc::new(LocalPeer::new(Arc::new(Server::new(DatabaseSource::new(open))))))
+                let server = Server::new(DatabaseSource::new(open), Some(self.layout().state().to_owned()));
+                Ok(Arc::new(LocalPeer::new(Arc::new(server))))
             }
         }
     }
