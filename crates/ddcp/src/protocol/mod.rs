@@ -10,10 +10,13 @@
 mod cache;
 mod client;
 mod message;
+mod parts;
 mod server;
+mod window;
 
 pub use client::{Client, ClientError, Fetched, Limits, OfferedPack, Sink};
 pub use message::{CHUNK_BYTES, PROTOCOL_VERSION, RemoteStatus, announcement};
+pub use parts::Parts;
 pub use server::{Server, Source};
 
 /// Runs `work`, which may block, off the executor; `None` if it did not come to its end.

@@ -276,3 +276,142 @@ impl Handler for Server {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rusqlite::types::Value;
+
+    use super::*;
+    use crate::changeset::{Change, PackId, PackTable};
+
+    /// Has packs with one random value each, of the sizes given.
+    struct Values {
+        sizes: Vec<usize>,
+        /// Packs that were cut and not yet taken: more than one would mean that memory is not bounded.
+        alive: Arc<AtomicUsize>,
+    }
+
+    fn value(size: usize, salt: u64) -> Value {
+        let mut state = salt + 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        Value::Blob((0..size).map(|_| next()).collect())
+    }
+
+    impl Source for Values {
+        fn status(&self) -> Result<RemoteStatus, String> {
+            Ok(RemoteStatus { site_id: vec![7; 16], db_version: self.sizes.len() as i64, schema: vec![0; 32] })
+        }
+
+        fn packs(&self, after: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+            let site = SiteId::from_bytes(&[7; 16]).unwrap();
+            let mut at = after;
+            for (version, size) in (1..).zip(&self.sizes).skip(after.version as usize) {
+                let to = Cursor::whole(version);
+                let change = Change {
+                    table: "t".into(),
+                    pk: [1, 9, 1].as_slice().into(),
+                    cid: "c".into(),
+                    val: value(*size, version as u64),
+                    col_version: 1,
+                    db_version: version,
+                    site_id: site,
+                    cl: 1,
+                    seq: 0,
+                };
+                let tables = vec![PackTable { name: "t".into(), key_columns: vec!["id".into()] }];
+                assert_eq!(self.alive.fetch_add(1, Ordering::SeqCst), 0);
+                let flow = take(Pack { source: site, from: at, to, tables, changes: vec![change] });
+                self.alive.fetch_sub(1, Ordering::SeqCst);
+                at = to;
+                if flow.is_break() {
+                    break;
+                }
+            }
+            Ok((at, (at.version as usize) < self.sizes.len()))
+        }
+    }
+
+    fn server(sizes: &[usize], folder: &tempfile::TempDir) -> Server {
+        let source = Values { sizes: sizes.to_vec(), alive: Arc::default() };
+        Server::new(source, Some(folder.path().to_owned()))
+    }
+
+    async fn ask(server: &Server, request: Request) -> Answer {
+        let bytes = server.handle(message::encode(request)).await;
+        assert!(bytes.len() <= crate::transport::MAX_MESSAGE);
+        message::decode(&bytes).unwrap()
+    }
+
+    async fn offer(server: &Server, after: Cursor) -> Manifest {
+        loop {
+            let request = Request::Offer { job: 1, after: after.into(), reader: vec![1; 16] };
+            match ask(server, request).await {
+                Answer::Offer(manifest) => return manifest,
+                Answer::Working => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn download(server: &Server, pack: &PackEntry) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < pack.bytes {
+            let index = u32::try_from(bytes.len() / CHUNK_BYTES).unwrap();
+            match ask(server, Request::Chunk { pack: pack.id, index }).await {
+                Answer::Chunk { bytes: chunk } => bytes.extend(chunk),
+                other => panic!("{other:?}"),
+            }
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn large_packs_are_held_in_files_and_read_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = server(&[9_000_000, 6_000_000, 10], &folder);
+        let first = offer(&server, Cursor::ZERO).await;
+        assert!(first.more && first.packs.len() == 1, "one pack is as much as an offer holds");
+        let packs = &lock(&server.inner.packs).get(&first.packs[0].id, Instant::now()).unwrap();
+        assert!(matches!(packs, (_, Held::File(_))));
+        let bytes = download(&server, &first.packs[0]).await;
+        assert_eq!(*PackId::of(&bytes).as_bytes(), first.packs[0].id);
+        let pack = Pack::decode(&bytes, &crate::changeset::Limits::default()).unwrap();
+        assert_eq!(pack.changes[0].val, value(9_000_000, 1));
+        let beyond = Request::Chunk { pack: first.packs[0].id, index: 9_000_000 / CHUNK_BYTES as u32 + 1 };
+        assert!(matches!(ask(&server, beyond).await, Answer::Refused { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_was_restarted_offers_the_same_packs() {
+        let folder = tempfile::tempdir().unwrap();
+        let sizes = [5_000_000, 100, 70_000, 3_000_000];
+        let before = offer(&server(&sizes, &folder), Cursor::ZERO).await;
+        let restarted = server(&sizes, &folder);
+        assert_eq!(ask(&restarted, Request::Chunk { pack: before.packs[0].id, index: 0 }).await, Answer::Gone);
+        let after = offer(&restarted, Cursor::ZERO).await;
+        let ids = |manifest: &Manifest| manifest.packs.iter().map(|pack| pack.id).collect::<Vec<_>>();
+        assert!(before.packs.len() >= 2, "{before:?}");
+        let both = before.packs.len().min(after.packs.len());
+        assert_eq!(ids(&before)[..both], ids(&after)[..both]);
+        let rest = offer(&server(&sizes, &folder), before.packs[0].to.into()).await;
+        assert_eq!(rest.packs[0].id, before.packs[1].id);
+    }
+
+    #[tokio::test]
+    async fn small_packs_come_with_the_offer() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = server(&[100, 20_000, 40_000, 20_000, 3000], &folder);
+        let manifest = offer(&server, Cursor::ZERO).await;
+        let inline: Vec<bool> = manifest.packs.iter().map(|pack| pack.content.is_some()).collect();
+        assert_eq!(inline, [true, true, false, false, true]);
+        for pack in &manifest.packs {
+            let bytes = download(&server, pack).await;
+            assert!(pack.content.as_ref().is_none_or(|content| ***content == *bytes));
+        }
+    }
+}
