@@ -103,7 +103,9 @@ async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)
     tokio::task::spawn_blocking(move || watch_database(&watched, &announce));
     let served = repository.clone();
     let source = DatabaseSource::new(move || served.open_database());
-    node.serve(Arc::new(protocol::Server::new(source)), announcement).await.map_err(Error::Node)?;
+    node.serve(Arc::new(protocol::Server::new(source, Some(repository.layout().state().to_owned()))), announcement)
+        .await
+        .map_err(Error::Node)?;
     tracing::info!(database = %repository.layout().database().display(), "serving");
     std::future::pending().await
 }

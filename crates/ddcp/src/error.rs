@@ -155,6 +155,12 @@ impl Error {
                 "check that both sides run the same version of ddcp (`ddcp --version`)".into()
             }
             Self::Remote(ClientError::Busy(_) | ClientError::PacksVanish) => "try again later".into(),
+            Self::Remote(ClientError::NoRoom { .. }) => {
+                "`ddcp merge` merges what has been fetched, then fetch again: it goes on where it stopped".into()
+            }
+            Self::Remote(ClientError::Storage(_)) => {
+                "free some space or mend the state directory and repeat; nothing is lost".into()
+            }
             Self::SameSite(_) => {
                 "give the remote the address of another repository; a database is shared by `ddcp pull`, not by copying \
                  its file"

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// Creates `path` and its parents with mode 0700, or narrows an existing folder `path` to it.
@@ -26,6 +27,21 @@ pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
 /// Those of the operating system.
 pub(crate) fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// A new file in `folder` that has no name: nobody else can open it, and it is gone when it is closed.
+///
+/// # Errors
+/// Those of the operating system.
+pub(crate) fn nameless(folder: &Path) -> io::Result<File> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let name = format!("nameless-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let path = folder.join(name);
+    // One of a process of the same number that was killed in the line between.
+    let _ = fs::remove_file(&path);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
 }
 
 /// Replaces the content of `path` at once: after a crash it has the old or the new content, never a part.

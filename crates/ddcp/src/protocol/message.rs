@@ -1,6 +1,6 @@
 //! The messages. Fields are numbered and may be added; a reader ignores numbers it does not know.
 
-use minicbor::{Decode, Encode};
+use minicbor::{Decode, Encode, bytes::ByteVec};
 
 use crate::{changeset::Cursor, transport::MAX_MESSAGE};
 
@@ -9,6 +9,10 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Bytes of a pack in one `Chunk` answer: a message less generous room for what surrounds them.
 pub const CHUNK_BYTES: usize = 32_000;
+
+/// Bytes of packs in one `Offer` answer, all together: a message less what [`MOST_PACKS`](super::server::MOST_PACKS)
+/// entries take and room for what surrounds them.
+pub(crate) const INLINE_BYTES: usize = 26_000;
 
 /// A request, with the version of the protocol it is written in.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -142,6 +146,9 @@ pub(crate) struct PackEntry {
     pub(crate) from: WireCursor,
     #[n(4)]
     pub(crate) to: WireCursor,
+    /// All of its bytes, if they are few.
+    #[n(5)]
+    pub(crate) content: Option<ByteVec>,
 }
 
 /// Why bytes are no message.
@@ -201,9 +208,19 @@ mod tests {
     #[test]
     fn a_full_manifest_fits_one_message() {
         let cursor = Cursor { version: i64::MAX, seq: i64::MAX }.into();
-        let entry = PackEntry { id: [0xff; 32], bytes: u64::MAX, changes: u64::MAX, from: cursor, to: cursor };
-        let manifest = Manifest { packs: vec![entry; crate::protocol::server::MOST_PACKS], end: cursor, more: true };
-        assert!(encode(Answer::Offer(manifest)).len() <= MAX_MESSAGE);
+        let entry =
+            PackEntry { id: [0xff; 32], bytes: u64::MAX, changes: u64::MAX, from: cursor, to: cursor, content: None };
+        let mut packs = vec![entry; crate::protocol::server::MOST_PACKS];
+        // A few larger contents, and many small ones.
+        for sizes in [vec![INLINE_BYTES], vec![INLINE_BYTES / packs.len(); packs.len()]] {
+            for (pack, size) in packs.iter_mut().zip(sizes) {
+                pack.content = Some(vec![0xff; size].into());
+            }
+            let manifest = Manifest { packs: packs.clone(), end: cursor, more: true };
+            let bytes = encode(Answer::Offer(manifest)).len();
+            assert!(bytes <= MAX_MESSAGE, "{bytes}");
+            packs.iter_mut().for_each(|pack| pack.content = None);
+        }
     }
 
     #[test]
@@ -220,6 +237,30 @@ mod tests {
         encoder.u8(1).unwrap().encode(Request::Status).unwrap();
         encoder.u8(7).unwrap().str("from a later program").unwrap();
         assert_eq!(decode::<Request>(&bytes).unwrap(), Request::Status);
+    }
+
+    #[test]
+    fn contents_of_packs_are_a_field_that_older_programs_skip() {
+        #[derive(Encode, Decode)]
+        #[cbor(map)]
+        struct Older {
+            #[cbor(n(0), with = "minicbor::bytes")]
+            id: [u8; 32],
+            #[n(1)]
+            bytes: u64,
+            #[n(2)]
+            changes: u64,
+            #[n(3)]
+            from: WireCursor,
+            #[n(4)]
+            to: WireCursor,
+        }
+        let (from, to) = (Cursor::ZERO.into(), Cursor::whole(7).into());
+        let entry = PackEntry { id: [1; 32], bytes: 3, changes: 2, from, to, content: Some(vec![1, 2, 3].into()) };
+        let older: Older = minicbor::decode(&minicbor::to_vec(&entry).unwrap()).unwrap();
+        assert_eq!((older.id, older.bytes, older.to), (entry.id, entry.bytes, entry.to));
+        let entry: PackEntry = minicbor::decode(&minicbor::to_vec(&older).unwrap()).unwrap();
+        assert_eq!(entry.content, None);
     }
 
     fn request() -> impl Strategy<Value = Request> {

@@ -1,6 +1,6 @@
 //! `fetch`: a remote's new changes go into the inbox; the user's tables stay as they are.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -11,9 +11,12 @@ use crate::{
     changeset::{self, Cursor, Pack, SiteId},
     config::RemoteName,
     database::{Database, OpenOptions},
-    protocol::{Client, Fetched, Limits, OfferedPack, RemoteStatus, Server, Sink},
+    protocol::{Client, Fetched, Limits, OfferedPack, Parts, RemoteStatus, Server, Sink},
     transport::{Address, LocalPeer, Peer},
 };
+
+/// Bytes of packs of one remote that may lie fetched and not merged.
+const INBOX_BYTES: u64 = 16 << 30;
 
 impl Repository {
     /// Fetches from the remote `name`, or from all at once: one that does not answer holds up none of the others.
@@ -41,22 +44,22 @@ impl Repository {
             }
             Err(error) => {
                 tracing::warn!(remote = %name, %error, "fetch failed");
-                let message = error.to_string();
-                let noted = (name.clone(), address);
-                let note = move |r: &Self| Ok(r.state()?.note_error(noted.0.as_str(), &noted.1, &message)?);
-                if let Err(error) = self.blocking(note).await {
-                    tracing::warn!(%error, "the failure could not be noted");
-                }
                 Outcome::Failed(error.report())
             }
         };
-        let (remote, event) = (name.to_string(), LogEvent::of_fetch(&outcome));
-        let noted = self.blocking(move |r| {
-            r.state()?.note_event(&remote, began, event);
-            Ok(())
-        });
-        if let Err(error) = noted.await {
-            tracing::warn!(%error, "the log cannot be written");
+        if let Some(event) = LogEvent::of_fetch(&outcome) {
+            let remote = name.clone();
+            let noted = self.blocking(move |repository| {
+                let mut state = repository.state()?;
+                if let LogEvent::Failed { message } = &event {
+                    state.note_error(remote.as_str(), &address, message)?;
+                }
+                state.note_event(remote.as_str(), began, Some(event));
+                Ok(())
+            });
+            if let Err(error) = noted.await {
+                tracing::warn!(%error, "the outcome of a fetch cannot be noted");
+            }
         }
         PerRemote { remote: name.to_string(), outcome }
     }
@@ -66,11 +69,14 @@ impl Repository {
         let status = client.status().await?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let schema = status.schema.clone();
-        let start = self.start(name.clone(), address.clone(), site, status).await?;
-        let mut inbox = Inbox { repository: self.clone(), site, reached: start.after, report: start.report };
-        client.fetch(start.after, start.up_to, &start.reader, &mut inbox).await?;
+        let Start { reader, after, up_to, room, report, state } =
+            self.start(name.clone(), address.clone(), site, status).await?;
+        let client = client.with_parts(Parts::in_folder(self.layout().parts(&site.to_string())), room);
+        let state = Arc::new(Mutex::new(state));
+        let mut inbox = Inbox { repository: self.clone(), state, site, reached: after, report };
+        client.fetch(after, up_to, &reader, &mut inbox).await?;
         let name = name.clone();
-        self.blocking(move |repository| Ok(repository.state()?.note_schema(name.as_str(), &schema)?)).await?;
+        inbox.write(move |state| Ok(state.note_schema(name.as_str(), &schema)?)).await?;
         Ok(inbox.report)
     }
 
@@ -88,7 +94,8 @@ impl Repository {
                 let open = move || Database::open(&path, &options);
                 // Opened once before, so that what is wrong with the file is said in full.
                 let open = self.blocking(move |_| open().map_err(Error::RemoteDatabase).map(|_| open)).await?;
-                Ok(Arc::new(LocalPeer::new(Arc::new(Server::new(DatabaseSource::new(open))))))
+                let server = Server::new(DatabaseSource::new(open), Some(self.layout().state().to_owned()));
+                Ok(Arc::new(LocalPeer::new(Arc::new(server))))
             }
         }
     }
@@ -124,8 +131,9 @@ impl Repository {
             if known_schema.is_some_and(|known| known != status.schema) {
                 after = before_alteration(after);
             }
+            let room = INBOX_BYTES.saturating_sub(state.inbox_bytes(&site)?);
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
-            Ok(Start { reader, after, up_to: status.db_version, report })
+            Ok(Start { reader, after, up_to: status.db_version, room, report, state })
         })
         .await
     }
@@ -144,12 +152,16 @@ struct Start {
     reader: SiteId,
     after: Cursor,
     up_to: i64,
+    /// Bytes of packs that may be fetched.
+    room: u64,
     report: FetchReport,
+    state: State,
 }
 
 /// Stores what arrives, each step durably before the next.
 struct Inbox {
     repository: Repository,
+    state: Arc<Mutex<State>>,
     site: SiteId,
     reached: Cursor,
     report: FetchReport,
@@ -163,7 +175,7 @@ impl Sink for Inbox {
             Fetched::Pack(offered, bytes) => self.store_pack(offered, bytes).await,
             Fetched::Reached(end) if end > self.reached => {
                 let (site, from) = (self.site, self.reached);
-                self.repository.blocking(move |r| Ok(r.state()?.store(&site, from, end, None)?)).await?;
+                self.write(move |state| Ok(state.store(&site, from, end, None)?)).await?;
                 self.reached = end;
                 Ok(())
             }
@@ -177,16 +189,10 @@ impl Inbox {
         let (site, from, to) = (self.site, self.reached, offered.to);
         let length = bytes.len() as u64;
         let changes = self
-            .repository
-            .blocking(move |repository| {
-                let pack = Pack::decode(&bytes, &changeset::Limits::default())
-                    .map_err(|error| Error::BadPack(error.to_string()))?;
-                if pack.source != site || pack.from != offered.from || pack.to != offered.to {
-                    return Err(Error::BadPack("its head is not what was offered".into()));
-                }
-                let mut state: State = repository.state()?;
-                state.store(&site, from, to, Some((&bytes, pack.changes.len())))?;
-                Ok(pack.changes.len() as u64)
+            .write(move |state| {
+                let changes = check(&site, &offered, &bytes)?;
+                state.store(&site, from, to, Some((&bytes, changes)))?;
+                Ok(changes as u64)
             })
             .await?;
         self.reached = to;
@@ -194,4 +200,22 @@ impl Inbox {
         self.report.bytes += length;
         Ok(())
     }
+
+    /// Runs `work` on the state file, which stays open.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let state = self.state.clone();
+        self.repository.blocking(move |_| work(&mut state.lock().unwrap_or_else(PoisonError::into_inner))).await
+    }
+}
+
+/// The number of changes in a pack that is what was offered. What it holds is dropped before it is stored.
+fn check(site: &SiteId, offered: &OfferedPack, bytes: &[u8]) -> Result<usize, Error> {
+    let pack = Pack::decode(bytes, &changeset::Limits::default()).map_err(|error| Error::BadPack(error.to_string()))?;
+    if pack.source != *site || pack.from != offered.from || pack.to != offered.to {
+        return Err(Error::BadPack("its head is not what was offered".into()));
+    }
+    Ok(pack.changes.len())
 }

@@ -1,8 +1,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::{
-    changeset::{Cursor, Pack, SiteId},
-    database::{Database, DatabaseError, ReadLimits},
+    changeset::{Cursor, SiteId},
+    database::{Database, DatabaseError, PACK_BYTES, TakePack},
     protocol::{RemoteStatus, Source},
 };
 
@@ -38,11 +38,10 @@ impl Source for DatabaseSource {
         self.with(status_of)
     }
 
-    fn packs(&self, after: Cursor, reader: &SiteId, most: usize) -> Result<(Vec<Pack>, Cursor, bool), String> {
-        let limits = ReadLimits { max_packs: most, ..ReadLimits::default() };
+    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
         self.with(|database| {
-            let batch = database.read_packs(after, reader, &limits)?;
-            Ok((batch.packs, batch.end, batch.more))
+            let reached = database.stream_packs(after, reader, PACK_BYTES, take)?;
+            Ok((reached.end, reached.more))
         })
     }
 }

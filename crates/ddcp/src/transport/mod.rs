@@ -66,3 +66,11 @@ pub enum TransportError {
     #[error("{0}")]
     Other(String),
 }
+
+impl TransportError {
+    /// Whether the same call may succeed later: the way to the peer is broken, or its program is not running.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Offline(_))
+    }
+}
