@@ -3,11 +3,12 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 
 use super::message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, RemoteStatus, Request};
 use crate::{
     changeset::{Cursor, PackId, SiteId},
+    host::Host,
     transport::{Peer, TransportError},
 };
 
@@ -117,14 +118,15 @@ pub trait Sink: Send {
 pub struct Client {
     peer: Arc<dyn Peer>,
     limits: Limits,
+    host: Host,
     window: Arc<Semaphore>,
 }
 
 impl Client {
     /// A client of `peer`.
     #[must_use]
-    pub fn new(peer: Arc<dyn Peer>, limits: Limits) -> Self {
-        Self { peer, limits, window: Arc::new(Semaphore::new(WINDOW)) }
+    pub fn new(peer: Arc<dyn Peer>, limits: Limits, host: Host) -> Self {
+        Self { peer, limits, host, window: Arc::new(Semaphore::new(WINDOW)) }
     }
 
     /// Who the peer is and how far its database is.
@@ -192,7 +194,8 @@ impl Client {
     }
 
     async fn offer(&self, after: Cursor, reader: &SiteId) -> Result<(Vec<OfferedPack>, Cursor, bool), ClientError> {
-        let request = Request::Offer { job: rand::random(), after: after.into(), reader: reader.as_bytes().to_vec() };
+        let request =
+            Request::Offer { job: self.host.random(), after: after.into(), reader: reader.as_bytes().to_vec() };
         match self.ask(request).await? {
             Answer::Offer(manifest) => self.check(after, manifest),
             other => Err(unexpected(&other)),
@@ -259,7 +262,7 @@ impl Client {
     /// Asks until the answer is neither "busy" nor "working", waiting longer each time.
     async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
         let request = message::encode(request);
-        let started = Instant::now();
+        let started = self.host.now();
         let mut wait = Duration::from_millis(20);
         loop {
             let bytes = self.peer.call(request.clone()).await?;
@@ -268,10 +271,11 @@ impl Client {
                 Answer::Refused { reason } => return Err(ClientError::Refused(printable(&reason))),
                 answer => return Ok(answer),
             }
-            if started.elapsed() > self.limits.patience {
-                return Err(ClientError::Busy(started.elapsed()));
+            let waited = self.host.since(started);
+            if waited > self.limits.patience {
+                return Err(ClientError::Busy(waited));
             }
-            tokio::time::sleep(wait.mul_f64(rand::random_range(0.75..1.25))).await;
+            self.host.sleep(self.host.vary(wait, &(0.75..1.25))).await;
             wait = (wait * 2).min(Duration::from_secs(2));
         }
     }
@@ -346,7 +350,7 @@ mod tests {
     }
 
     async fn fetch(answers: Vec<Answer>, up_to: i64) -> Result<Kept, ClientError> {
-        let client = Client::new(Arc::new(Scripted(Mutex::new(answers))), Limits::default());
+        let client = Client::new(Arc::new(Scripted(Mutex::new(answers))), Limits::default(), Host::default());
         let mut kept = Kept::default();
         let reader = SiteId::from_bytes(&[1; 16]).unwrap();
         client.fetch(Cursor::ZERO, up_to, &reader, &mut kept).await.map(|()| kept)
@@ -407,7 +411,7 @@ mod tests {
                 Box::pin(async move { Ok(minicbor::to_vec(later).unwrap()) })
             }
         }
-        let error = Client::new(Arc::new(Later), Limits::default()).status().await.unwrap_err();
+        let error = Client::new(Arc::new(Later), Limits::default(), Host::default()).status().await.unwrap_err();
         assert!(error.to_string().contains("version 2 of the protocol"), "{error}");
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use super::message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request};
 use crate::{
     changeset::{Cursor, Pack, PackId, SiteId},
+    host::Host,
     transport::{BoxFuture, Handler},
 };
 
@@ -57,6 +58,7 @@ pub struct Server {
 
 struct Inner {
     source: Box<dyn Source>,
+    host: Host,
     readers: Arc<Semaphore>,
     offers: Mutex<HashMap<OfferKey, Offer>>,
     packs: Mutex<PackCache>,
@@ -73,10 +75,11 @@ struct Offer {
 impl Server {
     /// A server that answers from `source`.
     #[must_use]
-    pub fn new(source: impl Source) -> Self {
+    pub fn new(source: impl Source, host: Host) -> Self {
         Self {
             inner: Arc::new(Inner {
                 source: Box::new(source),
+                host,
                 readers: Arc::new(Semaphore::new(MOST_READERS)),
                 offers: Mutex::default(),
                 packs: Mutex::default(),
@@ -103,33 +106,35 @@ impl Server {
 
     async fn status(&self) -> Answer {
         let inner = self.inner.clone();
-        let read = async move {
+        let read = async {
             let permit = inner.readers.clone().acquire_owned().await.ok()?;
-            let status = tokio::task::spawn_blocking(move || (inner.source.status(), permit));
-            status.await.ok().map(|(status, _)| status)
+            let work = inner.clone();
+            let read = move || (work.source.status(), permit);
+            inner.host.blocking(read).await.map(|(status, _)| status)
         };
-        match tokio::time::timeout(PATIENCE, read).await {
-            Ok(Some(Ok(status))) => Answer::Status(status),
-            Ok(Some(Err(reason))) => Answer::Refused { reason },
-            Ok(None) | Err(_) => Answer::Busy,
+        match self.inner.host.timeout(PATIENCE, read).await {
+            Some(Some(Ok(status))) => Answer::Status(status),
+            Some(Some(Err(reason))) => Answer::Refused { reason },
+            Some(None) | None => Answer::Busy,
         }
     }
 
     /// Starts preparing the offer or finds it, and waits a little for it.
     async fn offer(&self, key: OfferKey, after: Cursor) -> Answer {
         let Some(mut ready) = self.find_or_start(key, after) else { return Answer::Busy };
-        let answer = tokio::time::timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
+        let answer = self.inner.host.timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
         match answer {
-            Ok(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
+            Some(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
             // The job ended without an answer: it panicked or the runtime is going down.
-            Ok(Err(_)) => Answer::Busy,
-            Err(_) => Answer::Working,
+            Some(Err(_)) => Answer::Busy,
+            None => Answer::Working,
         }
     }
 
     fn find_or_start(&self, key: OfferKey, after: Cursor) -> Option<watch::Receiver<Option<Answer>>> {
         let mut offers = lock(&self.inner.offers);
-        offers.retain(|_, offer| offer.made.elapsed() < OFFER_LIFE);
+        let now = self.inner.host.now();
+        offers.retain(|_, offer| now.saturating_duration_since(offer.made) < OFFER_LIFE);
         if let Some(offer) = offers.get(&key) {
             return Some(offer.answer.clone());
         }
@@ -140,8 +145,8 @@ impl Server {
             offers.remove(&oldest);
         }
         let (sender, receiver) = watch::channel(None);
-        offers.insert(key, Offer { made: Instant::now(), answer: receiver.clone() });
-        tokio::spawn(prepare(self.inner.clone(), key.0, after, sender));
+        offers.insert(key, Offer { made: now, answer: receiver.clone() });
+        self.inner.host.spawn(prepare(self.inner.clone(), key.0, after, sender));
         Some(receiver)
     }
 
@@ -159,13 +164,13 @@ impl Server {
 async fn prepare(inner: Arc<Inner>, reader: SiteId, after: Cursor, ready: watch::Sender<Option<Answer>>) {
     let Ok(_permit) = inner.readers.acquire().await else { return };
     let work = inner.clone();
-    let read = tokio::task::spawn_blocking(move || {
+    let read = inner.host.blocking(move || {
         let (packs, end, more) = work.source.packs(after, &reader, MOST_PACKS)?;
         let packs = packs.iter().map(|pack| (PackFacts::of(pack), pack.encode())).collect::<Vec<_>>();
         Ok::<_, String>((packs, end, more))
     });
     let answer = match read.await {
-        Ok(Ok((packs, end, more))) => {
+        Some(Ok((packs, end, more))) => {
             let mut cache = lock(&inner.packs);
             let packs = packs
                 .into_iter()
@@ -178,8 +183,8 @@ async fn prepare(inner: Arc<Inner>, reader: SiteId, after: Cursor, ready: watch:
                 .collect();
             Answer::Offer(Manifest { packs, end: end.into(), more })
         }
-        Ok(Err(reason)) => Answer::Refused { reason },
-        Err(_) => return,
+        Some(Err(reason)) => Answer::Refused { reason },
+        None => return,
     };
     let _ = ready.send(Some(answer));
 }
