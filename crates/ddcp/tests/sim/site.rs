@@ -8,7 +8,7 @@ use std::{
 use ddcp::{
     config::SyncMode,
     database::{Database, OpenOptions},
-    repo::{Layout, Options, Repository, StatusReport},
+    repo::{Layout, Options, Repository},
 };
 use rusqlite::{Connection, types::Value};
 
@@ -77,19 +77,20 @@ impl Site {
         let sql = "UPDATE crsql_site_id SET site_id = ? WHERE ordinal = 0";
         assert_eq!(plain.execute(sql, [&id.as_bytes()[..16]]).unwrap(), 1);
         drop(plain);
-        let database = Database::open(layout.database(), &OpenOptions::default()).unwrap();
-        assert_eq!(database.site_id().unwrap().as_bytes(), &id.as_bytes()[..16]);
-        let site = Self {
-            index,
-            layout,
-            database,
-            daemon: None,
-            has_late_table: false,
-            has_late_column: false,
-            expected: Expected::default(),
-        };
+        let site = Self::open(folder, index);
+        assert_eq!(site.database.site_id().unwrap().as_bytes(), &id.as_bytes()[..16]);
         site.sql(TABLES);
         site
+    }
+
+    /// A site whose files are there.
+    pub(crate) fn open(folder: &Path, index: usize) -> Self {
+        let layout = Layout::new(&folder.join(format!("{index}.db")), None).unwrap();
+        let database = Database::open(layout.database(), &OpenOptions::default()).unwrap();
+        let tables = database.tables().unwrap();
+        let has_late_table = tables.iter().any(|table| table.name == "late");
+        let has_late_column = tables.iter().flat_map(|table| &table.columns).any(|column| column.name == "late");
+        Self { index, layout, database, daemon: None, has_late_table, has_late_column, expected: Expected::default() }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -171,7 +172,10 @@ impl Site {
     }
 
     /// Fails unless both files are sound and nothing is left to be merged.
-    pub(crate) fn assert_sound(&self, status: &StatusReport) {
+    pub(crate) async fn assert_sound(&self) {
+        let (process, repository) = self.daemon().expect("it was started");
+        let repository = repository.clone();
+        let status = process.run(async move { repository.status(true).await }).await.expect("it lives").unwrap();
         assert_eq!(self.rows("PRAGMA integrity_check"), ["ok"], "site {}", self.index);
         let state = Connection::open(self.layout.state_db()).unwrap();
         let check: String = state.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();

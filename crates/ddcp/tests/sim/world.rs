@@ -54,7 +54,6 @@ struct Task {
 struct Life {
     /// Polls of its tasks until it is killed.
     polls_left: Option<u32>,
-    polls: u32,
     alive: watch::Sender<bool>,
 }
 
@@ -159,7 +158,6 @@ impl World {
     fn dies_now(&self, process: u64) -> bool {
         let mut state = self.lock();
         let Some(life) = state.processes.get_mut(&process) else { return true };
-        life.polls += 1;
         let dies = match &mut life.polls_left {
             Some(0) => true,
             Some(left) => {
@@ -212,17 +210,13 @@ impl World {
         let mut state = self.lock();
         let id = state.next_id();
         let (alive, watched) = watch::channel(true);
-        state.processes.insert(id, Life { polls_left: None, polls: 0, alive });
+        state.processes.insert(id, Life { polls_left: None, alive });
         Process { world: self.clone(), id, alive: watched }
     }
 
     pub(crate) fn sleep(&self, pause: Duration) -> Sleep {
         let until = self.lock().now + pause;
         Sleep { world: self.clone(), until, timer: None }
-    }
-
-    pub(crate) fn now(&self) -> Duration {
-        self.lock().now
     }
 
     /// Something worth knowing when a history is looked at. Is part of the trace.
@@ -237,10 +231,6 @@ impl World {
     /// A hash of everything that happened so far.
     pub(crate) fn trace(&self) -> blake3::Hash {
         self.lock().trace.finalize()
-    }
-
-    pub(crate) fn polls(&self) -> u64 {
-        self.lock().polls
     }
 
     pub(crate) fn number(&self, range: Range<u64>) -> u64 {
@@ -343,9 +333,10 @@ impl Process {
         }
     }
 
-    /// How often its tasks have been polled; 0 when it is dead.
-    pub(crate) fn polls(&self) -> u32 {
-        self.world.lock().processes.get(&self.id).map_or(0, |life| life.polls)
+    /// Is ready when it is dead.
+    pub(crate) async fn died(&self) {
+        // An error means that the world has ended.
+        drop(self.alive.clone().wait_for(|alive| !alive).await);
     }
 
     /// Runs `work` in this process. `None` if the process dies before.
