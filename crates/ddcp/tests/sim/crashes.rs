@@ -45,7 +45,7 @@ struct Start {
 impl Start {
     fn new() -> Self {
         let start = Self { folder: folder() };
-        let world = World::new(0);
+        let world = World::new(0, false);
         let sites = [0, 1].map(|index| {
             let site = Site::create(&start.path("work"), index);
             site.sql("INSERT INTO shared VALUES (1, 'one', 1)");
@@ -82,7 +82,7 @@ impl Start {
     fn pull_broken_after(&self, seed: u64, breaks: Breaks, polls: u32) -> bool {
         fs::remove_dir_all(self.path("work")).unwrap();
         copy(&self.path("start"), &self.path("work"));
-        let world = World::new(seed);
+        let world = World::new(seed, false);
         world.run(async {
             let mut pair = Pair::of(&world, [0, 1].map(|index| Site::open(&self.path("work"), index)));
             pair.start(0);

@@ -28,15 +28,16 @@ pub(crate) struct Tally {
     pub(crate) crashes: u32,
     pub(crate) pulls: u32,
     pub(crate) failed: u32,
+    pub(crate) restored: u32,
     pub(crate) rounds: u32,
 }
 
-/// Lives the history of `seed`. Gives the hash of everything that happened.
+/// Lives the history of `seed`, and tells it if asked to. Gives the hash of everything that happened.
 ///
 /// # Panics
 /// Where something is lost or different in the end.
-pub(crate) fn live(seed: u64) -> (blake3::Hash, Tally) {
-    let world = World::new(seed);
+pub(crate) fn live(seed: u64, tell: bool) -> (blake3::Hash, Tally) {
+    let world = World::new(seed, tell);
     let folder = folder();
     let tally = world.run(History::new(&world, &folder).live());
     (world.trace(), tally)
@@ -85,7 +86,7 @@ impl<'a> History<'a> {
     async fn live(mut self) -> Tally {
         let steps = self.world.number(20..80);
         for _ in 0..steps {
-            self.step();
+            self.step().await;
             self.world.sleep(self.world.millis(0..600)).await;
         }
         self.heal();
@@ -95,19 +96,21 @@ impl<'a> History<'a> {
         tally
     }
 
-    fn step(&mut self) {
+    async fn step(&mut self) {
         let at = self.world.index(self.sites.len());
         match self.world.number(0..100) {
-            0..=34 => write(self.world, &mut self.sites[at]),
-            35..=36 => write_much(self.world, &mut self.sites[at]),
-            37..=72 => self.pull(at),
-            73..=78 => self.crash(at),
-            79..=86 => self.restart(at),
-            87..=90 => self.part(),
-            91..=94 => self.network.mend(),
-            95..=97 => self.network.set_weather(weather(self.world)),
-            98 => self.sites[at].add_late_table(),
-            _ => self.sites[at].add_late_column(),
+            0..=33 => write(self.world, &mut self.sites[at]),
+            34..=35 => write_much(self.world, &mut self.sites[at]),
+            36..=70 => self.pull(at),
+            71..=76 => self.crash(at),
+            77..=84 => self.restart(at),
+            85..=88 => self.part(),
+            89..=91 => self.network.mend(),
+            92 => self.network.set_weather(weather(self.world)),
+            93 => self.sites[at].add_late_table(),
+            94 => self.sites[at].add_late_column(),
+            95..=97 => self.sites[at].back_up(),
+            _ => self.restore().await,
         }
     }
 
@@ -150,6 +153,26 @@ impl<'a> History<'a> {
         }
     }
 
+    /// Puts a database back to where its backup was made, and has its followers look at it: that is when they
+    /// notice. The program promises nothing for what the site itself wrote since, nor to who looks only when the
+    /// database is as far as it was before.
+    async fn restore(&mut self) {
+        let Some(at) = self.sites.iter().position(Site::can_be_restored) else { return };
+        self.heal();
+        self.settle().await;
+        self.network.stop(at);
+        self.sites[at].restore();
+        self.world.note(&format!("{at} is restored from its backup"));
+        self.tally.lock().unwrap().restored += 1;
+        self.restart(at);
+        for &(follower, _) in self.links.iter().filter(|link| link.1 == at) {
+            let (process, repository) = self.sites[follower].daemon().expect("it was started");
+            let (repository, remote) = (repository.clone(), at.to_string());
+            let fetched = process.run(async move { repository.fetch(Some(&remote)).await }).await.expect("it lives");
+            assert_eq!(failed(fetched.unwrap()), [], "site {follower}");
+        }
+    }
+
     /// Cuts the sites into two camps, or some one-way links.
     fn part(&self) {
         let camps: Vec<bool> = self.sites.iter().map(|_| self.world.chance(0.5)).collect();
@@ -162,13 +185,11 @@ impl<'a> History<'a> {
         }
     }
 
+    /// Links and weather are as good as can be, and all sites are up.
     fn heal(&mut self) {
-        self.world.note("all is mended");
         self.network.mend();
         self.network.set_weather(Weather::FAIR);
         for at in 0..self.sites.len() {
-            self.sites[at].add_late_table();
-            self.sites[at].add_late_column();
             // One that is to be killed after a few more polls is as good as dead.
             if let Some((process, _)) = self.sites[at].daemon() {
                 process.pardon();
@@ -177,10 +198,17 @@ impl<'a> History<'a> {
         }
     }
 
+    /// Waits until nothing is under way.
+    async fn settle(&self) {
+        self.world.sleep(Duration::from_secs(60)).await;
+    }
+
     /// Everybody pulls from everybody that it follows, until nobody learns anything new: soon.
     async fn converge(&mut self) {
-        // What began before must not hold up, and must not spoil, what comes now.
-        self.world.sleep(Duration::from_secs(10)).await;
+        for site in &mut self.sites {
+            site.add_late_table();
+            site.add_late_column();
+        }
         let most = self.sites.len() as u32 + 2;
         for round in 0..most {
             let mut news = 0;

@@ -81,6 +81,11 @@ impl Network {
         self.state.lock().unwrap().sites[site].serving = Some((process, handler));
     }
 
+    /// Nobody answers for `site` any more.
+    pub(crate) fn stop(&self, site: usize) {
+        self.state.lock().unwrap().sites[site].serving = None;
+    }
+
     /// The way from `site` to all others.
     pub(crate) fn ways_from(&self, site: usize, process: Process) -> Arc<dyn Connector> {
         Arc::new(Ways { network: self.clone(), site, process })

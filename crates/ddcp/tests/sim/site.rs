@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     path::Path,
 };
 
@@ -28,15 +29,16 @@ const TABLES: &str = "
     CREATE TABLE marks (a NOT NULL, b NOT NULL, PRIMARY KEY (b, a));
     SELECT crsql_as_crr('marks');";
 
-/// The table that some sites get later.
+/// The table that some sites get later, with a row in it before it replicates: each site its own.
 const LATE_TABLE: &str = "
     CREATE TABLE late (id INTEGER PRIMARY KEY NOT NULL, body);
+    INSERT INTO late VALUES (:id, 'first');
     SELECT crsql_as_crr('late');";
 
 /// The column that some sites get later.
 const LATE_COLUMN: &str = "
     SELECT crsql_begin_alter('own');
-    ALTER TABLE own ADD COLUMN late;
+    ALTER TABLE own ADD COLUMN late DEFAULT 'none';
     SELECT crsql_commit_alter('own');";
 
 /// Everything that replicas must agree about. The versions of databases are their own affair, and so is whose change
@@ -49,12 +51,14 @@ const CHANGES: &str = "
 pub(crate) struct Site {
     pub(crate) index: usize,
     layout: Layout,
-    /// The application's connection.
-    database: Database,
+    /// The application's connection, except while the file is replaced.
+    database: Option<Database>,
     daemon: Option<(Process, Repository)>,
     pub(crate) has_late_table: bool,
     pub(crate) has_late_column: bool,
     pub(crate) expected: Expected,
+    /// A copy of the database, of when nothing was different from now but what was merged since.
+    backup: Option<Vec<u8>>,
 }
 
 /// What this site alone wrote, and must be found everywhere in the end.
@@ -78,7 +82,7 @@ impl Site {
         assert_eq!(plain.execute(sql, [&id.as_bytes()[..16]]).unwrap(), 1);
         drop(plain);
         let site = Self::open(folder, index);
-        assert_eq!(site.database.site_id().unwrap().as_bytes(), &id.as_bytes()[..16]);
+        assert_eq!(site.database().site_id().unwrap().as_bytes(), &id.as_bytes()[..16]);
         site.sql(TABLES);
         site
     }
@@ -90,7 +94,16 @@ impl Site {
         let tables = database.tables().unwrap();
         let has_late_table = tables.iter().any(|table| table.name == "late");
         let has_late_column = tables.iter().flat_map(|table| &table.columns).any(|column| column.name == "late");
-        Self { index, layout, database, daemon: None, has_late_table, has_late_column, expected: Expected::default() }
+        Self {
+            index,
+            layout,
+            database: Some(database),
+            daemon: None,
+            has_late_table,
+            has_late_column,
+            expected: Expected::default(),
+            backup: None,
+        }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -127,29 +140,68 @@ impl Site {
             .map(|(process, repository)| (process, repository))
     }
 
-    pub(crate) fn sql(&self, sql: &str) {
-        self.database.connection().execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    fn database(&self) -> &Database {
+        self.database.as_ref().expect("it is open")
     }
 
-    pub(crate) fn connection(&self) -> &Connection {
-        self.database.connection()
+    /// Copies the database. The copy is of use until the application writes again.
+    pub(crate) fn back_up(&mut self) {
+        self.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+        self.backup = Some(fs::read(self.layout.database()).unwrap());
+    }
+
+    pub(crate) fn can_be_restored(&self) -> bool {
+        self.backup.is_some()
+    }
+
+    /// Ends the daemon and puts the copy in place of the database.
+    pub(crate) fn restore(&mut self) {
+        let Some((process, _)) = self.daemon.take() else { return };
+        process.kill();
+        self.database = None;
+        let path = self.layout.database();
+        for suffix in ["-wal", "-shm"] {
+            assert!(!Path::new(&format!("{}{suffix}", path.display())).exists(), "a connection is open still");
+        }
+        fs::write(path, self.backup.as_ref().expect("there is one")).unwrap();
+        self.database = Some(Database::open(path, &OpenOptions::default()).unwrap());
+    }
+
+    pub(crate) fn sql(&self, sql: &str) {
+        self.database().connection().execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// The application's connection, to write with.
+    pub(crate) fn connection(&mut self) -> &Connection {
+        self.backup = None;
+        self.database().connection()
     }
 
     pub(crate) fn add_late_table(&mut self) {
         if !std::mem::replace(&mut self.has_late_table, true) {
-            self.sql(LATE_TABLE);
+            self.backup = None;
+            let id = self.late_id();
+            self.sql(&LATE_TABLE.replace(":id", &id.to_string()));
         }
+    }
+
+    /// A key in `late` that nobody else uses, and nobody has used.
+    pub(crate) fn late_id(&mut self) -> i64 {
+        let id = (self.index * 100_000 + self.expected.late.len()) as i64;
+        self.expected.late.insert(id);
+        id
     }
 
     pub(crate) fn add_late_column(&mut self) {
         if !std::mem::replace(&mut self.has_late_column, true) {
+            self.backup = None;
             self.sql(LATE_COLUMN);
         }
     }
 
     /// The answer to a query, a line for each row.
     pub(crate) fn rows(&self, sql: &str) -> Vec<String> {
-        let mut statement = self.database.connection().prepare(sql).unwrap();
+        let mut statement = self.database().connection().prepare(sql).unwrap();
         let columns = statement.column_count();
         let row = |row: &rusqlite::Row<'_>| {
             let values: Vec<Value> = (0..columns).map(|column| row.get(column)).collect::<Result<_, _>>()?;
@@ -161,7 +213,7 @@ impl Site {
     /// What it holds, all of which replicates.
     pub(crate) fn content(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for table in self.database.tables().unwrap() {
+        for table in self.database().tables().unwrap() {
             let columns: Vec<_> = table.key_columns.iter().chain(&table.columns).map(|column| &*column.name).collect();
             let (name, columns) = (table.name, columns.join(", "));
             let rows = self.rows(&format!("SELECT {columns} FROM {name} ORDER BY {columns}"));

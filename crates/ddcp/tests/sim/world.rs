@@ -41,7 +41,8 @@ struct State {
     timers: BTreeMap<(Duration, u64), Waker>,
     processes: BTreeMap<u64, Life>,
     trace: blake3::Hasher,
-    print: bool,
+    /// Whether notes are printed.
+    tell: bool,
 }
 
 struct Task {
@@ -73,7 +74,7 @@ impl Wake for TaskWaker {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, tell: bool) -> Self {
         let state = State {
             epoch: Instant::now(),
             now: Duration::ZERO,
@@ -84,7 +85,7 @@ impl World {
             timers: BTreeMap::new(),
             processes: BTreeMap::new(),
             trace: blake3::Hasher::new(),
-            print: std::env::var_os("DDCP_SIM_TRACE").is_some(),
+            tell,
         };
         Self { state: Arc::new(Mutex::new(state)), ready: Arc::default() }
     }
@@ -223,7 +224,7 @@ impl World {
     pub(crate) fn note(&self, what: &str) {
         let mut state = self.lock();
         state.trace.update(what.as_bytes());
-        if state.print {
+        if state.tell {
             eprintln!("{:>12.6} {what}", state.now.as_secs_f64());
         }
     }

@@ -53,20 +53,20 @@ pub(crate) fn write_much(world: &World, site: &mut Site) {
 
 /// Rows that nobody else writes: the last that this site wrote is what must be everywhere.
 fn write_own(world: &World, site: &mut Site) {
-    let id = world.number(0..6) as i64;
+    let (index, id) = (site.index, world.number(0..6) as i64);
     match site.expected.own.get(&id).map(|row| row.0) {
         Some(_) if world.chance(0.25) => {
-            site.connection().execute("DELETE FROM own WHERE site = ? AND id = ?", (site.index, id)).unwrap();
+            site.connection().execute("DELETE FROM own WHERE site = ? AND id = ?", (index, id)).unwrap();
             site.expected.own.remove(&id);
         }
         Some(_) if site.has_late_column && world.chance(0.3) => {
             let late = value(world);
             let sql = "UPDATE own SET late = ? WHERE site = ? AND id = ?";
-            site.connection().execute(sql, (&late, site.index, id)).unwrap();
+            site.connection().execute(sql, (&late, index, id)).unwrap();
             site.expected.own.entry(id).and_modify(|row| row.2 = late);
         }
         Some(n) => {
-            site.connection().execute("UPDATE own SET n = n + 1 WHERE site = ? AND id = ?", (site.index, id)).unwrap();
+            site.connection().execute("UPDATE own SET n = n + 1 WHERE site = ? AND id = ?", (index, id)).unwrap();
             site.expected.own.entry(id).and_modify(|row| row.0 = n + 1);
         }
         None => put_own(site, id, 0, value(world)),
@@ -76,8 +76,9 @@ fn write_own(world: &World, site: &mut Site) {
 fn put_own(site: &mut Site, id: i64, n: i64, body: Value) {
     let sql = "INSERT INTO own (site, id, n, body) VALUES (?, ?, ?, ?)
                ON CONFLICT DO UPDATE SET n = excluded.n, body = excluded.body";
-    site.connection().execute(sql, (site.index, id, n, &body)).unwrap();
-    let row = site.expected.own.entry(id).or_insert((n, Value::Null, Value::Null));
+    let index = site.index;
+    site.connection().execute(sql, (index, id, n, &body)).unwrap();
+    let row = site.expected.own.entry(id).or_insert((n, Value::Null, Value::Text("none".to_owned())));
     (row.0, row.1) = (n, body);
 }
 
@@ -89,13 +90,12 @@ fn append(world: &World, site: &mut Site) {
 }
 
 fn write_late(world: &World, site: &mut Site) {
-    let id = (site.index * 100_000 + site.expected.late.len()) as i64;
+    let id = site.late_id();
     site.connection().execute("INSERT INTO late VALUES (?, ?)", (id, value(world))).unwrap();
-    site.expected.late.insert(id);
 }
 
 /// Rows that all sites write, change, delete and rename.
-fn write_shared(world: &World, site: &Site) {
+fn write_shared(world: &World, site: &mut Site) {
     let id = world.number(0..4);
     let value = value(world);
     let connection = site.connection();
