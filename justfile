@@ -28,6 +28,10 @@ interop *ARGS:
     cargo build --release -p crsqlite-loadable
     npm test -- {{ARGS}}
 
+# Histories of repositories on a bad network, from seed FROM on; a single one is told in full (docs/testing.md).
+simulate SEEDS="2000" FROM="0":
+    DDCP_SIM_SEEDS={{SEEDS}} DDCP_SIM_FROM={{FROM}} cargo test --release --test sim -- --nocapture all_are_equal
+
 # Fuzz a target: `unpack` or `changes` (needs cargo-fuzz).
 fuzz TARGET SECONDS="1800":
     mkdir -p fuzz/corpus/{{TARGET}}

@@ -15,7 +15,7 @@ use crate::{
     database::Database,
     follow::follow,
     protocol,
-    repo::{self, DatabaseSource, Layout, Lock, Options, Repository},
+    repo::{self, Layout, Lock, Options, Repository},
     transport::Address,
 };
 
@@ -101,11 +101,7 @@ async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)
     let (announce, announcement) = watch::channel(protocol::announcement(&status));
     let watched = repository.clone();
     tokio::task::spawn_blocking(move || watch_database(&watched, &announce));
-    let served = repository.clone();
-    let source = DatabaseSource::new(move || served.open_database());
-    node.serve(Arc::new(protocol::Server::new(source, Some(repository.layout().state().to_owned()))), announcement)
-        .await
-        .map_err(Error::Node)?;
+    node.serve(repository.handler(), announcement).await.map_err(Error::Node)?;
     tracing::info!(database = %repository.layout().database().display(), "serving");
     std::future::pending().await
 }

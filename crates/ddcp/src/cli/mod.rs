@@ -155,7 +155,7 @@ impl Session {
         let layout = Layout::new(&global.db, global.state_dir.as_deref())
             .map_err(|source| Error::Io { path: global.db, source })?;
         let network = global.network.as_deref().map(load_network).transpose().map_err(Error::from)?;
-        let options = Options { extension: global.extension, network };
+        let options = Options { extension: global.extension, network, ..Options::default() };
         Ok(Self { layout, options, format: global.format, quiet: global.quiet })
     }
 

@@ -16,13 +16,13 @@ use futures_util::{
 use tokio::sync::mpsc;
 
 use super::{
-    blocking,
     message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request},
     parts::{Assembly, AssemblyError, Parts},
     window::{Gate, MOST},
 };
 use crate::{
     changeset::{Cursor, SiteId},
+    host::Host,
     transport::{Peer, TransportError},
 };
 
@@ -169,6 +169,7 @@ enum Arrival {
 pub struct Client {
     peer: Arc<dyn Peer>,
     limits: Limits,
+    host: Host,
     parts: Parts,
     gate: Arc<Gate>,
     /// When the peer last gave something.
@@ -178,9 +179,9 @@ pub struct Client {
 impl Client {
     /// A client of `peer`. It keeps packs in memory while they arrive; see [`Client::with_parts`].
     #[must_use]
-    pub fn new(peer: Arc<dyn Peer>, limits: Limits) -> Self {
-        let gate = Arc::new(Gate::new(now()));
-        Self { peer, limits, parts: Parts::in_memory(), gate, given: Arc::default() }
+    pub fn new(peer: Arc<dyn Peer>, limits: Limits, host: Host) -> Self {
+        let gate = Arc::new(Gate::new(host.now()));
+        Self { peer, limits, host, parts: Parts::in_memory(), gate, given: Arc::default() }
     }
 
     /// The same client, which keeps packs in `parts` while they arrive, and may take `room` bytes of them.
@@ -313,7 +314,7 @@ impl Client {
     }
 
     async fn offer(&self, after: Cursor, reader: &SiteId) -> Result<Offer, ClientError> {
-        let request = Request::Offer { job: rand::random(), after: after.into(), reader: reader.as_bytes().to_vec() };
+        let request = Request::Offer { job: self.host.random(), after: after.into(), reader: reader.as_bytes().to_vec() };
         match self.ask(request).await? {
             Answer::Offer(manifest) => self.check(after, manifest),
             other => Err(unexpected(&other)),
@@ -363,7 +364,7 @@ impl Client {
         let too_large = || ClientError::TooLarge { bytes: pack.bytes, most: self.limits.pack_bytes };
         let chunks = u32::try_from(pack.bytes.div_ceil(CHUNK_BYTES as u64)).map_err(|_| too_large())?;
         let (parts, offered) = (self.parts.clone(), pack.clone());
-        let mut assembly = on_disk(move || parts.open(&offered, chunks)).await?;
+        let mut assembly = self.on_disk(move || parts.open(&offered, chunks)).await?;
         let missing = assembly.missing();
         let (id, bytes) = (pack.id, pack.bytes);
         let chunk = |index| async move { (index, self.chunk(id, bytes, index).await) };
@@ -378,7 +379,7 @@ impl Client {
                     Err(error) => stop = Some(Err(error)),
                 }
             }
-            assembly = on_disk(move || assembly.put(arrived).map(|()| assembly)).await?;
+            assembly = self.on_disk(move || assembly.put(arrived).map(|()| assembly)).await?;
             if let Some(stop) = stop {
                 return stop;
             }
@@ -400,26 +401,26 @@ impl Client {
     async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
         let needs_place = matches!(request, Request::Chunk { .. });
         let request = message::encode(request);
-        let started = now();
+        let started = self.host.now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let place = if needs_place { Some(self.gate.enter(now).await) } else { None };
+            let place = if needs_place { Some(self.gate.enter(|| self.host.now()).await) } else { None };
             let failure = match self.peer.call(request.clone()).await {
                 Ok(bytes) => match message::decode(&bytes)? {
                     Answer::Refused { reason } => return Err(ClientError::Refused(printable(&reason))),
                     Answer::Working => ClientError::Busy(self.quiet(started)),
                     Answer::Busy => {
                         if let Some(place) = place {
-                            place.busy(now());
+                            place.busy(self.host.now());
                         }
                         ClientError::Busy(self.quiet(started))
                     }
                     answer => {
                         if let Some(place) = place {
-                            place.answered(now());
+                            place.answered(self.host.now());
                         }
                         if !matches!(answer, Answer::Gone) {
-                            *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(now());
+                            *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.host.now());
                         }
                         return Ok(answer);
                     }
@@ -427,7 +428,7 @@ impl Client {
                 Err(error) if error.is_passing() && self.given().is_some() => {
                     tracing::debug!(%error, "a call failed; repeating it");
                     if let Some(place) = place {
-                        place.lost(now());
+                        place.lost(self.host.now());
                     }
                     error.into()
                 }
@@ -436,7 +437,7 @@ impl Client {
             if self.quiet(started) > self.limits.patience {
                 return Err(failure);
             }
-            tokio::time::sleep(varied(pause)).await;
+            self.host.sleep(self.host.vary(pause, &(0.75..1.25))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -448,12 +449,20 @@ impl Client {
     /// How long the peer has given nothing, counted from `started` at most.
     fn quiet(&self, started: Instant) -> Duration {
         let since = self.given().map_or(started, |given| given.max(started));
-        now().saturating_duration_since(since)
+        self.host.since(since)
+    }
+
+    /// Runs `work` on files, off the executor.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, ClientError> {
+        self.host.blocking(work).await.unwrap_or_else(|| Err(stopped())).map_err(ClientError::Storage)
     }
 
     async fn remove_stale_parts(&self) {
         let parts = self.parts.clone();
-        blocking(move || parts.remove_stale()).await;
+        self.host.blocking(move || parts.remove_stale()).await;
     }
 }
 
@@ -482,7 +491,7 @@ impl<S: Sink> Store<'_, S> {
                 }
             }
             Arrival::Pack(pack, assembly) => {
-                let bytes = match blocking(move || assembly.finish()).await {
+                let bytes = match self.client.host.blocking(move || assembly.finish()).await {
                     Some(Ok(bytes)) => bytes,
                     // What an earlier fetch left behind was spoilt by a power cut, say; it has been removed.
                     Some(Err(AssemblyError::Damaged { resumed: true })) => return Ok(false),
@@ -493,31 +502,15 @@ impl<S: Sink> Store<'_, S> {
                 let (parts, offered) = (self.client.parts.clone(), pack.clone());
                 self.sink.take(Fetched::Pack(pack, bytes)).await?;
                 self.reached = offered.to;
-                blocking(move || parts.remove(&offered)).await;
+                self.client.host.blocking(move || parts.remove(&offered)).await;
             }
         }
         Ok(true)
     }
 }
 
-/// Runs `work` on files, off the executor.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, ClientError> {
-    blocking(work).await.unwrap_or_else(|| Err(stopped())).map_err(ClientError::Storage)
-}
-
 fn stopped() -> std::io::Error {
     std::io::Error::other("the work was broken off")
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
-/// About `pause`, so that many questions do not come back at once.
-fn varied(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.75..1.25))
 }
 
 fn unexpected(answer: &Answer) -> ClientError {

@@ -18,8 +18,3 @@ pub use client::{Client, ClientError, Fetched, Limits, OfferedPack, Sink};
 pub use message::{CHUNK_BYTES, PROTOCOL_VERSION, RemoteStatus, announcement};
 pub use parts::Parts;
 pub use server::{Server, Source};
-
-/// Runs `work`, which may block, off the executor; `None` if it did not come to its end.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
-}

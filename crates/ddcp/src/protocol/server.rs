@@ -13,13 +13,13 @@ use minicbor::bytes::ByteVec;
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    blocking,
     cache::{CacheLimits, Held, PackCache, Written},
     message::{self, Answer, CHUNK_BYTES, INLINE_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request},
 };
 use crate::{
     changeset::{Cursor, Pack, SiteId},
     database::TakePack,
+    host::Host,
     transport::{BoxFuture, Handler},
 };
 
@@ -71,6 +71,7 @@ pub struct Server {
 
 struct Inner {
     source: Box<dyn Source>,
+    host: Host,
     readers: Arc<Semaphore>,
     offers: Mutex<HashMap<OfferKey, Offer>>,
     packs: Mutex<PackCache>,
@@ -88,10 +89,11 @@ impl Server {
     /// A server that answers from `source`. It keeps packs that are large in nameless files in `spool`, or everything
     /// in memory without it.
     #[must_use]
-    pub fn new(source: impl Source, spool: Option<PathBuf>) -> Self {
+    pub fn new(source: impl Source, spool: Option<PathBuf>, host: Host) -> Self {
         Self {
             inner: Arc::new(Inner {
                 source: Box::new(source),
+                host,
                 readers: Arc::new(Semaphore::new(MOST_READERS)),
                 offers: Mutex::default(),
                 packs: Mutex::new(PackCache::new(spool, CacheLimits::default())),
@@ -120,31 +122,32 @@ impl Server {
         let inner = self.inner.clone();
         let read = async move {
             let permit = inner.readers.clone().acquire_owned().await.ok()?;
-            let status = tokio::task::spawn_blocking(move || (inner.source.status(), permit));
-            status.await.ok().map(|(status, _)| status)
+            let work = Arc::clone(&inner);
+            let status = inner.host.blocking(move || (work.source.status(), permit));
+            status.await.map(|(status, _)| status)
         };
-        match tokio::time::timeout(PATIENCE, read).await {
-            Ok(Some(Ok(status))) => Answer::Status(status),
-            Ok(Some(Err(reason))) => Answer::Refused { reason },
-            Ok(None) | Err(_) => Answer::Busy,
+        match self.inner.host.timeout(PATIENCE, read).await {
+            Some(Some(Ok(status))) => Answer::Status(status),
+            Some(Some(Err(reason))) => Answer::Refused { reason },
+            Some(None) | None => Answer::Busy,
         }
     }
 
     /// Starts preparing the offer or finds it, and waits a little for it.
     async fn offer(&self, key: OfferKey, after: Cursor) -> Answer {
         let Some(mut ready) = self.find_or_start(key, after) else { return Answer::Busy };
-        let answer = tokio::time::timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
+        let answer = self.inner.host.timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
         match answer {
-            Ok(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
+            Some(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
             // The job ended without an answer: it panicked or the runtime is going down.
-            Ok(Err(_)) => Answer::Busy,
-            Err(_) => Answer::Working,
+            Some(Err(_)) => Answer::Busy,
+            None => Answer::Working,
         }
     }
 
     fn find_or_start(&self, key: OfferKey, after: Cursor) -> Option<watch::Receiver<Option<Answer>>> {
         let mut offers = lock(&self.inner.offers);
-        offers.retain(|_, offer| offer.made.elapsed() < OFFER_LIFE);
+        offers.retain(|_, offer| self.inner.host.since(offer.made) < OFFER_LIFE);
         if let Some(offer) = offers.get(&key) {
             return Some(offer.answer.clone());
         }
@@ -155,13 +158,13 @@ impl Server {
             offers.remove(&oldest);
         }
         let (sender, receiver) = watch::channel(None);
-        offers.insert(key, Offer { made: Instant::now(), answer: receiver.clone() });
-        tokio::spawn(prepare(self.inner.clone(), key.0, after, sender));
+        offers.insert(key, Offer { made: self.inner.host.now(), answer: receiver.clone() });
+        self.inner.host.spawn(prepare(self.inner.clone(), key.0, after, sender));
         Some(receiver)
     }
 
     async fn chunk(&self, pack: &[u8; 32], index: u32) -> Answer {
-        let Some((length, held)) = lock(&self.inner.packs).get(pack, Instant::now()) else { return Answer::Gone };
+        let Some((length, held)) = lock(&self.inner.packs).get(pack, self.inner.host.now()) else { return Answer::Gone };
         let start = u64::from(index) * CHUNK_BYTES as u64;
         if start >= length {
             return Answer::Refused { reason: format!("the pack has no chunk {index}") };
@@ -170,7 +173,8 @@ impl Server {
         let read = match held {
             Held::Memory(_) => held.read(start, size),
             Held::File(_) => {
-                blocking(move || held.read(start, size)).await.unwrap_or_else(|| Err(io::Error::other("stopped")))
+                let read = self.inner.host.blocking(move || held.read(start, size)).await;
+                read.unwrap_or_else(|| Err(io::Error::other("stopped")))
             }
         };
         match read {
@@ -187,7 +191,7 @@ impl Server {
 async fn prepare(inner: Arc<Inner>, reader: SiteId, after: Cursor, ready: watch::Sender<Option<Answer>>) {
     let Ok(_permit) = inner.readers.acquire().await else { return };
     let work = inner.clone();
-    let answer = match blocking(move || work.cut(&reader, after)).await {
+    let answer = match inner.host.blocking(move || work.cut(&reader, after)).await {
         Some(Ok(manifest)) => Answer::Offer(manifest),
         Some(Err(reason)) => Answer::Refused { reason },
         None => return,
@@ -198,7 +202,7 @@ async fn prepare(inner: Arc<Inner>, reader: SiteId, after: Cursor, ready: watch:
 impl Inner {
     /// Cuts an offer's packs, each encoded and put away before the next is read. Blocks.
     fn cut(&self, reader: &SiteId, after: Cursor) -> Result<Manifest, String> {
-        let started = Instant::now();
+        let started = self.host.now();
         let mut until = None;
         let mut offer = OfferedPacks::default();
         let mut failure = None;
@@ -210,7 +214,7 @@ impl Inner {
                     return ControlFlow::Break(());
                 }
             }
-            let now = Instant::now();
+            let now = self.host.now();
             let until = *until.get_or_insert_with(|| now + OFFER_TIME.max(now - started));
             if offer.is_full() || now >= until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
@@ -222,10 +226,10 @@ impl Inner {
     }
 
     fn keep(&self, pack: &Pack) -> io::Result<Written> {
-        let mut writer = lock(&self.packs).writer(Instant::now());
+        let mut writer = lock(&self.packs).writer(self.host.now());
         pack.write_to(&mut writer)?;
         let written = writer.finish()?;
-        lock(&self.packs).put(written.clone(), Instant::now());
+        lock(&self.packs).put(written.clone(), self.host.now());
         Ok(written)
     }
 }
@@ -338,7 +342,7 @@ mod tests {
 
     fn server(sizes: &[usize], folder: &tempfile::TempDir) -> Server {
         let source = Values { sizes: sizes.to_vec(), alive: Arc::default() };
-        Server::new(source, Some(folder.path().to_owned()))
+        Server::new(source, Some(folder.path().to_owned()), Host::default())
     }
 
     async fn ask(server: &Server, request: Request) -> Answer {

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
-use tokio::task::JoinSet;
 
 use super::{DatabaseSource, FetchReport, LogEvent, Outcome, PerRemote, Repository, State};
 use crate::{
@@ -24,14 +24,8 @@ impl Repository {
     /// # Errors
     /// [`Error::Config`]; what goes wrong with a remote is in its report.
     pub async fn fetch(&self, name: Option<&str>) -> Result<Vec<PerRemote<FetchReport>>, Error> {
-        let mut fetches = JoinSet::new();
-        for (name, address) in self.chosen(name)? {
-            let repository = self.clone();
-            fetches.spawn(async move { repository.fetch_and_note(name, address).await });
-        }
-        let mut reports = fetches.join_all().await;
-        reports.sort_by(|a, b| a.remote.cmp(&b.remote));
-        Ok(reports)
+        let fetches = self.chosen(name)?.into_iter().map(|(name, address)| self.fetch_and_note(name, address));
+        Ok(join_all(fetches).await)
     }
 
     async fn fetch_and_note(&self, name: RemoteName, address: Address) -> PerRemote<FetchReport> {
@@ -65,7 +59,7 @@ impl Repository {
     }
 
     async fn fetch_one(&self, name: &RemoteName, address: &Address) -> Result<FetchReport, Error> {
-        let client = Client::new(self.connect(address).await?, Limits::default());
+        let client = Client::new(self.connect(address).await?, Limits::default(), self.inner.options.host.clone());
         let status = client.status().await?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let schema = status.schema.clone();
@@ -82,6 +76,9 @@ impl Repository {
 
     /// Somebody who answers for the repository at `address`.
     async fn connect(&self, address: &Address) -> Result<Arc<dyn Peer>, Error> {
+        if let Some(connector) = &self.inner.options.connector {
+            return connector.connect(address).await.map_err(|error| Error::Remote(error.into()));
+        }
         match address {
             Address::Veilid(record) => {
                 let peer = self.node().await?.connect(record).await.map_err(|e| Error::Remote(e.into()))?;
@@ -94,7 +91,8 @@ impl Repository {
                 let open = move || Database::open(&path, &options);
                 // Opened once before, so that what is wrong with the file is said in full.
                 let open = self.blocking(move |_| open().map_err(Error::RemoteDatabase).map(|_| open)).await?;
-                let server = Server::new(DatabaseSource::new(open), Some(self.layout().state().to_owned()));
+                let spool = Some(self.layout().state().to_owned());
+                let server = Server::new(DatabaseSource::new(open), spool, self.inner.options.host.clone());
                 Ok(Arc::new(LocalPeer::new(Arc::new(server))))
             }
         }

@@ -16,8 +16,10 @@ use crate::{
     config::{self, Config, ConfigError, NetworkConfig, Remote, RemoteName, SyncMode},
     database::{Database, DatabaseError, OpenOptions},
     files,
+    host::Host,
+    protocol::Server,
     transport::{
-        Address,
+        Address, Connector, Handler,
         veilid::{self, Node, NodeOptions},
     },
 };
@@ -44,12 +46,16 @@ pub(crate) use source::status_of;
 pub use state::{State, StateError};
 
 /// What a repository is opened with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// A library to load into every connection in place of the engine in this program.
     pub extension: Option<PathBuf>,
     /// The private network to join, in place of what `config.toml` says.
     pub network: Option<NetworkConfig>,
+    /// How remotes are reached, all of them, in place of Veilid and of files on this machine.
+    pub connector: Option<Arc<dyn Connector>>,
+    /// What time, chance and threads are taken from.
+    pub host: Host,
 }
 
 /// An open repository. Cheap to clone.
@@ -255,6 +261,16 @@ impl Repository {
         Database::open(self.inner.layout.database(), &options)
     }
 
+    /// What answers the requests of peers, over Veilid or over a transport of an application's own. It keeps what
+    /// peers are in the middle of downloading, so one repository needs one.
+    #[must_use]
+    pub fn handler(&self) -> Arc<dyn Handler> {
+        let repository = self.clone();
+        let source = DatabaseSource::new(move || repository.open_database());
+        let spool = Some(self.inner.layout.state().to_owned());
+        Arc::new(Server::new(source, spool, self.inner.options.host.clone()))
+    }
+
     /// Opens the state file. Blocks.
     fn state(&self) -> Result<State, Error> {
         Ok(State::open(&self.inner.layout.state_db())?)
@@ -287,9 +303,8 @@ impl Repository {
         work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let repository = self.clone();
-        tokio::task::spawn_blocking(move || work(&repository))
-            .await
-            .map_err(|error| Error::Interrupted(error.to_string()))?
+        let done = self.inner.options.host.blocking(move || work(&repository)).await;
+        done.unwrap_or_else(|| Err(Error::Interrupted("a thread of this program stopped".into())))
     }
 }
 

@@ -4,10 +4,12 @@
 use std::{future::Future, pin::Pin};
 
 mod address;
+mod connector;
 mod local;
 pub mod veilid;
 
 pub use address::{Address, AddressError};
+pub use connector::Connector;
 pub use local::LocalPeer;
 
 /// The largest request or answer in bytes: what one Veilid `app_call` carries.

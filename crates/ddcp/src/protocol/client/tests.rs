@@ -50,7 +50,7 @@ fn offer(packs: Vec<PackEntry>, end: i64, more: bool) -> Answer {
 }
 
 async fn fetch(answers: Vec<Answer>, up_to: i64) -> Result<Kept, ClientError> {
-    let client = Client::new(Arc::new(Scripted(Mutex::new(answers))), Limits::default());
+    let client = Client::new(Arc::new(Scripted(Mutex::new(answers))), Limits::default(), Host::default());
     let mut kept = Kept::default();
     let reader = SiteId::from_bytes(&[1; 16]).unwrap();
     client.fetch(Cursor::ZERO, up_to, &reader, &mut kept).await.map(|()| kept)
@@ -111,13 +111,13 @@ async fn a_later_version_is_said_to_be_one() {
             Box::pin(async move { Ok(minicbor::to_vec(later).unwrap()) })
         }
     }
-    let error = Client::new(Arc::new(Later), Limits::default()).status().await.unwrap_err();
+    let error = Client::new(Arc::new(Later), Limits::default(), Host::default()).status().await.unwrap_err();
     assert!(error.to_string().contains("version 2 of the protocol"), "{error}");
 }
 
 /// Offers its packs one by one, and has only those that it has offered.
 #[derive(Default)]
-struct Host {
+struct Holder {
     packs: Vec<Vec<u8>>,
     inline: bool,
     offered: Mutex<HashSet<[u8; 32]>>,
@@ -135,7 +135,7 @@ struct Host {
     fails: Option<usize>,
 }
 
-impl Host {
+impl Holder {
     fn chunks_given(&self) -> usize {
         self.given.lock().unwrap().values().sum()
     }
@@ -172,7 +172,7 @@ impl Host {
     }
 }
 
-impl Peer for Host {
+impl Peer for Holder {
     fn call(&self, request: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
         Box::pin(async move {
             let calls = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
@@ -195,9 +195,9 @@ fn bytes(chunks: usize, salt: u8) -> Vec<u8> {
 }
 
 /// Fetches everything; the packs that were taken, by then.
-async fn fetch_from(host: &Arc<Host>, parts: Parts, patience: Duration) -> (Vec<Vec<u8>>, Result<(), ClientError>) {
+async fn fetch_from(host: &Arc<Holder>, parts: Parts, patience: Duration) -> (Vec<Vec<u8>>, Result<(), ClientError>) {
     let limits = Limits { patience, ..Limits::default() };
-    let client = Client::new(Arc::clone(host) as Arc<dyn Peer>, limits).with_parts(parts, limits.room);
+    let client = Client::new(Arc::clone(host) as Arc<dyn Peer>, limits, Host::default()).with_parts(parts, limits.room);
     let mut kept = Kept::default();
     let reader = SiteId::from_bytes(&[1; 16]).unwrap();
     let up_to = i64::try_from(host.packs.len()).unwrap();
@@ -220,12 +220,12 @@ async fn a_download_goes_on_where_an_earlier_one_was_broken_off() {
     std::fs::create_dir(folder.path().join("parts")).unwrap();
     std::fs::write(folder.path().join("parts/of-a-pack-of-old"), b"parts").unwrap();
 
-    let dying = Arc::new(Host { packs: packs.clone(), dies_after: Some(25), ..Host::default() });
+    let dying = Arc::new(Holder { packs: packs.clone(), dies_after: Some(25), ..Holder::default() });
     let (taken, result) = fetch_from(&dying, parts(), Duration::ZERO).await;
     assert!(matches!(result, Err(ClientError::Transport(_))), "{result:?}");
     assert_eq!((taken.len(), dying.chunks_given()), (0, 25));
 
-    let host = Arc::new(Host { packs: packs.clone(), ..Host::default() });
+    let host = Arc::new(Holder { packs: packs.clone(), ..Holder::default() });
     let (taken, result) = fetch_from(&host, parts(), PATIENT).await;
     result.unwrap();
     assert_eq!(taken, packs);
@@ -239,7 +239,7 @@ async fn a_download_goes_on_where_an_earlier_one_was_broken_off() {
 async fn a_peer_that_was_restarted_is_asked_for_what_is_missing_only() {
     let folder = tempfile::tempdir().unwrap();
     let packs = vec![bytes(60, 1), bytes(9, 2)];
-    let host = Arc::new(Host { packs: packs.clone(), restarts_after: Mutex::new(Some(31)), ..Host::default() });
+    let host = Arc::new(Holder { packs: packs.clone(), restarts_after: Mutex::new(Some(31)), ..Holder::default() });
     let (taken, result) = fetch_from(&host, Parts::in_folder(folder.path().to_owned()), PATIENT).await;
     result.unwrap();
     assert_eq!(taken, packs);
@@ -252,13 +252,13 @@ async fn parts_that_were_spoilt_on_disk_are_fetched_again() {
     let folder = tempfile::tempdir().unwrap();
     let parts = || Parts::in_folder(folder.path().to_owned());
     let packs = vec![bytes(20, 1)];
-    let dying = Arc::new(Host { packs: packs.clone(), dies_after: Some(10), ..Host::default() });
+    let dying = Arc::new(Holder { packs: packs.clone(), dies_after: Some(10), ..Holder::default() });
     fetch_from(&dying, parts(), Duration::ZERO).await.1.unwrap_err();
     let file = folder.path().read_dir().unwrap().next().unwrap().unwrap().path();
     let mut content = std::fs::read(&file).unwrap();
     content[50_000] ^= 1;
     std::fs::write(&file, content).unwrap();
-    let host = Arc::new(Host { packs: packs.clone(), ..Host::default() });
+    let host = Arc::new(Holder { packs: packs.clone(), ..Holder::default() });
     let (taken, result) = fetch_from(&host, parts(), PATIENT).await;
     result.unwrap();
     assert_eq!((taken, host.chunks_given()), (packs, 10 + 20));
@@ -267,7 +267,7 @@ async fn parts_that_were_spoilt_on_disk_are_fetched_again() {
 #[tokio::test]
 async fn what_comes_with_the_offer_is_not_asked_for() {
     let packs: Vec<_> = (0..4).map(|salt| vec![salt; 300]).collect();
-    let host = Arc::new(Host { packs: packs.clone(), inline: true, ..Host::default() });
+    let host = Arc::new(Holder { packs: packs.clone(), inline: true, ..Holder::default() });
     let (taken, result) = fetch_from(&host, Parts::in_memory(), PATIENT).await;
     result.unwrap();
     assert_eq!((taken, host.calls.load(Ordering::SeqCst)), (packs, 4));
@@ -278,7 +278,7 @@ async fn what_comes_with_the_offer_is_not_asked_for() {
 #[tokio::test]
 async fn the_next_offer_is_asked_for_while_packs_are_downloaded() {
     let packs: Vec<_> = (0..3).map(|salt| bytes(6, salt)).collect();
-    let host = Arc::new(Host { packs: packs.clone(), holds_back: 2, ..Host::default() });
+    let host = Arc::new(Holder { packs: packs.clone(), holds_back: 2, ..Holder::default() });
     let (taken, result) = fetch_from(&host, Parts::in_memory(), PATIENT).await;
     result.unwrap();
     assert_eq!(taken, packs);
@@ -287,18 +287,18 @@ async fn the_next_offer_is_asked_for_while_packs_are_downloaded() {
 #[tokio::test]
 async fn calls_that_fail_now_and_then_are_repeated_and_a_peer_that_is_gone_is_given_up() {
     let packs = vec![bytes(30, 1)];
-    let host = Arc::new(Host { packs: packs.clone(), fails: Some(3), ..Host::default() });
+    let host = Arc::new(Holder { packs: packs.clone(), fails: Some(3), ..Holder::default() });
     let (taken, result) = fetch_from(&host, Parts::in_memory(), PATIENT).await;
     result.unwrap();
     assert_eq!(taken, packs);
 
-    let dying = Arc::new(Host { packs, dies_after: Some(7), ..Host::default() });
-    let (patience, started) = (Duration::from_millis(300), now());
+    let dying = Arc::new(Holder { packs, dies_after: Some(7), ..Holder::default() });
+    let (patience, started) = (Duration::from_millis(300), Instant::now());
     let (_, result) = fetch_from(&dying, Parts::in_memory(), patience).await;
     assert!(matches!(result, Err(ClientError::Transport(_))), "{result:?}");
-    assert!(now() - started >= patience);
+    assert!(Instant::now() - started >= patience);
     // One that never answered is given up at once.
-    let never = Arc::new(Host { packs: vec![bytes(1, 1)], fails: Some(1), ..Host::default() });
+    let never = Arc::new(Holder { packs: vec![bytes(1, 1)], fails: Some(1), ..Holder::default() });
     let (_, result) = fetch_from(&never, Parts::in_memory(), PATIENT).await;
     assert!(matches!(result, Err(ClientError::Transport(_))));
     assert_eq!(never.calls.load(Ordering::SeqCst), 1);
@@ -307,10 +307,10 @@ async fn calls_that_fail_now_and_then_are_repeated_and_a_peer_that_is_gone_is_gi
 #[tokio::test]
 async fn what_there_is_no_room_for_is_not_downloaded() {
     let packs: Vec<_> = (0..3).map(|salt| bytes(2, salt)).collect();
-    let host = Arc::new(Host { packs: packs.clone(), ..Host::default() });
+    let host = Arc::new(Holder { packs: packs.clone(), ..Holder::default() });
     let room = 5 * CHUNK_BYTES as u64;
     let client =
-        Client::new(Arc::clone(&host) as Arc<dyn Peer>, Limits::default()).with_parts(Parts::in_memory(), room);
+        Client::new(Arc::clone(&host) as Arc<dyn Peer>, Limits::default(), Host::default()).with_parts(Parts::in_memory(), room);
     let mut kept = Kept::default();
     let reader = SiteId::from_bytes(&[1; 16]).unwrap();
     let error = client.fetch(Cursor::ZERO, 3, &reader, &mut kept).await.unwrap_err();
