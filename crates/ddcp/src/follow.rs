@@ -55,7 +55,7 @@ pub(crate) async fn follow(repository: Repository) {
         let stamp = Stamp::of(&repository.layout().config());
         if seen != Some(stamp) {
             seen = Some(stamp);
-            match repository.blocking(Repository::config).await {
+            match repository.blocking(Repository::reload).await {
                 Ok(config) => {
                     followed.retain(|name, task| config.remotes.get(name) == Some(&task.remote));
                     for (name, remote) in config.remotes {
@@ -142,10 +142,14 @@ impl Follower {
         }
         let Ok(_place) = self.places.acquire().await else { return Ok(()) };
         let name = Some(self.name.as_str());
-        succeeded(self.repository.fetch(name).await)?;
-        if self.sync == SyncMode::Auto {
-            let merged = succeeded(self.repository.merge(name).await)?;
-            if merged.iter().any(|report| report.waiting > 0) {
+        let fetched = succeeded(self.repository.fetch(name).await);
+        if self.sync != SyncMode::Auto {
+            fetched?;
+        } else {
+            // What came before a failure is merged all the same: a full inbox may be what failed.
+            let merged = succeeded(self.repository.merge(name).await);
+            fetched?;
+            if merged?.iter().any(|report| report.waiting > 0) {
                 // The table or column may appear: tried again at the next look.
                 return Ok(());
             }

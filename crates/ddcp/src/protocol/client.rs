@@ -5,7 +5,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, RemoteStatus, Request};
+use super::{
+    credentials::Credentials,
+    message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, RemoteStatus, Request, Session},
+};
 use crate::{
     changeset::{Cursor, PackId, SiteId},
     transport::{Peer, TransportError},
@@ -68,6 +71,12 @@ pub enum ClientError {
         /// The limit.
         most: u64,
     },
+    /// The repository is private, and this one is none of its remotes.
+    #[error("not authorised: it is private, and this repository is none of its remotes")]
+    NotAuthorised,
+    /// This side's identity, which it was to prove, could not be used.
+    #[error("this repository's identity cannot be used: {0}")]
+    Identity(TransportError),
     /// Packs kept vanishing before they could be downloaded.
     #[error("it drops packs faster than they can be downloaded")]
     PacksVanish,
@@ -118,13 +127,27 @@ pub struct Client {
     peer: Arc<dyn Peer>,
     limits: Limits,
     window: Arc<Semaphore>,
+    credentials: Option<Arc<Credentials>>,
+    session: Session,
 }
 
 impl Client {
     /// A client of `peer`.
     #[must_use]
     pub fn new(peer: Arc<dyn Peer>, limits: Limits) -> Self {
-        Self { peer, limits, window: Arc::new(Semaphore::new(WINDOW)) }
+        Self {
+            peer,
+            limits,
+            window: Arc::new(Semaphore::new(WINDOW)),
+            credentials: None,
+            session: rand::random::<[u8; 16]>().into(),
+        }
+    }
+
+    /// The client, able to prove to a private repository who asks.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Credentials) -> Self {
+        Self { credentials: Some(Arc::new(credentials)), ..self }
     }
 
     /// Who the peer is and how far its database is.
@@ -256,9 +279,31 @@ impl Client {
         }
     }
 
-    /// Asks until the answer is neither "busy" nor "working", waiting longer each time.
+    /// Asks until there is an answer, proving who asks if that is demanded.
     async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
-        let request = message::encode(request);
+        let proofs = self.credentials.as_ref().map(|credentials| credentials.proofs());
+        match self.exchange(request.clone()).await? {
+            Answer::NotAuthorised { .. } => {}
+            answer => return Ok(answer),
+        }
+        let (Some(credentials), Some(proofs)) = (&self.credentials, proofs) else {
+            return Err(ClientError::NotAuthorised);
+        };
+        credentials.prove(self, proofs).await?;
+        match self.exchange(request).await? {
+            Answer::NotAuthorised { .. } => Err(ClientError::NotAuthorised),
+            answer => Ok(answer),
+        }
+    }
+
+    /// The name of this connection.
+    pub(super) fn session(&self) -> Session {
+        self.session
+    }
+
+    /// Asks until the answer is neither "busy" nor "working", waiting longer each time.
+    pub(super) async fn exchange(&self, request: Request) -> Result<Answer, ClientError> {
+        let request = message::encode_request(self.session, request);
         let started = Instant::now();
         let mut wait = Duration::from_millis(20);
         loop {
@@ -282,13 +327,14 @@ fn joined(mut bytes: Vec<u8>, chunk: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn unexpected(answer: &Answer) -> ClientError {
+pub(super) fn unexpected(answer: &Answer) -> ClientError {
     let what = match answer {
         Answer::Status(_) => "a status",
         Answer::Offer(_) => "an offer",
         Answer::Chunk { .. } => "a chunk of the wrong size",
         Answer::Gone => "that something is gone",
-        Answer::Working | Answer::Busy | Answer::Refused { .. } => "something else",
+        Answer::Nonce { .. } | Answer::Authorised => "about a proof",
+        Answer::Working | Answer::Busy | Answer::Refused { .. } | Answer::NotAuthorised { .. } => "something else",
     };
     ClientError::Protocol(format!("it answers {what}, which was not the question"))
 }
@@ -403,7 +449,7 @@ mod tests {
         struct Later;
         impl Peer for Later {
             fn call(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-                let later = Envelope { version: PROTOCOL_VERSION + 1, body: Answer::Busy };
+                let later = Envelope { version: PROTOCOL_VERSION + 1, body: Answer::Busy, session: None };
                 Box::pin(async move { Ok(minicbor::to_vec(later).unwrap()) })
             }
         }

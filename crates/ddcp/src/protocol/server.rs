@@ -6,9 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use super::message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request};
+use super::message::{self, Answer, CHUNK_BYTES, Manifest, PackEntry, RemoteStatus, Request};
+use super::{
+    gate::{Account, Preparing},
+    turns::Turns,
+};
 use crate::{
     changeset::{Cursor, Pack, PackId, SiteId},
     transport::{BoxFuture, Handler},
@@ -49,7 +53,8 @@ pub trait Source: Send + Sync + 'static {
     fn packs(&self, after: Cursor, reader: &SiteId, most: usize) -> Result<(Vec<Pack>, Cursor, bool), String>;
 }
 
-/// Answers the requests of peers from a [`Source`]. Cheap to clone.
+/// Answers the requests of peers from a [`Source`]. Cheap to clone. As a [`Handler`] it is for a caller on this
+/// machine, whose limits are those of the files; for strangers it stands behind a [`Guarded`](super::Guarded).
 #[derive(Clone)]
 pub struct Server {
     inner: Arc<Inner>,
@@ -57,9 +62,12 @@ pub struct Server {
 
 struct Inner {
     source: Box<dyn Source>,
-    readers: Arc<Semaphore>,
+    /// Who may read the database.
+    turns: Arc<Turns>,
     offers: Mutex<HashMap<OfferKey, Offer>>,
     packs: Mutex<PackCache>,
+    /// Of a caller on this machine.
+    own: Arc<Account>,
 }
 
 type OfferKey = (SiteId, u64);
@@ -77,35 +85,34 @@ impl Server {
         Self {
             inner: Arc::new(Inner {
                 source: Box::new(source),
-                readers: Arc::new(Semaphore::new(MOST_READERS)),
+                turns: Turns::new(MOST_READERS),
                 offers: Mutex::default(),
                 packs: Mutex::default(),
+                own: Arc::default(),
             }),
         }
     }
 
-    async fn answer(&self, request: &[u8]) -> Answer {
-        let request = match message::decode::<Request>(request) {
-            Ok(request) => request,
-            Err(error @ (MessageError::Version(_) | MessageError::Malformed(_))) => {
-                return Answer::Refused { reason: error.to_string() };
-            }
-        };
+    /// Answers `request` at the expense of `account`.
+    pub(super) async fn answer(&self, request: Request, account: &Arc<Account>) -> Answer {
         match request {
-            Request::Status => self.status().await,
+            Request::Status => self.status(account).await,
             Request::Offer { job, after, reader } => match SiteId::from_bytes(&reader) {
-                Ok(reader) => self.offer((reader, job), after.into()).await,
+                Ok(reader) => self.offer((reader, job), after.into(), account).await,
                 Err(error) => Answer::Refused { reason: error.to_string() },
             },
-            Request::Chunk { pack, index } => self.chunk(&pack, index),
+            Request::Chunk { pack, index } => self.chunk(&pack, index, account),
+            Request::Challenge { .. } | Request::Proof { .. } => {
+                Answer::Refused { reason: "nobody has to prove who he is here".to_owned() }
+            }
         }
     }
 
-    async fn status(&self) -> Answer {
+    async fn status(&self, account: &Arc<Account>) -> Answer {
         let inner = self.inner.clone();
         let read = async move {
-            let permit = inner.readers.clone().acquire_owned().await.ok()?;
-            let status = tokio::task::spawn_blocking(move || (inner.source.status(), permit));
+            let turn = inner.turns.take(account).await;
+            let status = tokio::task::spawn_blocking(move || (inner.source.status(), turn));
             status.await.ok().map(|(status, _)| status)
         };
         match tokio::time::timeout(PATIENCE, read).await {
@@ -116,8 +123,8 @@ impl Server {
     }
 
     /// Starts preparing the offer or finds it, and waits a little for it.
-    async fn offer(&self, key: OfferKey, after: Cursor) -> Answer {
-        let Some(mut ready) = self.find_or_start(key, after) else { return Answer::Busy };
+    async fn offer(&self, key: OfferKey, after: Cursor, account: &Arc<Account>) -> Answer {
+        let Some(mut ready) = self.find_or_start(key, after, account) else { return Answer::Busy };
         let answer = tokio::time::timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
         match answer {
             Ok(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
@@ -127,12 +134,18 @@ impl Server {
         }
     }
 
-    fn find_or_start(&self, key: OfferKey, after: Cursor) -> Option<watch::Receiver<Option<Answer>>> {
+    fn find_or_start(
+        &self,
+        key: OfferKey,
+        after: Cursor,
+        account: &Arc<Account>,
+    ) -> Option<watch::Receiver<Option<Answer>>> {
         let mut offers = lock(&self.inner.offers);
         offers.retain(|_, offer| offer.made.elapsed() < OFFER_LIFE);
         if let Some(offer) = offers.get(&key) {
             return Some(offer.answer.clone());
         }
+        let preparing = account.begin_offer()?;
         if offers.len() >= MOST_OFFERS {
             // Answered offers are kept only in case the answer was lost.
             let answered = offers.iter().filter(|(_, offer)| offer.answer.borrow().is_some());
@@ -141,23 +154,33 @@ impl Server {
         }
         let (sender, receiver) = watch::channel(None);
         offers.insert(key, Offer { made: Instant::now(), answer: receiver.clone() });
-        tokio::spawn(prepare(self.inner.clone(), key.0, after, sender));
+        tokio::spawn(prepare(self.inner.clone(), key.0, after, account.clone(), preparing, sender));
         Some(receiver)
     }
 
-    fn chunk(&self, pack: &[u8; 32], index: u32) -> Answer {
+    fn chunk(&self, pack: &[u8; 32], index: u32, account: &Account) -> Answer {
         let Some(bytes) = lock(&self.inner.packs).get(pack) else { return Answer::Gone };
         let start = (index as usize).saturating_mul(CHUNK_BYTES);
         match bytes.get(start..bytes.len().min(start.saturating_add(CHUNK_BYTES))) {
             Some(chunk) if !chunk.is_empty() => Answer::Chunk { bytes: chunk.to_vec() },
-            _ => Answer::Refused { reason: format!("the pack has no chunk {index}") },
+            _ => {
+                account.fault("asks for chunks that packs do not have");
+                Answer::Refused { reason: format!("the pack has no chunk {index}") }
+            }
         }
     }
 }
 
 /// Reads an offer from the database and keeps its packs. Costs what the packs hold, not what the database holds.
-async fn prepare(inner: Arc<Inner>, reader: SiteId, after: Cursor, ready: watch::Sender<Option<Answer>>) {
-    let Ok(_permit) = inner.readers.acquire().await else { return };
+async fn prepare(
+    inner: Arc<Inner>,
+    reader: SiteId,
+    after: Cursor,
+    account: Arc<Account>,
+    _preparing: Preparing,
+    ready: watch::Sender<Option<Answer>>,
+) {
+    let _turn = inner.turns.take(&account).await;
     let work = inner.clone();
     let read = tokio::task::spawn_blocking(move || {
         let (packs, end, more) = work.source.packs(after, &reader, MOST_PACKS)?;
@@ -203,7 +226,13 @@ impl PackFacts {
 
 impl Handler for Server {
     fn handle(&self, request: Vec<u8>) -> BoxFuture<'_, Vec<u8>> {
-        Box::pin(async move { message::encode(self.answer(&request).await) })
+        Box::pin(async move {
+            let answer = match message::decode::<Request>(&request) {
+                Ok(request) => self.answer(request, &self.inner.own).await,
+                Err(error) => Answer::Refused { reason: error.to_string() },
+            };
+            message::encode(answer)
+        })
     }
 
     fn busy(&self) -> Vec<u8> {

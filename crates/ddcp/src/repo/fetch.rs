@@ -1,6 +1,9 @@
 //! `fetch`: a remote's new changes go into the inbox; the user's tables stay as they are.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -9,9 +12,9 @@ use super::{DatabaseSource, FetchReport, LogEvent, Outcome, PerRemote, Repositor
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
-    config::RemoteName,
+    config::{self, Config, RemoteName},
     database::{Database, OpenOptions},
-    protocol::{Client, Fetched, Limits, OfferedPack, RemoteStatus, Server, Sink},
+    protocol::{Client, ClientError, Credentials, Fetched, Limits, OfferedPack, RemoteStatus, Server, Sink},
     transport::{Address, LocalPeer, Peer},
 };
 
@@ -62,16 +65,52 @@ impl Repository {
     }
 
     async fn fetch_one(&self, name: &RemoteName, address: &Address) -> Result<FetchReport, Error> {
-        let client = Client::new(self.connect(address).await?, Limits::default());
-        let status = client.status().await?;
+        let limits = self.blocking(Self::config).await?.limits;
+        let client = self.client(address, &limits).await?;
+        let status = client.status().await.map_err(|error| self.explain(error))?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let schema = status.schema.clone();
         let start = self.start(name.clone(), address.clone(), site, status).await?;
-        let mut inbox = Inbox { repository: self.clone(), site, reached: start.after, report: start.report };
-        client.fetch(start.after, start.up_to, &start.reader, &mut inbox).await?;
+        let room = limits.inbox_bytes.get().saturating_sub(start.held);
+        let limits = changeset::Limits { raw_bytes: usize_of(limits.unpacked_bytes.get()), ..Default::default() };
+        let mut inbox =
+            Inbox { repository: self.clone(), site, limits, room, reached: start.after, report: start.report };
+        let fetched = client.fetch(start.after, start.up_to, &start.reader, &mut inbox).await;
+        fetched.map_err(|error| match error {
+            Error::Remote(error) => self.explain(error),
+            other => other,
+        })?;
         let name = name.clone();
         self.blocking(move |repository| Ok(repository.state()?.note_schema(name.as_str(), &schema)?)).await?;
         Ok(inbox.report)
+    }
+
+    /// What asks the repository at `address`.
+    async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
+        let limits = Limits {
+            pack_bytes: limits.pack_bytes.get(),
+            patience: Duration::from_secs(u64::from(limits.patience_seconds.get())),
+            ..Limits::default()
+        };
+        let client = Client::new(self.connect(address).await?, limits);
+        match address.repository() {
+            Some(server) => {
+                let signer = Arc::new(self.node().await?.clone());
+                Ok(client.with_credentials(Credentials::new(signer, server)))
+            }
+            // Who may read the file may read the database.
+            None => Ok(client),
+        }
+    }
+
+    /// With what the owner of a private repository needs to know.
+    fn explain(&self, error: ClientError) -> Error {
+        match error {
+            ClientError::NotAuthorised => {
+                Error::NotAuthorised(self.address().ok().flatten().map(|address| address.to_string()))
+            }
+            other => other.into(),
+        }
     }
 
     /// Somebody who answers for the repository at `address`.
@@ -108,6 +147,12 @@ impl Repository {
                 return Err(Error::SameSite(site));
             }
             let mut state = repository.state()?;
+            let config = repository.config()?;
+            // Of two remotes that claim one site id at the same time, one is the first.
+            let _alone = repository.inner.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(other) = claimant(&config, &state, &name, &address, &site)? {
+                return Err(Error::SharedSite { site, other });
+            }
             let known_schema = state.contact(name.as_str(), &address)?.schema;
             let now = Timestamp::now().as_second();
             state.note_answer(name.as_str(), &address, &site, status.db_version, now)?;
@@ -125,7 +170,8 @@ impl Repository {
                 after = before_alteration(after);
             }
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
-            Ok(Start { reader, after, up_to: status.db_version, report })
+            let held = state.inbox_bytes(&site)?;
+            Ok(Start { reader, after, up_to: status.db_version, held, report })
         })
         .await
     }
@@ -144,13 +190,40 @@ struct Start {
     reader: SiteId,
     after: Cursor,
     up_to: i64,
+    /// Bytes that are in the inbox already.
+    held: u64,
     report: FetchReport,
+}
+
+/// Another remote that has answered with the site id `site`. One address has one site id, so two remotes at one
+/// address are no contradiction.
+fn claimant(
+    config: &Config,
+    state: &State,
+    name: &RemoteName,
+    address: &Address,
+    site: &SiteId,
+) -> Result<Option<RemoteName>, Error> {
+    for (other, remote) in config.remotes.iter().filter(|(other, remote)| *other != name && remote.address != *address)
+    {
+        if state.contact(other.as_str(), &remote.address)?.site_id == Some(*site) {
+            return Ok(Some(other.clone()));
+        }
+    }
+    Ok(None)
+}
+
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Stores what arrives, each step durably before the next.
 struct Inbox {
     repository: Repository,
     site: SiteId,
+    limits: changeset::Limits,
+    /// Bytes that may still be stored.
+    room: u64,
     reached: Cursor,
     report: FetchReport,
 }
@@ -175,12 +248,12 @@ impl Sink for Inbox {
 impl Inbox {
     async fn store_pack(&mut self, offered: OfferedPack, bytes: Vec<u8>) -> Result<(), Error> {
         let (site, from, to) = (self.site, self.reached, offered.to);
-        let length = bytes.len() as u64;
+        let (length, limits) = (bytes.len() as u64, self.limits);
+        self.room = self.room.checked_sub(length).ok_or(Error::InboxFull)?;
         let changes = self
             .repository
             .blocking(move |repository| {
-                let pack = Pack::decode(&bytes, &changeset::Limits::default())
-                    .map_err(|error| Error::BadPack(error.to_string()))?;
+                let pack = Pack::decode(&bytes, &limits).map_err(|error| Error::BadPack(error.to_string()))?;
                 if pack.source != site || pack.from != offered.from || pack.to != offered.to {
                     return Err(Error::BadPack("its head is not what was offered".into()));
                 }

@@ -277,6 +277,14 @@ impl State {
         self.count("SELECT coalesce(sum(changes), 0) FROM inbox WHERE site_id = ?", site)
     }
 
+    /// Bytes of packs in the inbox that `site` sent.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn inbox_bytes(&self, site: &SiteId) -> Result<u64, StateError> {
+        self.count("SELECT coalesce(sum(length(pack)), 0) FROM inbox WHERE site_id = ?", site)
+    }
+
     /// Keeps changes that could not be merged; keeping the same ones twice is once.
     ///
     /// # Errors

@@ -4,10 +4,12 @@
 use std::{future::Future, pin::Pin};
 
 mod address;
+mod identity;
 mod local;
 pub mod veilid;
 
 pub use address::{Address, AddressError};
+pub use identity::{Party, RepositoryId, SignatureBytes, Signer, Verifier};
 pub use local::LocalPeer;
 
 /// The largest request or answer in bytes: what one Veilid `app_call` carries.
@@ -42,6 +44,9 @@ pub enum TransportError {
     /// The record exists but cannot be read with this address: its secret part is missing or wrong.
     #[error("what is published under this address cannot be read with it: its secret part is missing or wrong")]
     Unreadable,
+    /// What the network gives for this address is older than what it gave before.
+    #[error("the network gives an older status of it than before: somebody replays it, or nodes are behind")]
+    Replayed,
     /// The address is known, but nobody answers.
     #[error("the peer does not answer ({0})")]
     Unreachable(String),

@@ -4,9 +4,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use veilid_core::{CRYPTO_KIND_VLD0, DHTSchema, KeyPair, RecordKey, VeilidAPI, VeilidAPIResult};
+use veilid_core::{
+    BarePublicKey, CRYPTO_KIND_VLD0, DHTSchema, KeyPair, PublicKey, RecordKey, VeilidAPI, VeilidAPIResult,
+};
 
-use super::{super::TransportError, error::transport_error, record::SUBKEYS};
+use super::{
+    super::{Party, TransportError, address::repository_of},
+    error::transport_error,
+    record::SUBKEYS,
+};
 use crate::files;
 
 const FILE: &str = "identity.toml";
@@ -83,6 +89,26 @@ pub(super) async fn check(api: &VeilidAPI, dir: &Path, identity: &Identity) -> R
             reason: "its address and its owner key do not belong together; restore it from a copy".to_owned(),
         }),
     }
+}
+
+/// Whether `party`'s key owns its record: the key determines the record. Needs no network.
+pub(super) async fn is_owner(api: &VeilidAPI, party: &Party) -> bool {
+    let Ok(schema) = schema() else { return false };
+    let derived = api.get_dht_record_key(schema, public_key(party), None).await;
+    derived.ok().as_ref().and_then(repository_of) == Some(party.repository)
+}
+
+/// The owner key that `party` names.
+pub(super) fn public_key(party: &Party) -> PublicKey {
+    PublicKey::new(CRYPTO_KIND_VLD0, BarePublicKey::new(&party.key))
+}
+
+/// The identity as others see it.
+pub(super) fn party(identity: &Identity) -> Result<Party, TransportError> {
+    let damaged = || TransportError::Other("this repository's identity is damaged".to_owned());
+    let repository = repository_of(&identity.address).ok_or_else(damaged)?;
+    let key = identity.owner.key().value().as_ref().try_into().map_err(|_| damaged())?;
+    Ok(Party { repository, key })
 }
 
 /// Opens the own record for writing.
