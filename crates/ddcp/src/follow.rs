@@ -26,7 +26,7 @@ use crate::{
     protocol::ClientError,
     repo::{Outcome, PerRemote, Repository},
     transport::{
-        Address,
+        Address, TransportError,
         veilid::{VeilidPeer, Watch},
     },
 };
@@ -85,6 +85,7 @@ impl Followed {
         let follower = Follower {
             repository: repository.clone(),
             name: name.clone(),
+            address: remote.address.clone(),
             sync: remote.sync,
             places: Arc::clone(places),
             scout: Scout::new(remote.address.clone()),
@@ -103,6 +104,7 @@ impl Drop for Followed {
 struct Follower {
     repository: Repository,
     name: RemoteName,
+    address: Address,
     sync: SyncMode,
     places: Arc<Semaphore>,
     scout: Scout,
@@ -136,7 +138,15 @@ impl Follower {
     /// Looks for something new, and fetches and merges it. A failure of these two is logged and kept for `status`
     /// where it happens.
     async fn step(&mut self) -> Result<(), Failure> {
-        let sight = self.scout.look(&self.repository).await.map_err(|error| error.report())?;
+        let sight = match self.scout.look(&self.repository).await {
+            Ok(sight) => sight,
+            Err(error) => {
+                if matches!(error, Error::Remote(ClientError::Transport(TransportError::Replayed))) {
+                    self.repository.note_failure(&self.name, &self.address, error.to_string()).await;
+                }
+                return Err(error.report());
+            }
+        };
         if self.done.as_ref() == Some(&sight) {
             return Ok(());
         }

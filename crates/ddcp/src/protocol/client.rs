@@ -366,7 +366,7 @@ mod tests {
     }
 
     /// Keeps what it takes.
-    #[derive(Default)]
+    #[derive(Debug, Default)]
     struct Kept(Vec<Fetched>);
 
     impl Sink for Kept {
@@ -431,6 +431,46 @@ mod tests {
         let huge = PackEntry { bytes: 1 << 40, ..entry(b"a", 0, 1) };
         let result = fetch(vec![offer(vec![huge], 1, false)], 1).await;
         assert!(matches!(result, Err(ClientError::TooLarge { .. })));
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_none_are_refused() {
+        let offered = || offer(vec![entry(b"one", 0, 1)], 1, false);
+        for answers in [
+            vec![Answer::Authorised],
+            vec![Answer::Chunk { bytes: b"one".to_vec() }],
+            vec![offered(), offered()],
+            vec![offered(), Answer::Chunk { bytes: Vec::new() }],
+            vec![offered(), Answer::Chunk { bytes: vec![0; CHUNK_BYTES + 1] }],
+        ] {
+            let result = fetch(answers.clone(), 1).await;
+            assert!(matches!(result, Err(ClientError::Protocol(_))), "{answers:?}");
+        }
+        struct Garbage;
+        impl Peer for Garbage {
+            fn call(&self, request: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+                Box::pin(async move { Ok(request.into_iter().rev().collect()) })
+            }
+        }
+        let error = Client::new(Arc::new(Garbage), Limits::default()).status().await.unwrap_err();
+        assert!(matches!(error, ClientError::Protocol(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_gets_on_is_given_up() {
+        for answer in [Answer::Busy, Answer::Working] {
+            let peer = Arc::new(Scripted(Mutex::new(vec![answer])));
+            let limits = Limits { patience: Duration::from_millis(50), ..Limits::default() };
+            let result = Client::new(peer, limits).status().await;
+            assert!(matches!(result, Err(ClientError::Busy(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_words_of_a_peer_are_made_harmless() {
+        let reason = format!("\u{1b}[2Jno\n{}", "x".repeat(10_000));
+        let error = fetch(vec![Answer::Refused { reason }], 1).await.unwrap_err().to_string();
+        assert!(error.starts_with("it refuses: [2Jnox") && error.len() < 300, "{error}");
     }
 
     #[tokio::test]

@@ -154,7 +154,7 @@ impl Account {
         state.last_seen = Some(now);
         if let Some((until, why)) = state.dropped {
             if now < until {
-                let seconds = (until - now).as_secs() + 1;
+                let seconds = (until - now).as_secs_f64().ceil();
                 return Err(Answer::Refused {
                     reason: format!("it has dropped this caller, which {why}, for {seconds} s"),
                 });

@@ -202,17 +202,17 @@ pub(crate) enum MessageError {
 
 /// The bytes of a message.
 pub(crate) fn encode<T: Encode<()>>(body: T) -> Vec<u8> {
-    seal(Envelope { version: PROTOCOL_VERSION, body, session: None })
+    seal(&Envelope { version: PROTOCOL_VERSION, body, session: None })
 }
 
 /// The bytes of a request of `session`.
 pub(crate) fn encode_request(session: Session, body: Request) -> Vec<u8> {
-    seal(Envelope { version: PROTOCOL_VERSION, body, session: Some(session) })
+    seal(&Envelope { version: PROTOCOL_VERSION, body, session: Some(session) })
 }
 
-fn seal<T: Encode<()>>(envelope: Envelope<T>) -> Vec<u8> {
+fn seal<T: Encode<()>>(envelope: &Envelope<T>) -> Vec<u8> {
     // The messages hold nothing that CBOR cannot, and memory takes every write.
-    minicbor::to_vec(&envelope).unwrap_or_else(|error| unreachable!("a message could not be encoded: {error}"))
+    minicbor::to_vec(envelope).unwrap_or_else(|error| unreachable!("a message could not be encoded: {error}"))
 }
 
 /// The bytes a server publishes beside its routes: the answer to `Status` that nobody had to ask for.

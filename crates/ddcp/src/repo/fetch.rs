@@ -44,12 +44,7 @@ impl Repository {
             }
             Err(error) => {
                 tracing::warn!(remote = %name, %error, "fetch failed");
-                let message = error.to_string();
-                let noted = (name.clone(), address);
-                let note = move |r: &Self| Ok(r.state()?.note_error(noted.0.as_str(), &noted.1, &message)?);
-                if let Err(error) = self.blocking(note).await {
-                    tracing::warn!(%error, "the failure could not be noted");
-                }
+                self.note_failure(&name, &address, error.to_string()).await;
                 Outcome::Failed(error.report())
             }
         };
@@ -64,9 +59,28 @@ impl Repository {
         PerRemote { remote: name.to_string(), outcome }
     }
 
+    /// Keeps for `status` what went wrong with a remote.
+    pub(crate) async fn note_failure(&self, name: &RemoteName, address: &Address, message: String) {
+        let (name, address) = (name.clone(), address.clone());
+        let note = move |r: &Self| Ok(r.state()?.note_error(name.as_str(), &address, &message)?);
+        if let Err(error) = self.blocking(note).await {
+            tracing::warn!(%error, "the failure could not be noted");
+        }
+    }
+
     async fn fetch_one(&self, name: &RemoteName, address: &Address) -> Result<FetchReport, Error> {
         let limits = self.blocking(Self::config).await?.limits;
         let client = self.client(address, &limits).await?;
+        self.fetch_through(&client, &limits, name, address).await
+    }
+
+    async fn fetch_through(
+        &self,
+        client: &Client,
+        limits: &config::Limits,
+        name: &RemoteName,
+        address: &Address,
+    ) -> Result<FetchReport, Error> {
         let status = client.status().await.map_err(|error| self.explain(error))?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let schema = status.schema.clone();
@@ -266,5 +280,70 @@ impl Inbox {
         self.report.changes += changes;
         self.report.bytes += length;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        protocol::Source,
+        repo::{Layout, Options},
+    };
+
+    /// Says that it is `site`, and sends packs of `source`.
+    struct Liar {
+        site: SiteId,
+        source: SiteId,
+    }
+
+    impl Source for Liar {
+        fn status(&self) -> Result<RemoteStatus, String> {
+            Ok(RemoteStatus { site_id: self.site.as_bytes().to_vec(), db_version: 1, schema: vec![0; 32] })
+        }
+
+        fn packs(&self, from: Cursor, _: &SiteId, _: usize) -> Result<(Vec<Pack>, Cursor, bool), String> {
+            let to = Cursor::whole(1);
+            Ok((vec![Pack { source: self.source, from, to, tables: Vec::new(), changes: Vec::new() }], to, false))
+        }
+    }
+
+    fn repository() -> (tempfile::TempDir, Repository) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
+        let repository = Repository::init(layout, Options::default()).unwrap();
+        (dir, repository)
+    }
+
+    async fn fetch(repository: &Repository, name: &str, liar: Liar) -> Result<FetchReport, Error> {
+        let peer = LocalPeer::new(Arc::new(Server::new(liar)));
+        let client = Client::new(Arc::new(peer), Limits::default());
+        let config = repository.config().unwrap();
+        let (name, remote) = config.remote(name).unwrap();
+        repository.fetch_through(&client, &config.limits, name, &remote.address).await
+    }
+
+    #[tokio::test]
+    async fn a_remote_that_lies_about_its_site_is_refused() {
+        let (_dir, repository) = repository();
+        for name in ["honest", "liar"] {
+            repository.add_remote(name, &format!("{name}.db"), crate::config::SyncMode::Manual).unwrap();
+        }
+        let own = repository.database().unwrap().site_id().unwrap();
+        let [one, other] = [1, 2].map(|byte| SiteId::from_bytes(&[byte; 16]).unwrap());
+        fetch(&repository, "honest", Liar { site: one, source: one }).await.unwrap();
+        let reached = |site| repository.state().unwrap().fetched(&site, Cursor::ZERO).unwrap();
+        assert_eq!(reached(one), Cursor::whole(1));
+
+        let claims_own = fetch(&repository, "liar", Liar { site: own, source: own }).await;
+        assert!(matches!(claims_own, Err(Error::SameSite(_))), "{claims_own:?}");
+        let claims_others = fetch(&repository, "liar", Liar { site: one, source: one }).await;
+        assert!(matches!(claims_others, Err(Error::SharedSite { .. })), "{claims_others:?}");
+        let sends_others = fetch(&repository, "liar", Liar { site: other, source: one }).await;
+        assert!(matches!(sends_others, Err(Error::BadPack(_))), "{sends_others:?}");
+        assert_eq!(reached(other), Cursor::ZERO);
+
+        fetch(&repository, "honest", Liar { site: one, source: one }).await.unwrap();
+        fetch(&repository, "liar", Liar { site: other, source: other }).await.unwrap();
     }
 }

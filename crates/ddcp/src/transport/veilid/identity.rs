@@ -130,6 +130,13 @@ pub(super) async fn open(api: &VeilidAPI, identity: &Identity) -> VeilidAPIResul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::NetworkConfig,
+        transport::{
+            RepositoryId, Signer, Verifier,
+            veilid::{Node, NodeOptions},
+        },
+    };
     use std::str::FromStr;
 
     const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -158,5 +165,32 @@ mod tests {
         let error = stored_address(dir.path()).unwrap_err().to_string();
         assert!(error.contains(FILE) && error.contains("damaged"), "{error}");
         assert!(!error.contains(KEY), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_key_owns_its_own_record_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let network = NetworkConfig {
+            key: "nobody else's".to_owned(),
+            listen: Some(format!("127.0.0.1:{port}")),
+            ..NetworkConfig::default()
+        };
+        let options = NodeOptions { dir: dir.path().to_owned(), network: Some(network) };
+        let node = Box::pin(Node::start(options)).await.unwrap();
+        let party = node.party().await.unwrap();
+        assert_eq!(Some(party.repository), repository_of(&node.address().await.unwrap()));
+
+        let text = b"a text".to_vec();
+        let signature = node.sign(text.clone()).await.unwrap();
+        assert!(node.verify(party, text.clone(), signature).await);
+        assert!(!node.verify(party, b"another text".to_vec(), signature).await);
+        assert!(!node.verify(party, text.clone(), [0; 64]).await);
+        let elsewhere = Party { repository: RepositoryId([1; 32]), ..party };
+        assert!(!node.verify(elsewhere, text.clone(), signature).await, "a good signature, for somebody else's record");
+        for key in [[0; 32], [0xff; 32], [1; 32]] {
+            assert!(!node.verify(Party { key, ..party }, text.clone(), signature).await, "{key:?}");
+        }
+        node.shutdown().await;
     }
 }
