@@ -304,6 +304,9 @@ mod tests {
 
         fn packs(&self, from: Cursor, _: &SiteId, _: usize) -> Result<(Vec<Pack>, Cursor, bool), String> {
             let to = Cursor::whole(1);
+            if from == to {
+                return Ok((Vec::new(), to, false));
+            }
             Ok((vec![Pack { source: self.source, from, to, tables: Vec::new(), changes: Vec::new() }], to, false))
         }
     }

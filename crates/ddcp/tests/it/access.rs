@@ -10,7 +10,22 @@ use crate::support::{World, assert_converged};
 fn settings_are_shown_and_changed() {
     let world = World::new();
     let repo = world.notes("a");
-    assert_snapshot!(repo.run(["config", "get"]), @"");
+    assert_snapshot!(repo.run(["config", "get"]), @"
+    status 0
+    --- stdout
+    access address
+    limits.callers 256
+    limits.drop_seconds 60
+    limits.inbox_bytes 17179869184
+    limits.offers_at_once 4
+    limits.offers_per_second 8
+    limits.pack_bytes 1073741824
+    limits.patience_seconds 120
+    limits.requests_at_once 20
+    limits.requests_per_second 5000
+    limits.total_requests_per_second 20000
+    limits.unpacked_bytes 1100000000
+    ");
     assert_snapshot!(repo.run(["config", "set", "access", "private"]), @"status 0");
     assert_snapshot!(repo.run(["config", "get", "access"]), @"
     status 0
@@ -31,10 +46,23 @@ fn settings_are_shown_and_changed() {
 fn wrong_settings_are_refused() {
     let world = World::new();
     let repo = world.notes("a");
-    assert_snapshot!(repo.run(["config", "set", "access", "public"]), @"");
-    assert_snapshot!(repo.run(["config", "set", "limits.callers", "-1"]), @"");
-    assert_snapshot!(repo.run(["config", "set", "limits.caller", "1"]), @"");
-    assert_snapshot!(repo.run(["config", "get", "acess"]), @"");
+    assert_snapshot!(repo.run(["config", "set", "access", "public"]), @"
+    status 2
+    --- stderr
+    error: `public` is no value for `access`: unknown variant `public`, expected `address` or `private`
+    ");
+    assert_snapshot!(repo.run(["config", "set", "limits.callers", "-1"]), @"
+    status 2
+    --- stderr
+    error: `-1` is no value for `limits.callers`: invalid value: integer `-1`, expected a nonzero u32
+    ");
+    for wrong in [&["config", "set", "limits.caller", "1"][..], &["config", "get", "limits.caller"]] {
+        let run = repo.run(wrong).assert_status(2);
+        assert!(
+            run.stderr.contains("there is no setting `limits.caller`; there are access, limits.callers, "),
+            "{run}"
+        );
+    }
     assert_eq!(repo.ok(["config", "get", "access"]), "address\n");
 }
 
@@ -50,7 +78,18 @@ fn two_remotes_with_one_site_id_are_not_mixed() {
     reader.follows(&[&a]).pull();
     reader.ok(["remote", "add", "twin", "twin.db"]);
     reader.follows(&[&other]);
-    assert_snapshot!(reader.run(["pull"]), @"");
+    assert_snapshot!(reader.run(["pull"]), @"
+    status 3
+    --- stdout
+    a: nothing new
+    other: fetched 2 changes in SIZE
+    a: nothing to merge
+    other: merged 2 changes (note 2)
+
+    --- stderr
+    error: twin: its database has the site id of the remote `a` (SITE); nothing is fetched, so that the two are not mixed
+    hint: if both are the same repository, remove one of them (`ddcp remote remove a`); if not, one is a copied file or claims to be what it is not
+    ");
     assert_eq!(reader.notes(), ["1|one|1", "2|two|2"], "the others are fetched");
     assert!(reader.ok(["status"]).contains("failed   its database has the site id of the remote `a`"));
     drop(twin);
