@@ -17,7 +17,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{clock::now, message::Session};
-use crate::transport::{Party, RepositoryId, SignatureBytes, Verifier};
+use crate::transport::{Party, RecordId, SignatureBytes, Verifier};
 
 /// How long a nonce can be used.
 const NONCE_LIFE: Duration = Duration::from_secs(60);
@@ -42,14 +42,14 @@ const UNIQUE_BYTES: usize = 16;
 pub(crate) type Nonce = [u8; 32];
 
 /// What a caller signs: every part has a fixed length.
-pub(crate) fn proof_text(nonce: &Nonce, server: RepositoryId, caller: Party, session: &Session) -> Vec<u8> {
+pub(crate) fn proof_text(nonce: &Nonce, server: RecordId, caller: Party, session: &Session) -> Vec<u8> {
     let parts: [&[u8]; 6] = [DOMAIN, nonce, &server.0, &caller.repository.0, &caller.key, session.as_slice()];
     parts.concat()
 }
 
 /// Knows which sessions belong to whom. Whether a repository is let in is the layers' above.
 pub struct Door {
-    own: RepositoryId,
+    own: RecordId,
     verifier: Arc<dyn Verifier>,
     secret: [u8; 32],
     started: Instant,
@@ -64,7 +64,7 @@ struct Known {
 }
 
 struct Admission {
-    caller: RepositoryId,
+    caller: RecordId,
     nonce: Nonce,
     until: Instant,
 }
@@ -80,7 +80,7 @@ pub(crate) struct Proof {
 impl Door {
     /// The door of repository `own`. `secret` must be random, and known to nobody.
     #[must_use]
-    pub fn new(own: RepositoryId, verifier: Arc<dyn Verifier>, secret: [u8; 32]) -> Self {
+    pub fn new(own: RecordId, verifier: Arc<dyn Verifier>, secret: [u8; 32]) -> Self {
         Self { own, verifier, secret, started: now(), known: Mutex::default() }
     }
 
@@ -106,7 +106,7 @@ impl Door {
         &self,
         session: &Session,
         proof: &Proof,
-        is_remote: impl Fn(RepositoryId) -> bool + Send,
+        is_remote: impl Fn(RecordId) -> bool + Send,
     ) -> bool {
         let text = proof_text(&proof.nonce, self.own, proof.caller, session);
         let signed = self.verifier.verify(proof.caller, text, proof.signature).await;
@@ -151,11 +151,7 @@ impl Door {
 
     /// Whose `session` is, if that has been proved and `is_remote` still holds. A session whose remote is one no
     /// more ends for good.
-    pub(crate) fn caller(
-        &self,
-        session: Option<&Session>,
-        is_remote: impl Fn(RepositoryId) -> bool,
-    ) -> Option<RepositoryId> {
+    pub(crate) fn caller(&self, session: Option<&Session>, is_remote: impl Fn(RecordId) -> bool) -> Option<RecordId> {
         let session = session?;
         let mut known = self.known();
         let admission = known.admitted.get(&**session)?;
@@ -174,7 +170,7 @@ impl Door {
 
 impl Known {
     /// Ends the oldest session of `caller` if it has as many as it may.
-    fn make_room(&mut self, caller: RepositoryId) {
+    fn make_room(&mut self, caller: RecordId) {
         let of_caller = || self.admitted.iter().filter(|(_, admission)| admission.caller == caller);
         if of_caller().count() < MOST_SESSIONS {
             return;

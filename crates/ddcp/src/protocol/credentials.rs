@@ -12,13 +12,13 @@ use super::{
     client::{Client, ClientError, unexpected},
     message::{Answer, Request},
 };
-use crate::transport::{RepositoryId, Signer};
+use crate::transport::{RecordId, Signer};
 
 /// What a [`Client`] proves who it is with, to the one server it talks to.
 pub struct Credentials {
     signer: Arc<dyn Signer>,
     /// Whom the proofs are for: whom else they are shown to cannot use them.
-    server: RepositoryId,
+    server: RecordId,
     /// Proofs that the server has taken.
     taken: AtomicU64,
     /// Held while one is made: many requests may be refused at one time.
@@ -28,7 +28,7 @@ pub struct Credentials {
 impl Credentials {
     /// Proofs by `signer` for the repository `server`.
     #[must_use]
-    pub fn new(signer: Arc<dyn Signer>, server: RepositoryId) -> Self {
+    pub fn new(signer: Arc<dyn Signer>, server: RecordId) -> Self {
         Self { signer, server, taken: AtomicU64::new(0), proving: Mutex::default() }
     }
 

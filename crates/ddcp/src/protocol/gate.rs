@@ -18,7 +18,7 @@ use super::{
     clock::now,
     message::{Answer, Session},
 };
-use crate::{config::Limits, transport::RepositoryId};
+use crate::{config::Limits, transport::RecordId};
 
 /// What a caller may do wrong, in points, before it is dropped.
 const PATIENCE: f64 = 5000.0;
@@ -41,7 +41,7 @@ pub(crate) enum Caller {
     /// A session.
     Session(Session),
     /// A remote that has proved to be it.
-    Remote(RepositoryId),
+    Remote(RecordId),
 }
 
 impl fmt::Display for Caller {

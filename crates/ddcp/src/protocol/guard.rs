@@ -15,7 +15,7 @@ use super::{
 use crate::{
     changeset::{Cursor, MAX_VERSION},
     config::Limits,
-    transport::{BoxFuture, Handler, Party, RepositoryId},
+    transport::{BoxFuture, Handler, Party, RecordId},
 };
 
 /// Whom to answer, and how much.
@@ -24,7 +24,7 @@ pub struct Rules {
     /// Whether only [`Rules::remotes`] are answered.
     pub private: bool,
     /// The configured remotes that have an identity.
-    pub remotes: HashSet<RepositoryId>,
+    pub remotes: HashSet<RecordId>,
     /// What callers may cost.
     pub limits: Limits,
 }
@@ -108,7 +108,7 @@ impl Guarded {
 }
 
 fn party(repository: [u8; 32], key: [u8; 32]) -> Party {
-    Party { repository: RepositoryId(repository), key }
+    Party { repository: RecordId(repository), key }
 }
 
 fn no_session() -> Answer {

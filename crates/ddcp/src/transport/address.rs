@@ -2,7 +2,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use veilid_core::{HASH_COORDINATE_LENGTH, RecordKey, VLD0_SHARED_SECRET_LENGTH};
 
-use super::RepositoryId;
+use super::RecordId;
 
 /// Where a repository is: a Veilid record key (`VLD0:<record>:<secret>`) or the path of its database on this
 /// machine.
@@ -17,7 +17,7 @@ pub enum Address {
 impl Address {
     /// The repository there, if it has an identity of its own to prove: one on the network has.
     #[must_use]
-    pub fn repository(&self) -> Option<RepositoryId> {
+    pub fn repository(&self) -> Option<RecordId> {
         match self {
             Self::Veilid(key) => repository_of(key),
             Self::Path(_) => None,
@@ -26,8 +26,8 @@ impl Address {
 }
 
 /// The repository whose record has `key`; `None` for a key of another length than VLD0's.
-pub(super) fn repository_of(key: &RecordKey) -> Option<RepositoryId> {
-    <[u8; HASH_COORDINATE_LENGTH]>::try_from(key.value().key().as_ref()).ok().map(RepositoryId)
+pub(super) fn repository_of(key: &RecordKey) -> Option<RecordId> {
+    <[u8; HASH_COORDINATE_LENGTH]>::try_from(key.value().key().as_ref()).ok().map(RecordId)
 }
 
 /// A text that is no address.

@@ -4,17 +4,17 @@ use super::{BoxFuture, TransportError};
 
 /// Which repository: its record's key without the secret part. Whoever knows it can prove nothing and read nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RepositoryId(pub [u8; 32]);
+pub struct RecordId(pub [u8; 32]);
 
-impl fmt::Display for RepositoryId {
+impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "VLD0:{}", data_encoding::BASE64URL_NOPAD.encode(&self.0))
     }
 }
 
-impl fmt::Debug for RepositoryId {
+impl fmt::Debug for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RepositoryId({self})")
+        write!(f, "RecordId({self})")
     }
 }
 
@@ -22,7 +22,7 @@ impl fmt::Debug for RepositoryId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Party {
     /// The repository.
-    pub repository: RepositoryId,
+    pub repository: RecordId,
     /// The owner's public key: Ed25519, as Veilid's crypto kind `VLD0` has it.
     pub key: [u8; 32],
 }

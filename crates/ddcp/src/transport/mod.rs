@@ -9,7 +9,7 @@ mod local;
 pub mod veilid;
 
 pub use address::{Address, AddressError};
-pub use identity::{Party, RepositoryId, SignatureBytes, Signer, Verifier};
+pub use identity::{Party, RecordId, SignatureBytes, Signer, Verifier};
 pub use local::LocalPeer;
 
 /// The largest request or answer in bytes: what one Veilid `app_call` carries.

@@ -40,7 +40,7 @@ impl Keys {
         let secret = hash(name.as_bytes());
         let key = hash(&secret);
         self.0.lock().unwrap().insert(key, secret);
-        Owner { secret, party: Party { repository: RepositoryId(hash(&key)), key } }
+        Owner { secret, party: Party { repository: RecordId(hash(&key)), key } }
     }
 }
 
@@ -165,7 +165,7 @@ async fn ask(guarded: &Guarded, session: u8, request: Request) -> Answer {
     message::decode(&bytes).unwrap()
 }
 
-fn proof(nonce: &Nonce, server: RepositoryId, owner: &Owner, session: u8) -> Request {
+fn proof(nonce: &Nonce, server: RecordId, owner: &Owner, session: u8) -> Request {
     let text = proof_text(nonce, server, owner.party, &[session; 16].into());
     let Party { repository, key } = owner.party;
     Request::Proof { caller: repository.0, key, nonce: *nonce, signature: sign(&owner.secret, &text) }

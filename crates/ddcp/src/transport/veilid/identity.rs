@@ -133,7 +133,7 @@ mod tests {
     use crate::{
         config::NetworkConfig,
         transport::{
-            RepositoryId, Signer, Verifier,
+            RecordId, Signer, Verifier,
             veilid::{Node, NodeOptions},
         },
     };
@@ -186,7 +186,7 @@ mod tests {
         assert!(node.verify(party, text.clone(), signature).await);
         assert!(!node.verify(party, b"another text".to_vec(), signature).await);
         assert!(!node.verify(party, text.clone(), [0; 64]).await);
-        let elsewhere = Party { repository: RepositoryId([1; 32]), ..party };
+        let elsewhere = Party { repository: RecordId([1; 32]), ..party };
         assert!(!node.verify(elsewhere, text.clone(), signature).await, "a good signature, for somebody else's record");
         for key in [[0; 32], [0xff; 32], [1; 32]] {
             assert!(!node.verify(Party { key, ..party }, text.clone(), signature).await, "{key:?}");
