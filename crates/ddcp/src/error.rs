@@ -4,7 +4,11 @@ use rusqlite::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    changeset::SiteId, config::ConfigError, database::DatabaseError, protocol::ClientError, repo::StateError,
+    changeset::SiteId,
+    config::{ConfigError, RemoteName},
+    database::DatabaseError,
+    protocol::ClientError,
+    repo::StateError,
     transport::TransportError,
 };
 
@@ -57,6 +61,19 @@ pub enum Error {
     /// A remote's database carries this database's site id.
     #[error("its database has this database's own site id ({0}): it is this database, or a copied file")]
     SameSite(SiteId),
+    /// A remote's database carries the site id of another remote's.
+    #[error(
+        "its database has the site id of the remote `{other}` ({site}); nothing is fetched, so that the two are not mixed"
+    )]
+    SharedSite {
+        /// The site id.
+        site: SiteId,
+        /// The remote that had it before.
+        other: RemoteName,
+    },
+    /// A private repository does not know this one, whose address is given if it has one.
+    #[error("not authorised: it answers only repositories that its owner has added as remotes")]
+    NotAuthorised(Option<String>),
     /// A remote's packs are not what a pack should be.
     #[error("it sent a pack that cannot be used: {0}")]
     BadPack(String),
@@ -156,7 +173,9 @@ impl Error {
             }
             Self::Remote(ClientError::Busy(_) | ClientError::PacksVanish) => "try again later".into(),
             Self::Remote(ClientError::NoRoom { .. }) => {
-                "`ddcp merge` merges what has been fetched, then fetch again: it goes on where it stopped".into()
+                "`ddcp merge` merges what has been fetched, then fetch again: it goes on where it stopped; \
+                 `limits.inbox_bytes` of `ddcp config` is the limit"
+                    .into()
             }
             Self::Remote(ClientError::Storage(_)) => {
                 "free some space or mend the state directory and repeat; nothing is lost".into()
@@ -166,6 +185,14 @@ impl Error {
                  its file"
                     .into()
             }
+            Self::SharedSite { other, .. } => format!(
+                "if both are the same repository, remove one of them (`ddcp remote remove {other}`); if not, one is a \
+                 copied file or claims to be what it is not"
+            ),
+            Self::NotAuthorised(Some(address)) => {
+                format!("ask its owner to run `ddcp remote add NAME {address}`, which is this repository's address")
+            }
+            Self::NotAuthorised(None) => "ask its owner to add this repository as a remote (`ddcp address`)".into(),
             Self::RemoteDatabase(DatabaseError::NoRepository { path }) => {
                 format!("`ddcp --db {} init` makes it one", path.display())
             }
@@ -216,6 +243,7 @@ fn transport_kind(error: &TransportError) -> ErrorKind {
     match error {
         TransportError::NotFound
         | TransportError::Unreadable
+        | TransportError::Replayed
         | TransportError::Unreachable(_)
         | TransportError::Offline(_) => ErrorKind::Unreachable,
         TransportError::InUse(_) => ErrorKind::Locked,
@@ -228,6 +256,7 @@ fn transport_hint(error: &TransportError) -> Option<&'static str> {
         TransportError::NotFound | TransportError::Unreadable => {
             "compare the address with what `ddcp address` prints at the other side; it must have run `ddcp serve` once"
         }
+        TransportError::Replayed => "try again in a minute; if it stays so, ask the owner to restart `ddcp serve`",
         TransportError::Unreachable(_) => "check that `ddcp serve` runs at the other side, then try again",
         TransportError::Offline(_) => "check this machine's network, then try again",
         _ => return None,
@@ -261,6 +290,7 @@ fn config_hint(error: &ConfigError) -> Option<String> {
         ConfigError::Invalid { path, .. } => {
             format!("mend {} in an editor; docs/config.md lists its keys", path.display())
         }
+        ConfigError::NoSetting { .. } => "`ddcp config get` shows the settings".into(),
         ConfigError::NoRemote(_) => "`ddcp remote list` shows the remotes".into(),
         ConfigError::NameTaken(name) => format!("`ddcp remote set-address {name} ADDRESS` changes its address"),
         _ => return None,

@@ -74,6 +74,17 @@ pub enum Command {
         /// What it does from now on.
         sync: SyncMode,
     },
+    /// The settings that are no remotes: an object of texts by key.
+    #[serde(rename = "config.get")]
+    ConfigGet {},
+    /// Changes a setting that is no remote's.
+    #[serde(rename = "config.set")]
+    ConfigSet {
+        /// Its key.
+        key: String,
+        /// Its new value.
+        value: String,
+    },
     /// What happened last, the newest first: a list of [`LogEntry`](crate::repo::LogEntry).
     #[serde(rename = "log")]
     Log {
@@ -125,6 +136,8 @@ async fn execute(repository: &Repository, command: Command, serving: bool) -> Re
         Command::RemoteSetSync { name, sync } => {
             json(repository.blocking(move |r| r.set_remote_sync(&name, sync)).await?)
         }
+        Command::ConfigGet {} => json(repository.blocking(Repository::settings).await?),
+        Command::ConfigSet { key, value } => json(repository.blocking(move |r| r.set_setting(&key, &value)).await?),
         Command::Log { remote, most } => json(repository.log(remote.as_deref(), most).await?),
         Command::Fetch { remote } => json(repository.fetch(remote.as_deref()).await?),
         Command::Merge { remote } => json(repository.merge(remote.as_deref()).await?),

@@ -101,7 +101,7 @@ const INVALID_PARAMS: i32 = -32602;
 /// A command failed; `data` holds the [`Failure`].
 const COMMAND_FAILED: i32 = -32000;
 
-const METHODS: [&str; 11] = [
+const METHODS: [&str; 13] = [
     "status",
     "remote.list",
     "remote.add",
@@ -109,6 +109,8 @@ const METHODS: [&str; 11] = [
     "remote.rename",
     "remote.set-address",
     "remote.set-sync",
+    "config.get",
+    "config.set",
     "log",
     "fetch",
     "merge",

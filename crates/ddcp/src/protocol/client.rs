@@ -16,7 +16,8 @@ use futures_util::{
 use tokio::sync::mpsc;
 
 use super::{
-    message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request},
+    credentials::Credentials,
+    message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request, Session},
     parts::{Assembly, AssemblyError, Parts},
     window::{Gate, MOST},
 };
@@ -94,6 +95,12 @@ pub enum ClientError {
         /// The limit.
         most: u64,
     },
+    /// The repository is private, and this one is none of its remotes.
+    #[error("not authorised: it is private, and this repository is none of its remotes")]
+    NotAuthorised,
+    /// This side's identity, which it was to prove, could not be used.
+    #[error("this repository's identity cannot be used: {0}")]
+    Identity(TransportError),
     /// Packs kept vanishing before they could be downloaded.
     #[error("it drops packs faster than they can be downloaded")]
     PacksVanish,
@@ -174,6 +181,8 @@ pub struct Client {
     gate: Arc<Gate>,
     /// When the peer last gave something.
     given: Arc<Mutex<Option<Instant>>>,
+    credentials: Option<Arc<Credentials>>,
+    session: Session,
 }
 
 impl Client {
@@ -181,7 +190,15 @@ impl Client {
     #[must_use]
     pub fn new(peer: Arc<dyn Peer>, limits: Limits, host: Host) -> Self {
         let gate = Arc::new(Gate::new(host.now()));
-        Self { peer, limits, host, parts: Parts::in_memory(), gate, given: Arc::default() }
+        // Nobody else must be able to guess it: that is no matter of the host's.
+        let session = rand::random::<[u8; 16]>().into();
+        Self { peer, limits, host, parts: Parts::in_memory(), gate, given: Arc::default(), credentials: None, session }
+    }
+
+    /// The client, able to prove to a private repository who asks.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Credentials) -> Self {
+        Self { credentials: Some(Arc::new(credentials)), ..self }
     }
 
     /// The same client, which keeps packs in `parts` while they arrive, and may take `room` bytes of them.
@@ -314,7 +331,8 @@ impl Client {
     }
 
     async fn offer(&self, after: Cursor, reader: &SiteId) -> Result<Offer, ClientError> {
-        let request = Request::Offer { job: self.host.random(), after: after.into(), reader: reader.as_bytes().to_vec() };
+        let request =
+            Request::Offer { job: self.host.random(), after: after.into(), reader: reader.as_bytes().to_vec() };
         match self.ask(request).await? {
             Answer::Offer(manifest) => self.check(after, manifest),
             other => Err(unexpected(&other)),
@@ -396,11 +414,33 @@ impl Client {
         }
     }
 
+    /// Asks until there is an answer, proving who asks if that is demanded.
+    async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
+        let proofs = self.credentials.as_ref().map(|credentials| credentials.proofs());
+        match self.exchange(request.clone()).await? {
+            Answer::NotAuthorised { .. } => {}
+            answer => return Ok(answer),
+        }
+        let (Some(credentials), Some(proofs)) = (&self.credentials, proofs) else {
+            return Err(ClientError::NotAuthorised);
+        };
+        credentials.prove(self, proofs).await?;
+        match self.exchange(request).await? {
+            Answer::NotAuthorised { .. } => Err(ClientError::NotAuthorised),
+            answer => Ok(answer),
+        }
+    }
+
+    /// The name of this connection.
+    pub(super) fn session(&self) -> Session {
+        self.session
+    }
+
     /// Asks until the answer is neither "busy" nor "working", waiting longer each time. A peer that has answered
     /// before may also be out of reach for a while.
-    async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
+    pub(super) async fn exchange(&self, request: Request) -> Result<Answer, ClientError> {
         let needs_place = matches!(request, Request::Chunk { .. });
-        let request = message::encode(request);
+        let request = message::encode_request(self.session, request);
         let started = self.host.now();
         let mut pause = FIRST_PAUSE;
         loop {
@@ -513,13 +553,14 @@ fn stopped() -> std::io::Error {
     std::io::Error::other("the work was broken off")
 }
 
-fn unexpected(answer: &Answer) -> ClientError {
+pub(super) fn unexpected(answer: &Answer) -> ClientError {
     let what = match answer {
         Answer::Status(_) => "a status",
         Answer::Offer(_) => "an offer",
         Answer::Chunk { .. } => "a chunk of the wrong size",
         Answer::Gone => "that something is gone",
-        Answer::Working | Answer::Busy | Answer::Refused { .. } => "something else",
+        Answer::Nonce { .. } | Answer::Authorised => "about a proof",
+        Answer::Working | Answer::Busy | Answer::Refused { .. } | Answer::NotAuthorised { .. } => "something else",
     };
     ClientError::Protocol(format!("it answers {what}, which was not the question"))
 }

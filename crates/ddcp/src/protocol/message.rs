@@ -1,6 +1,9 @@
 //! The messages. Fields are numbered and may be added; a reader ignores numbers it does not know.
 
-use minicbor::{Decode, Encode, bytes::ByteVec};
+use minicbor::{
+    Decode, Encode,
+    bytes::{ByteArray, ByteVec},
+};
 
 use crate::{changeset::Cursor, transport::MAX_MESSAGE};
 
@@ -14,7 +17,7 @@ pub const CHUNK_BYTES: usize = 32_000;
 /// entries take and room for what surrounds them.
 pub(crate) const INLINE_BYTES: usize = 26_000;
 
-/// A request, with the version of the protocol it is written in.
+/// A message, with the version of the protocol it is written in.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub(crate) struct Envelope<T> {
@@ -22,7 +25,14 @@ pub(crate) struct Envelope<T> {
     pub(crate) version: u32,
     #[n(1)]
     pub(crate) body: T,
+    /// On requests: whose they are, so far as that can be told of an anonymous caller.
+    #[n(2)]
+    pub(crate) session: Option<Session>,
 }
+
+/// The name that a client gives itself for one connection, at random. It keeps callers apart and, once proved to
+/// be a remote's, stands for it: nobody else must know it.
+pub(crate) type Session = ByteArray<16>;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -47,6 +57,28 @@ pub(crate) enum Request {
         pack: [u8; 32],
         #[n(1)]
         index: u32,
+    },
+    /// Asks for a nonce, to prove with it that the session is of repository `caller`, whose owner has `key`.
+    #[n(8)]
+    #[cbor(map)]
+    Challenge {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        caller: [u8; 32],
+        #[cbor(n(1), with = "minicbor::bytes")]
+        key: [u8; 32],
+    },
+    /// The proof: `key`'s signature over [`super::access::proof_text`].
+    #[n(9)]
+    #[cbor(map)]
+    Proof {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        caller: [u8; 32],
+        #[cbor(n(1), with = "minicbor::bytes")]
+        key: [u8; 32],
+        #[cbor(n(2), with = "minicbor::bytes")]
+        nonce: [u8; 32],
+        #[cbor(n(3), with = "minicbor::bytes")]
+        signature: [u8; 64],
     },
 }
 
@@ -79,6 +111,24 @@ pub(crate) enum Answer {
         #[n(0)]
         reason: String,
     },
+    /// The repository is private, and the session has not proved that it is one of its remotes'.
+    #[n(16)]
+    #[cbor(map)]
+    NotAuthorised {
+        /// In an announcement: changes with the database, and tells nothing else.
+        #[n(0)]
+        change: Option<ByteArray<16>>,
+    },
+    /// The answer to `Challenge`.
+    #[n(17)]
+    #[cbor(map)]
+    Nonce {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        nonce: [u8; 32],
+    },
+    /// The answer to a good `Proof`: from now on the session is answered.
+    #[n(18)]
+    Authorised,
 }
 
 /// Who a repository is and how far its database is.
@@ -162,15 +212,44 @@ pub(crate) enum MessageError {
 
 /// The bytes of a message.
 pub(crate) fn encode<T: Encode<()>>(body: T) -> Vec<u8> {
-    let envelope = Envelope { version: PROTOCOL_VERSION, body };
+    seal(&Envelope { version: PROTOCOL_VERSION, body, session: None })
+}
+
+/// The bytes of a request of `session`.
+pub(crate) fn encode_request(session: Session, body: Request) -> Vec<u8> {
+    seal(&Envelope { version: PROTOCOL_VERSION, body, session: Some(session) })
+}
+
+fn seal<T: Encode<()>>(envelope: &Envelope<T>) -> Vec<u8> {
     // The messages hold nothing that CBOR cannot, and memory takes every write.
-    minicbor::to_vec(&envelope).unwrap_or_else(|error| unreachable!("a message could not be encoded: {error}"))
+    minicbor::to_vec(envelope).unwrap_or_else(|error| unreachable!("a message could not be encoded: {error}"))
 }
 
 /// The bytes a server publishes beside its routes: the answer to `Status` that nobody had to ask for.
 #[must_use]
 pub fn announcement(status: &RemoteStatus) -> Vec<u8> {
     encode(Answer::Status(status.clone()))
+}
+
+/// As [`announcement`], for a private repository: whoever does not know `secret` learns from it only that something
+/// has changed.
+#[must_use]
+pub fn private_announcement(status: &RemoteStatus, secret: &[u8; 32]) -> Vec<u8> {
+    let hash = blake3::keyed_hash(secret, &announcement(status));
+    let change = std::array::from_fn(|at| hash.as_bytes()[at]);
+    encode(Answer::NotAuthorised { change: Some(ByteArray::from(change)) })
+}
+
+/// Reads a request, and who sent it. Of one that cannot be read the session is told where that can be.
+pub(crate) fn decode_request(bytes: &[u8]) -> (Option<Session>, Result<Request, MessageError>) {
+    #[derive(Decode)]
+    #[cbor(map)]
+    struct SessionOnly {
+        #[n(2)]
+        session: Option<Session>,
+    }
+    let head = minicbor::decode::<SessionOnly>(bytes.get(..MAX_MESSAGE).unwrap_or(bytes));
+    (head.ok().and_then(|head| head.session), decode(bytes))
 }
 
 /// Reads a message. The version is looked at first, so that a later version's message is told from garbage.
@@ -225,7 +304,7 @@ mod tests {
 
     #[test]
     fn another_version_is_named() {
-        let bytes = minicbor::to_vec(Envelope { version: 9, body: Request::Status }).unwrap();
+        let bytes = minicbor::to_vec(Envelope { version: 9, body: Request::Status, session: None }).unwrap();
         assert!(matches!(decode::<Request>(&bytes), Err(MessageError::Version(9))));
     }
 
@@ -270,6 +349,11 @@ mod tests {
                 |(job, (version, seq), reader)| Request::Offer { job, after: Cursor { version, seq }.into(), reader }
             ),
             (any::<[u8; 32]>(), any::<u32>()).prop_map(|(pack, index)| Request::Chunk { pack, index }),
+            any::<[[u8; 32]; 2]>().prop_map(|[caller, key]| Request::Challenge { caller, key }),
+            (any::<[[u8; 32]; 5]>()).prop_map(|[caller, key, nonce, first, second]| {
+                let signature = std::array::from_fn(|at| if at < 32 { first[at] } else { second[at - 32] });
+                Request::Proof { caller, key, nonce, signature }
+            }),
         ]
     }
 
@@ -280,8 +364,19 @@ mod tests {
         }
 
         #[test]
+        fn the_session_is_read_whatever_the_body_is(request in request(), session in any::<[u8; 16]>(), at in 3..20_usize) {
+            let bytes = encode_request(session.into(), request.clone());
+            let (read, body) = decode_request(&bytes);
+            prop_assert_eq!((read, body.unwrap()), (Some(session.into()), request));
+            let unknown = Envelope { version: PROTOCOL_VERSION, body: (99, at as u64), session: Some(session.into()) };
+            let (read, body) = decode_request(&minicbor::to_vec(unknown).unwrap());
+            prop_assert_eq!(read, Some(session.into()));
+            prop_assert!(body.is_err());
+        }
+
+        #[test]
         fn garbage_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode::<Request>(&bytes);
+            let _ = decode_request(&bytes);
             let _ = decode::<Answer>(&bytes);
         }
 
@@ -290,7 +385,7 @@ mod tests {
             let mut bytes = encode(request);
             let at = at.index(bytes.len());
             bytes[at] = with;
-            let _ = decode::<Request>(&bytes);
+            let _ = decode_request(&bytes);
         }
     }
 }

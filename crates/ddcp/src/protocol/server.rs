@@ -10,11 +10,13 @@ use std::{
 };
 
 use minicbor::bytes::ByteVec;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::{
     cache::{CacheLimits, Held, PackCache, Written},
-    message::{self, Answer, CHUNK_BYTES, INLINE_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request},
+    gate::{Account, Preparing},
+    message::{self, Answer, CHUNK_BYTES, INLINE_BYTES, Manifest, PackEntry, RemoteStatus, Request},
+    turns::Turns,
 };
 use crate::{
     changeset::{Cursor, Pack, SiteId},
@@ -63,7 +65,8 @@ pub trait Source: Send + Sync + 'static {
     fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String>;
 }
 
-/// Answers the requests of peers from a [`Source`]. Cheap to clone.
+/// Answers the requests of peers from a [`Source`]. Cheap to clone. As a [`Handler`] it is for a caller on this
+/// machine, whose limits are those of the files; for strangers it stands behind a [`Guarded`](super::Guarded).
 #[derive(Clone)]
 pub struct Server {
     inner: Arc<Inner>,
@@ -72,9 +75,12 @@ pub struct Server {
 struct Inner {
     source: Box<dyn Source>,
     host: Host,
-    readers: Arc<Semaphore>,
+    /// Who may read the database.
+    turns: Arc<Turns>,
     offers: Mutex<HashMap<OfferKey, Offer>>,
     packs: Mutex<PackCache>,
+    /// Of a caller on this machine.
+    own: Arc<Account>,
 }
 
 type OfferKey = (SiteId, u64);
@@ -94,36 +100,35 @@ impl Server {
             inner: Arc::new(Inner {
                 source: Box::new(source),
                 host,
-                readers: Arc::new(Semaphore::new(MOST_READERS)),
+                turns: Turns::new(MOST_READERS),
                 offers: Mutex::default(),
                 packs: Mutex::new(PackCache::new(spool, CacheLimits::default())),
+                own: Arc::default(),
             }),
         }
     }
 
-    async fn answer(&self, request: &[u8]) -> Answer {
-        let request = match message::decode::<Request>(request) {
-            Ok(request) => request,
-            Err(error @ (MessageError::Version(_) | MessageError::Malformed(_))) => {
-                return Answer::Refused { reason: error.to_string() };
-            }
-        };
+    /// Answers `request` at the expense of `account`.
+    pub(super) async fn answer(&self, request: Request, account: &Arc<Account>) -> Answer {
         match request {
-            Request::Status => self.status().await,
+            Request::Status => self.status(account).await,
             Request::Offer { job, after, reader } => match SiteId::from_bytes(&reader) {
-                Ok(reader) => self.offer((reader, job), after.into()).await,
+                Ok(reader) => self.offer((reader, job), after.into(), account).await,
                 Err(error) => Answer::Refused { reason: error.to_string() },
             },
-            Request::Chunk { pack, index } => self.chunk(&pack, index).await,
+            Request::Chunk { pack, index } => self.chunk(&pack, index, account).await,
+            Request::Challenge { .. } | Request::Proof { .. } => {
+                Answer::Refused { reason: "nobody has to prove who he is here".to_owned() }
+            }
         }
     }
 
-    async fn status(&self) -> Answer {
+    async fn status(&self, account: &Arc<Account>) -> Answer {
         let inner = self.inner.clone();
         let read = async move {
-            let permit = inner.readers.clone().acquire_owned().await.ok()?;
+            let turn = inner.turns.take(account).await;
             let work = Arc::clone(&inner);
-            let status = inner.host.blocking(move || (work.source.status(), permit));
+            let status = inner.host.blocking(move || (work.source.status(), turn));
             status.await.map(|(status, _)| status)
         };
         match self.inner.host.timeout(PATIENCE, read).await {
@@ -134,8 +139,8 @@ impl Server {
     }
 
     /// Starts preparing the offer or finds it, and waits a little for it.
-    async fn offer(&self, key: OfferKey, after: Cursor) -> Answer {
-        let Some(mut ready) = self.find_or_start(key, after) else { return Answer::Busy };
+    async fn offer(&self, key: OfferKey, after: Cursor, account: &Arc<Account>) -> Answer {
+        let Some(mut ready) = self.find_or_start(key, after, account) else { return Answer::Busy };
         let answer = self.inner.host.timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
         match answer {
             Some(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
@@ -145,12 +150,18 @@ impl Server {
         }
     }
 
-    fn find_or_start(&self, key: OfferKey, after: Cursor) -> Option<watch::Receiver<Option<Answer>>> {
+    fn find_or_start(
+        &self,
+        key: OfferKey,
+        after: Cursor,
+        account: &Arc<Account>,
+    ) -> Option<watch::Receiver<Option<Answer>>> {
         let mut offers = lock(&self.inner.offers);
         offers.retain(|_, offer| self.inner.host.since(offer.made) < OFFER_LIFE);
         if let Some(offer) = offers.get(&key) {
             return Some(offer.answer.clone());
         }
+        let preparing = account.begin_offer()?;
         if offers.len() >= MOST_OFFERS {
             // Answered offers are kept only in case the answer was lost.
             let answered = offers.iter().filter(|(_, offer)| offer.answer.borrow().is_some());
@@ -159,14 +170,18 @@ impl Server {
         }
         let (sender, receiver) = watch::channel(None);
         offers.insert(key, Offer { made: self.inner.host.now(), answer: receiver.clone() });
-        self.inner.host.spawn(prepare(self.inner.clone(), key.0, after, sender));
+        let work = prepare(self.inner.clone(), key.0, after, account.clone(), preparing, sender);
+        self.inner.host.spawn(work);
         Some(receiver)
     }
 
-    async fn chunk(&self, pack: &[u8; 32], index: u32) -> Answer {
-        let Some((length, held)) = lock(&self.inner.packs).get(pack, self.inner.host.now()) else { return Answer::Gone };
+    async fn chunk(&self, pack: &[u8; 32], index: u32, account: &Account) -> Answer {
+        let Some((length, held)) = lock(&self.inner.packs).get(pack, self.inner.host.now()) else {
+            return Answer::Gone;
+        };
         let start = u64::from(index) * CHUNK_BYTES as u64;
         if start >= length {
+            account.fault("asks for chunks that packs do not have");
             return Answer::Refused { reason: format!("the pack has no chunk {index}") };
         }
         let size = (length - start).min(CHUNK_BYTES as u64) as usize;
@@ -188,8 +203,15 @@ impl Server {
 }
 
 /// Reads an offer from the database and keeps its packs. Costs what the packs hold, not what the database holds.
-async fn prepare(inner: Arc<Inner>, reader: SiteId, after: Cursor, ready: watch::Sender<Option<Answer>>) {
-    let Ok(_permit) = inner.readers.acquire().await else { return };
+async fn prepare(
+    inner: Arc<Inner>,
+    reader: SiteId,
+    after: Cursor,
+    account: Arc<Account>,
+    _preparing: Preparing,
+    ready: watch::Sender<Option<Answer>>,
+) {
+    let _turn = inner.turns.take(&account).await;
     let work = inner.clone();
     let answer = match inner.host.blocking(move || work.cut(&reader, after)).await {
         Some(Ok(manifest)) => Answer::Offer(manifest),
@@ -268,7 +290,13 @@ impl OfferedPacks {
 
 impl Handler for Server {
     fn handle(&self, request: Vec<u8>) -> BoxFuture<'_, Vec<u8>> {
-        Box::pin(async move { message::encode(self.answer(&request).await) })
+        Box::pin(async move {
+            let answer = match message::decode::<Request>(&request) {
+                Ok(request) => self.answer(request, &self.inner.own).await,
+                Err(error) => Answer::Refused { reason: error.to_string() },
+            };
+            message::encode(answer)
+        })
     }
 
     fn busy(&self) -> Vec<u8> {

@@ -1,6 +1,9 @@
 //! `fetch`: a remote's new changes go into the inbox; the user's tables stay as they are.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -9,14 +12,11 @@ use super::{DatabaseSource, FetchReport, LogEvent, Outcome, PerRemote, Repositor
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
-    config::RemoteName,
+    config::{self, Config, RemoteName},
     database::{Database, OpenOptions},
-    protocol::{Client, Fetched, Limits, OfferedPack, Parts, RemoteStatus, Server, Sink},
+    protocol::{Client, ClientError, Credentials, Fetched, Limits, OfferedPack, Parts, RemoteStatus, Server, Sink},
     transport::{Address, LocalPeer, Peer},
 };
-
-/// Bytes of packs of one remote that may lie fetched and not merged.
-const INBOX_BYTES: u64 = 16 << 30;
 
 impl Repository {
     /// Fetches from the remote `name`, or from all at once: one that does not answer holds up none of the others.
@@ -58,20 +58,73 @@ impl Repository {
         PerRemote { remote: name.to_string(), outcome }
     }
 
+    /// Keeps for `status` what went wrong with a remote.
+    pub(crate) async fn note_failure(&self, name: &RemoteName, address: &Address, message: String) {
+        let (name, address) = (name.clone(), address.clone());
+        let note = move |r: &Self| Ok(r.state()?.note_error(name.as_str(), &address, &message)?);
+        if let Err(error) = self.blocking(note).await {
+            tracing::warn!(%error, "the failure could not be noted");
+        }
+    }
+
     async fn fetch_one(&self, name: &RemoteName, address: &Address) -> Result<FetchReport, Error> {
-        let client = Client::new(self.connect(address).await?, Limits::default(), self.inner.options.host.clone());
-        let status = client.status().await?;
+        let limits = self.blocking(Self::config).await?.limits;
+        let client = self.client(address, &limits).await?;
+        self.fetch_through(client, &limits, name, address).await
+    }
+
+    async fn fetch_through(
+        &self,
+        client: Client,
+        limits: &config::Limits,
+        name: &RemoteName,
+        address: &Address,
+    ) -> Result<FetchReport, Error> {
+        let status = client.status().await.map_err(|error| self.explain(error))?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let schema = status.schema.clone();
-        let Start { reader, after, up_to, room, report, state } =
+        let Start { reader, after, up_to, held, report, state } =
             self.start(name.clone(), address.clone(), site, status).await?;
+        let room = limits.inbox_bytes.get().saturating_sub(held);
         let client = client.with_parts(Parts::in_folder(self.layout().parts(&site.to_string())), room);
+        let limits = changeset::Limits { raw_bytes: usize_of(limits.unpacked_bytes.get()), ..Default::default() };
         let state = Arc::new(Mutex::new(state));
-        let mut inbox = Inbox { repository: self.clone(), state, site, reached: after, report };
-        client.fetch(after, up_to, &reader, &mut inbox).await?;
+        let mut inbox = Inbox { repository: self.clone(), state, site, limits, reached: after, report };
+        client.fetch(after, up_to, &reader, &mut inbox).await.map_err(|error| match error {
+            Error::Remote(error) => self.explain(error),
+            other => other,
+        })?;
         let name = name.clone();
         inbox.write(move |state| Ok(state.note_schema(name.as_str(), &schema)?)).await?;
         Ok(inbox.report)
+    }
+
+    /// What asks the repository at `address`.
+    async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
+        let limits = Limits {
+            pack_bytes: limits.pack_bytes.get(),
+            patience: Duration::from_secs(u64::from(limits.patience_seconds.get())),
+            ..Limits::default()
+        };
+        let client = Client::new(self.connect(address).await?, limits, self.inner.options.host.clone());
+        match address.repository() {
+            Some(server) if self.inner.options.connector.is_none() => {
+                let signer = Arc::new(self.node().await?.clone());
+                Ok(client.with_credentials(Credentials::new(signer, server)))
+            }
+            // Who may read the file may read the database; an application's own transport has its own rules.
+            _ => Ok(client),
+        }
+    }
+
+    /// With what the owner of a private repository needs to know.
+    fn explain(&self, error: ClientError) -> Error {
+        match error {
+            ClientError::NotAuthorised => {
+                Error::NotAuthorised(self.address().ok().flatten().map(|address| address.to_string()))
+            }
+            other => other.into(),
+        }
     }
 
     /// Somebody who answers for the repository at `address`.
@@ -113,9 +166,16 @@ impl Repository {
                 return Err(Error::SameSite(site));
             }
             let mut state = repository.state()?;
+            let config = repository.config()?;
+            // Of two remotes that claim one site id at the same time, one is the first.
+            let alone = repository.inner.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(other) = claimant(&config, &state, &name, &address, &site)? {
+                return Err(Error::SharedSite { site, other });
+            }
             let known_schema = state.contact(name.as_str(), &address)?.schema;
             let now = Timestamp::now().as_second();
             state.note_answer(name.as_str(), &address, &site, status.db_version, now)?;
+            drop(alone);
             let mut after = state.fetched(&site, database.position(&site)?)?;
             let rewound = status.db_version < after.version;
             if rewound {
@@ -129,9 +189,9 @@ impl Repository {
             if known_schema.is_some_and(|known| known != status.schema) {
                 after = before_alteration(after);
             }
-            let room = INBOX_BYTES.saturating_sub(state.inbox_bytes(&site)?);
+            let held = state.inbox_bytes(&site)?;
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
-            Ok(Start { reader, after, up_to: status.db_version, room, report, state })
+            Ok(Start { reader, after, up_to: status.db_version, held, report, state })
         })
         .await
     }
@@ -150,10 +210,32 @@ struct Start {
     reader: SiteId,
     after: Cursor,
     up_to: i64,
-    /// Bytes of packs that may be fetched.
-    room: u64,
+    /// Bytes that are in the inbox already.
+    held: u64,
     report: FetchReport,
     state: State,
+}
+
+/// Another remote that has answered with the site id `site`. One address has one site id, so two remotes at one
+/// address are no contradiction.
+fn claimant(
+    config: &Config,
+    state: &State,
+    name: &RemoteName,
+    address: &Address,
+    site: &SiteId,
+) -> Result<Option<RemoteName>, Error> {
+    for (other, remote) in config.remotes.iter().filter(|(other, remote)| *other != name && remote.address != *address)
+    {
+        if state.contact(other.as_str(), &remote.address)?.site_id == Some(*site) {
+            return Ok(Some(other.clone()));
+        }
+    }
+    Ok(None)
+}
+
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Stores what arrives, each step durably before the next.
@@ -161,6 +243,7 @@ struct Inbox {
     repository: Repository,
     state: Arc<Mutex<State>>,
     site: SiteId,
+    limits: changeset::Limits,
     reached: Cursor,
     report: FetchReport,
 }
@@ -185,10 +268,10 @@ impl Sink for Inbox {
 impl Inbox {
     async fn store_pack(&mut self, offered: OfferedPack, bytes: Vec<u8>) -> Result<(), Error> {
         let (site, from, to) = (self.site, self.reached, offered.to);
-        let length = bytes.len() as u64;
+        let (length, limits) = (bytes.len() as u64, self.limits);
         let changes = self
             .write(move |state| {
-                let changes = check(&site, &offered, &bytes)?;
+                let changes = check(&site, &offered, &bytes, &limits)?;
                 state.store(&site, from, to, Some((&bytes, changes)))?;
                 Ok(changes as u64)
             })
@@ -210,10 +293,80 @@ impl Inbox {
 }
 
 /// The number of changes in a pack that is what was offered. What it holds is dropped before it is stored.
-fn check(site: &SiteId, offered: &OfferedPack, bytes: &[u8]) -> Result<usize, Error> {
-    let pack = Pack::decode(bytes, &changeset::Limits::default()).map_err(|error| Error::BadPack(error.to_string()))?;
+fn check(site: &SiteId, offered: &OfferedPack, bytes: &[u8], limits: &changeset::Limits) -> Result<usize, Error> {
+    let pack = Pack::decode(bytes, limits).map_err(|error| Error::BadPack(error.to_string()))?;
     if pack.source != *site || pack.from != offered.from || pack.to != offered.to {
         return Err(Error::BadPack("its head is not what was offered".into()));
     }
     Ok(pack.changes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        database::TakePack,
+        host::Host,
+        protocol::Source,
+        repo::{Layout, Options},
+    };
+
+    /// Says that it is `site`, and sends packs of `source`.
+    struct Liar {
+        site: SiteId,
+        source: SiteId,
+    }
+
+    impl Source for Liar {
+        fn status(&self) -> Result<RemoteStatus, String> {
+            Ok(RemoteStatus { site_id: self.site.as_bytes().to_vec(), db_version: 1, schema: vec![0; 32] })
+        }
+
+        fn packs(&self, from: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+            let to = Cursor::whole(1);
+            if from < to {
+                let _ = take(Pack { source: self.source, from, to, tables: Vec::new(), changes: Vec::new() });
+            }
+            Ok((to, false))
+        }
+    }
+
+    fn repository() -> (tempfile::TempDir, Repository) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
+        let repository = Repository::init(layout, Options::default()).unwrap();
+        (dir, repository)
+    }
+
+    async fn fetch(repository: &Repository, name: &str, liar: Liar) -> Result<FetchReport, Error> {
+        let peer = LocalPeer::new(Arc::new(Server::new(liar, None, Host::default())));
+        let client = Client::new(Arc::new(peer), Limits::default(), Host::default());
+        let config = repository.config().unwrap();
+        let (name, remote) = config.remote(name).unwrap();
+        repository.fetch_through(client, &config.limits, name, &remote.address).await
+    }
+
+    #[tokio::test]
+    async fn a_remote_that_lies_about_its_site_is_refused() {
+        let (_dir, repository) = repository();
+        for name in ["honest", "liar"] {
+            repository.add_remote(name, &format!("{name}.db"), crate::config::SyncMode::Manual).unwrap();
+        }
+        let own = repository.database().unwrap().site_id().unwrap();
+        let [one, other] = [1, 2].map(|byte| SiteId::from_bytes(&[byte; 16]).unwrap());
+        fetch(&repository, "honest", Liar { site: one, source: one }).await.unwrap();
+        let reached = |site| repository.state().unwrap().fetched(&site, Cursor::ZERO).unwrap();
+        assert_eq!(reached(one), Cursor::whole(1));
+
+        let claims_own = fetch(&repository, "liar", Liar { site: own, source: own }).await;
+        assert!(matches!(claims_own, Err(Error::SameSite(_))), "{claims_own:?}");
+        let claims_others = fetch(&repository, "liar", Liar { site: one, source: one }).await;
+        assert!(matches!(claims_others, Err(Error::SharedSite { .. })), "{claims_others:?}");
+        let sends_others = fetch(&repository, "liar", Liar { site: other, source: one }).await;
+        assert!(matches!(sends_others, Err(Error::BadPack(_))), "{sends_others:?}");
+        assert_eq!(reached(other), Cursor::ZERO);
+
+        fetch(&repository, "honest", Liar { site: one, source: one }).await.unwrap();
+        fetch(&repository, "liar", Liar { site: other, source: other }).await.unwrap();
+    }
 }

@@ -160,7 +160,9 @@ impl Merger {
 }
 
 fn decode(bytes: &[u8]) -> Result<Pack, Error> {
-    Pack::decode(bytes, &changeset::Limits::default()).map_err(|error| Error::DamagedPack(error.to_string()))
+    // How large it may be was looked at when it was fetched.
+    let limits = changeset::Limits { raw_bytes: usize::MAX, ..changeset::Limits::default() };
+    Pack::decode(bytes, &limits).map_err(|error| Error::DamagedPack(error.to_string()))
 }
 
 /// Puts changes that do not fit aside, with the reasons a person can act on.

@@ -4,7 +4,7 @@
 //! many tasks.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex as StdMutex, PoisonError},
 };
@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod fetch;
+mod guard;
 mod identity;
 mod layout;
 mod lock;
@@ -73,6 +74,9 @@ struct Inner {
     merging: Arc<Mutex<()>>,
     /// Held, per remote, while it is fetched from.
     fetching: StdMutex<HashMap<RemoteName, Arc<Mutex<()>>>>,
+    /// Held while it is looked at whose site id a remote's is.
+    claiming: StdMutex<()>,
+    guarding: guard::Guarding,
 }
 
 impl Repository {
@@ -119,6 +123,8 @@ impl Repository {
                 node: OnceCell::new(),
                 merging: Arc::default(),
                 fetching: StdMutex::default(),
+                claiming: StdMutex::default(),
+                guarding: guard::Guarding::default(),
             }),
         })
     }
@@ -177,7 +183,8 @@ impl Repository {
     /// [`Error::Config`].
     pub fn add_remote(&self, name: &str, address: &str, sync: SyncMode) -> Result<(), Error> {
         let (name, address) = (parse_name(name)?, absolute_address(address)?);
-        Ok(config::add_remote(&self.inner.layout.config(), &name, &Remote { address, sync })?)
+        config::add_remote(&self.inner.layout.config(), &name, &Remote { address, sync })?;
+        self.reload().map(drop)
     }
 
     /// Removes a remote. What was fetched from it stays, for `merge`.
@@ -186,6 +193,7 @@ impl Repository {
     /// [`Error::Config`], [`Error::State`].
     pub fn remove_remote(&self, name: &str) -> Result<(), Error> {
         config::remove_remote(&self.inner.layout.config(), name)?;
+        self.reload()?;
         Ok(self.state()?.forget_contact(name)?)
     }
 
@@ -203,7 +211,8 @@ impl Repository {
     /// # Errors
     /// [`Error::Config`].
     pub fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
-        Ok(config::set_remote_address(&self.inner.layout.config(), name, &absolute_address(address)?)?)
+        config::set_remote_address(&self.inner.layout.config(), name, &absolute_address(address)?)?;
+        self.reload().map(drop)
     }
 
     /// Changes what the daemon does about a remote by itself.
@@ -212,6 +221,23 @@ impl Repository {
     /// [`Error::Config`].
     pub fn set_remote_sync(&self, name: &str, sync: SyncMode) -> Result<(), Error> {
         Ok(config::set_remote_sync(&self.inner.layout.config(), name, sync)?)
+    }
+
+    /// The settings that are no remotes, by their keys.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn settings(&self) -> Result<BTreeMap<String, String>, Error> {
+        Ok(config::settings(&self.config()?))
+    }
+
+    /// Changes a setting that is no remote's.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn set_setting(&self, key: &str, value: &str) -> Result<(), Error> {
+        config::set_setting(&self.inner.layout.config(), key, value)?;
+        self.reload().map(drop)
     }
 
     /// The address that peers use, if there is one yet. Needs no network.
@@ -265,10 +291,15 @@ impl Repository {
     /// peers are in the middle of downloading, so one repository needs one.
     #[must_use]
     pub fn handler(&self) -> Arc<dyn Handler> {
+        Arc::new(self.server())
+    }
+
+    /// What reads the database for peers. For strangers it stands behind a [`Guarded`](crate::protocol::Guarded).
+    pub(crate) fn server(&self) -> Server {
         let repository = self.clone();
         let source = DatabaseSource::new(move || repository.open_database());
         let spool = Some(self.inner.layout.state().to_owned());
-        Arc::new(Server::new(source, spool, self.inner.options.host.clone()))
+        Server::new(source, spool, self.inner.options.host.clone())
     }
 
     /// Opens the state file. Blocks.
@@ -323,6 +354,8 @@ fn is_missing_or_empty(folder: &Path) -> std::io::Result<bool> {
 
 const CONFIG_TEMPLATE: &str = "\
 # Settings of this repository. `ddcp remote add NAME ADDRESS` adds remotes below.
+#
+# access = \"private\"             # answer configured remotes only; without it, whoever has the address
 #
 # [network]                      # a private Veilid network; the public one without this table
 # key = \"…\"                      # the network key

@@ -5,11 +5,13 @@ use std::{future::Future, pin::Pin};
 
 mod address;
 mod connector;
+mod identity;
 mod local;
 pub mod veilid;
 
 pub use address::{Address, AddressError};
 pub use connector::Connector;
+pub use identity::{Party, RecordId, SignatureBytes, Signer, Verifier};
 pub use local::LocalPeer;
 
 /// The largest request or answer in bytes: what one Veilid `app_call` carries.
@@ -44,6 +46,9 @@ pub enum TransportError {
     /// The record exists but cannot be read with this address: its secret part is missing or wrong.
     #[error("what is published under this address cannot be read with it: its secret part is missing or wrong")]
     Unreadable,
+    /// What the network gives for this address is older than what it gave before.
+    #[error("the network gives an older status of it than before: somebody replays it, or nodes are behind")]
+    Replayed,
     /// The address is known, but nobody answers.
     #[error("the peer does not answer ({0})")]
     Unreachable(String),

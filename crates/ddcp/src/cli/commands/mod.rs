@@ -2,6 +2,7 @@
 
 pub(super) mod address;
 pub(super) mod completions;
+pub(super) mod config;
 pub(super) mod extension;
 pub(super) mod fetch;
 pub(super) mod init;

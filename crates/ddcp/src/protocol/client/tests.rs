@@ -24,7 +24,7 @@ impl Peer for Scripted {
 }
 
 /// Keeps what it takes.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Kept(Vec<Fetched>);
 
 impl Sink for Kept {
@@ -92,6 +92,46 @@ async fn offers_that_lie_are_refused() {
 }
 
 #[tokio::test]
+async fn answers_that_are_none_are_refused() {
+    let offered = || offer(vec![entry(b"one", 0, 1)], 1, false);
+    for answers in [
+        vec![Answer::Authorised],
+        vec![Answer::Chunk { bytes: b"one".to_vec() }],
+        vec![offered(), offered()],
+        vec![offered(), Answer::Chunk { bytes: Vec::new() }],
+        vec![offered(), Answer::Chunk { bytes: vec![0; CHUNK_BYTES + 1] }],
+    ] {
+        let result = fetch(answers.clone(), 1).await;
+        assert!(matches!(result, Err(ClientError::Protocol(_))), "{answers:?}");
+    }
+    struct Garbage;
+    impl Peer for Garbage {
+        fn call(&self, request: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+            Box::pin(async move { Ok(request.into_iter().rev().collect()) })
+        }
+    }
+    let error = Client::new(Arc::new(Garbage), Limits::default(), Host::default()).status().await.unwrap_err();
+    assert!(matches!(error, ClientError::Protocol(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_peer_that_never_gets_on_is_given_up() {
+    for answer in [Answer::Busy, Answer::Working] {
+        let peer = Arc::new(Scripted(Mutex::new(vec![answer])));
+        let limits = Limits { patience: Duration::from_millis(50), ..Limits::default() };
+        let result = Client::new(peer, limits, Host::default()).status().await;
+        assert!(matches!(result, Err(ClientError::Busy(_))));
+    }
+}
+
+#[tokio::test]
+async fn the_words_of_a_peer_are_made_harmless() {
+    let reason = format!("\u{1b}[2Jno\n{}", "x".repeat(10_000));
+    let error = fetch(vec![Answer::Refused { reason }], 1).await.unwrap_err().to_string();
+    assert!(error.starts_with("it refuses: [2Jnox") && error.len() < 300, "{error}");
+}
+
+#[tokio::test]
 async fn a_fetch_ends_though_the_peer_goes_on() {
     let endless = fetch(vec![offer(vec![], 10, true)], 5).await.unwrap();
     assert!(matches!(endless.0.as_slice(), [Fetched::Reached(_)]), "{:?}", endless.0);
@@ -107,7 +147,7 @@ async fn a_later_version_is_said_to_be_one() {
     struct Later;
     impl Peer for Later {
         fn call(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-            let later = Envelope { version: PROTOCOL_VERSION + 1, body: Answer::Busy };
+            let later = Envelope { version: PROTOCOL_VERSION + 1, body: Answer::Busy, session: None };
             Box::pin(async move { Ok(minicbor::to_vec(later).unwrap()) })
         }
     }
@@ -181,6 +221,7 @@ impl Peer for Holder {
                 return Err(TransportError::Unreachable("as asked".into()));
             }
             let answer = match message::decode::<Request>(&request).unwrap() {
+                Request::Challenge { .. } | Request::Proof { .. } => panic!("nobody asked for a proof"),
                 Request::Offer { after, .. } => self.offer(after.into()),
                 Request::Chunk { pack, index } => self.chunk(pack, index).await,
                 Request::Status => unreachable!(),
@@ -309,8 +350,8 @@ async fn what_there_is_no_room_for_is_not_downloaded() {
     let packs: Vec<_> = (0..3).map(|salt| bytes(2, salt)).collect();
     let host = Arc::new(Holder { packs: packs.clone(), ..Holder::default() });
     let room = 5 * CHUNK_BYTES as u64;
-    let client =
-        Client::new(Arc::clone(&host) as Arc<dyn Peer>, Limits::default(), Host::default()).with_parts(Parts::in_memory(), room);
+    let client = Client::new(Arc::clone(&host) as Arc<dyn Peer>, Limits::default(), Host::default())
+        .with_parts(Parts::in_memory(), room);
     let mut kept = Kept::default();
     let reader = SiteId::from_bytes(&[1; 16]).unwrap();
     let error = client.fetch(Cursor::ZERO, 3, &reader, &mut kept).await.unwrap_err();

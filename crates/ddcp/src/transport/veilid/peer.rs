@@ -16,7 +16,7 @@ use super::{
     super::{BoxFuture, MAX_MESSAGE, Peer, TransportError},
     error::transport_error,
     node::Inner,
-    record::{self, RecordError, RouteBytes, STATUS_SUBKEY, Status},
+    record::{self, Age, RecordError, RouteBytes, STATUS_SUBKEY, Status},
     rtt::Rtt,
 };
 use crate::backoff::Backoff;
@@ -513,6 +513,8 @@ async fn read_status(
         tracing::warn!("a published status is not signed by the owner of its record");
         return Err(TransportError::Unreadable);
     }
+    let age = Age { seq: value.seq().to_option().unwrap_or_default(), published: signed.status.published };
+    node.check_age(key, age)?;
     Ok(signed.status)
 }
 
