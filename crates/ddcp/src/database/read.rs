@@ -1,4 +1,8 @@
-use std::{collections::HashMap, str, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    str,
+    sync::Arc,
+};
 
 use rusqlite::{
     Row, named_params,
@@ -42,6 +46,21 @@ impl Default for ReadLimits {
     }
 }
 
+/// Which changes to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Leaves out what this site made.
+    pub without: Option<SiteId>,
+    /// Only changes of these tables; of all without a list.
+    pub tables: Option<BTreeSet<String>>,
+}
+
+impl Selection {
+    fn has_table(&self, name: &[u8]) -> bool {
+        self.tables.as_ref().is_none_or(|tables| tables.iter().any(|table| table.as_bytes() == name))
+    }
+}
+
 /// What was read at once: packs that follow each other without a gap.
 #[derive(Debug)]
 pub struct Batch {
@@ -66,30 +85,37 @@ impl Database {
     /// Those of reading the database. A change that no pack can hold, e.g. text that is not UTF-8, is left out, with
     /// a warning in the log.
     pub fn read_packs(&self, after: Cursor, exclude: &SiteId, limits: &ReadLimits) -> Result<Batch, DatabaseError> {
+        self.read_selected(after, &Selection { without: Some(*exclude), tables: None }, limits)
+    }
+
+    /// As [`Database::read_packs`], of the changes that `selection` names.
+    ///
+    /// # Errors
+    /// As [`Database::read_packs`].
+    pub fn read_selected(
+        &self,
+        after: Cursor,
+        selection: &Selection,
+        limits: &ReadLimits,
+    ) -> Result<Batch, DatabaseError> {
         self.refresh_foreign_engine()?;
         // What is read is of one moment; dropping it ends the transaction.
         let _snapshot = self.wrap(self.connection.unchecked_transaction())?;
         let version = self.version()?;
         let source = self.site_id()?;
         let tables = self.tables()?;
-        let mut packer = Packer::new(self, source, after, limits, &tables);
+        let mut packer = Packer::new(self, source, after, selection, limits, &tables);
         let inside_version = after.version > 0 && after.seq < i64::MAX;
-        let complete = (!inside_version || self.read_query(REST_OF_VERSION, after, exclude, &mut packer)?)
-            && self.read_query(LATER_VERSIONS, after, exclude, &mut packer)?;
+        let complete = (!inside_version || self.read_query(REST_OF_VERSION, after, &mut packer)?)
+            && self.read_query(LATER_VERSIONS, after, &mut packer)?;
         let end = if complete { Cursor::whole(version) } else { packer.from };
         Ok(Batch { packs: packer.finish(end), version, more: !complete, end })
     }
 
     /// Gives the changes to `packer`. Says whether it took them all.
-    fn read_query(
-        &self,
-        sql: &str,
-        after: Cursor,
-        reader: &SiteId,
-        packer: &mut Packer<'_>,
-    ) -> Result<bool, DatabaseError> {
+    fn read_query(&self, sql: &str, after: Cursor, packer: &mut Packer<'_>) -> Result<bool, DatabaseError> {
         let mut statement = self.wrap(self.connection.prepare_cached(sql))?;
-        let reader = reader.as_bytes();
+        let reader = packer.selection.without.as_ref().map(SiteId::as_bytes);
         let all = named_params! {":version": after.version, ":reader": reader, ":seq": after.seq};
         let rows = match sql {
             REST_OF_VERSION => statement.query(all),
@@ -131,6 +157,7 @@ impl<'a> Shape<'a> {
 struct Packer<'a> {
     database: &'a Database,
     source: SiteId,
+    selection: &'a Selection,
     limits: &'a ReadLimits,
     shapes: HashMap<&'a str, Shape<'a>>,
     /// The row of the last cell, by rowid, and the version in which it was created, if that is recorded.
@@ -148,12 +175,14 @@ impl<'a> Packer<'a> {
         database: &'a Database,
         source: SiteId,
         from: Cursor,
+        selection: &'a Selection,
         limits: &'a ReadLimits,
         tables: &'a [TableShape],
     ) -> Self {
         Self {
             database,
             source,
+            selection,
             limits,
             shapes: tables.iter().map(Shape::new).map(|shape| (shape.table.name.as_str(), shape)).collect(),
             created: (0, None),
@@ -167,6 +196,9 @@ impl<'a> Packer<'a> {
 
     /// Takes a row, or refuses it because the packs are full.
     fn push(&mut self, row: &Row<'_>) -> Result<bool, DatabaseError> {
+        if !self.selection.has_table(self.database.wrap(fields(row))?.0) {
+            return Ok(true);
+        }
         let place = self.database.wrap(place(row))?;
         if self.travels_with_its_row(row, place)? {
             return Ok(true);

@@ -5,7 +5,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, RemoteStatus, Request};
+use super::{
+    Meter,
+    message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, RemoteStatus, Request},
+};
 use crate::{
     changeset::{Cursor, PackId, SiteId},
     transport::{Peer, TransportError},
@@ -118,13 +121,20 @@ pub struct Client {
     peer: Arc<dyn Peer>,
     limits: Limits,
     window: Arc<Semaphore>,
+    meter: Meter,
 }
 
 impl Client {
     /// A client of `peer`.
     #[must_use]
     pub fn new(peer: Arc<dyn Peer>, limits: Limits) -> Self {
-        Self { peer, limits, window: Arc::new(Semaphore::new(WINDOW)) }
+        Self { peer, limits, window: Arc::new(Semaphore::new(WINDOW)), meter: Meter::default() }
+    }
+
+    /// The same client, which shows on `meter` how far its downloads are.
+    #[must_use]
+    pub fn with_meter(self, meter: Meter) -> Self {
+        Self { meter, ..self }
     }
 
     /// Who the peer is and how far its database is.
@@ -154,12 +164,14 @@ impl Client {
         let mut after = after;
         let mut lost = 0;
         let mut empty = 0;
+        self.meter.update(|progress| (progress.version, progress.target) = (after.version, up_to));
         loop {
             let (packs, end, more) = self.offer(after, reader).await?;
             empty = if packs.is_empty() { empty + 1 } else { 0 };
             if empty > MOST_EMPTY_OFFERS {
                 return Err(ClientError::Protocol("it goes on offering nothing".into()).into());
             }
+            self.meter.update(|progress| packs.iter().for_each(|pack| progress.offer(pack.bytes, pack.changes)));
             let client = self.clone();
             let download = move |pack| {
                 let client = client.clone();
@@ -173,7 +185,9 @@ impl Client {
                     break;
                 };
                 after = pack.to;
+                let changes = pack.changes;
                 sink.take(Fetched::Pack(pack, bytes)).await?;
+                self.meter.update(|progress| progress.store(changes, after.version));
             }
             drop(downloads);
             if gone {
@@ -185,6 +199,7 @@ impl Client {
             }
             after = end;
             sink.take(Fetched::Reached(end)).await?;
+            self.meter.update(|progress| progress.store(0, end.version));
             if !more || end.version > up_to {
                 return Ok(());
             }
@@ -250,7 +265,10 @@ impl Client {
     async fn chunk(&self, pack: [u8; 32], index: u32) -> Result<Option<Vec<u8>>, ClientError> {
         let _slot = self.window.acquire().await.map_err(|error| ClientError::Protocol(error.to_string()))?;
         match self.ask(Request::Chunk { pack, index }).await? {
-            Answer::Chunk { bytes } if !bytes.is_empty() && bytes.len() <= CHUNK_BYTES => Ok(Some(bytes)),
+            Answer::Chunk { bytes } if !bytes.is_empty() && bytes.len() <= CHUNK_BYTES => {
+                self.meter.update(|progress| progress.bytes += bytes.len() as u64);
+                Ok(Some(bytes))
+            }
             Answer::Gone => Ok(None),
             other => Err(unexpected(&other)),
         }

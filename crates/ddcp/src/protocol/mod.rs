@@ -9,8 +9,10 @@
 
 mod client;
 mod message;
+mod progress;
 mod server;
 
 pub use client::{Client, ClientError, Fetched, Limits, OfferedPack, Sink};
 pub use message::{CHUNK_BYTES, PROTOCOL_VERSION, RemoteStatus, announcement};
+pub use progress::{Meter, Progress};
 pub use server::{Server, Source};

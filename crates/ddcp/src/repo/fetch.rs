@@ -5,13 +5,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
-use super::{DatabaseSource, FetchReport, LogEvent, Outcome, PerRemote, Repository, State};
+use super::{DatabaseSource, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
     config::RemoteName,
     database::{Database, OpenOptions},
-    protocol::{Client, Fetched, Limits, OfferedPack, RemoteStatus, Server, Sink},
+    protocol::{Client, Fetched, Limits, Meter, OfferedPack, RemoteStatus, Server, Sink},
     transport::{Address, LocalPeer, Peer},
 };
 
@@ -21,20 +21,32 @@ impl Repository {
     /// # Errors
     /// [`Error::Config`]; what goes wrong with a remote is in its report.
     pub async fn fetch(&self, name: Option<&str>) -> Result<Vec<PerRemote<FetchReport>>, Error> {
+        self.fetch_watched(name, &Monitor::default()).await
+    }
+
+    /// As [`Repository::fetch`]; `monitor` shows how far it is.
+    ///
+    /// # Errors
+    /// As [`Repository::fetch`].
+    pub async fn fetch_watched(
+        &self,
+        name: Option<&str>,
+        monitor: &Monitor,
+    ) -> Result<Vec<PerRemote<FetchReport>>, Error> {
         let mut fetches = JoinSet::new();
         for (name, address) in self.chosen(name)? {
-            let repository = self.clone();
-            fetches.spawn(async move { repository.fetch_and_note(name, address).await });
+            let (repository, meter) = (self.clone(), monitor.meter(name.as_str()));
+            fetches.spawn(async move { repository.fetch_and_note(name, address, meter).await });
         }
         let mut reports = fetches.join_all().await;
         reports.sort_by(|a, b| a.remote.cmp(&b.remote));
         Ok(reports)
     }
 
-    async fn fetch_and_note(&self, name: RemoteName, address: Address) -> PerRemote<FetchReport> {
+    async fn fetch_and_note(&self, name: RemoteName, address: Address, meter: Meter) -> PerRemote<FetchReport> {
         let _alone = self.fetching(&name).await;
         let began = Timestamp::now();
-        let outcome = match self.fetch_one(&name, &address).await {
+        let outcome = match self.fetch_one(&name, &address, meter).await {
             Ok(report) => {
                 tracing::info!(remote = %name, changes = report.changes, bytes = report.bytes, "fetched");
                 Outcome::Done(report)
@@ -61,16 +73,15 @@ impl Repository {
         PerRemote { remote: name.to_string(), outcome }
     }
 
-    async fn fetch_one(&self, name: &RemoteName, address: &Address) -> Result<FetchReport, Error> {
-        let client = Client::new(self.connect(address).await?, Limits::default());
+    async fn fetch_one(&self, name: &RemoteName, address: &Address, meter: Meter) -> Result<FetchReport, Error> {
+        let client = Client::new(self.connect(address).await?, Limits::default()).with_meter(meter);
         let status = client.status().await?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let schema = status.schema.clone();
         let start = self.start(name.clone(), address.clone(), site, status).await?;
         let mut inbox = Inbox { repository: self.clone(), site, reached: start.after, report: start.report };
         client.fetch(start.after, start.up_to, &start.reader, &mut inbox).await?;
-        let name = name.clone();
-        self.blocking(move |repository| Ok(repository.state()?.note_schema(name.as_str(), &schema)?)).await?;
+        self.blocking(move |repository| Ok(repository.state()?.note_schema(&site, &schema)?)).await?;
         Ok(inbox.report)
     }
 
@@ -108,35 +119,23 @@ impl Repository {
                 return Err(Error::SameSite(site));
             }
             let mut state = repository.state()?;
-            let known_schema = state.contact(name.as_str(), &address)?.schema;
             let now = Timestamp::now().as_second();
             state.note_answer(name.as_str(), &address, &site, status.db_version, now)?;
-            let mut after = state.fetched(&site, database.position(&site)?)?;
-            let rewound = status.db_version < after.version;
+            let mut fetched = state.fetched(&site, database.position(&site)?)?;
+            let rewound = status.db_version < fetched.version;
             if rewound {
                 tracing::warn!(
-                    remote = %name, version = status.db_version, fetched = after.version,
+                    remote = %name, version = status.db_version, fetched = fetched.version,
                     "the remote's database is older than what was fetched from it (restored from a backup?); reading it from the start"
                 );
                 state.drop_inbox(&site)?;
-                after = Cursor::ZERO;
+                fetched = Cursor::ZERO;
             }
-            if known_schema.is_some_and(|known| known != status.schema) {
-                after = before_alteration(after);
-            }
+            let after = state.read_on(&site, fetched, &status.schema)?;
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
             Ok(Start { reader, after, up_to: status.db_version, report })
         })
         .await
-    }
-}
-
-/// Where to read on when the remote's schema has changed since. Altering a table records cells under the db version
-/// that is current then, which may be the one that was read last: that one is read again.
-fn before_alteration(after: Cursor) -> Cursor {
-    match after.version {
-        ..=1 => Cursor::ZERO,
-        version => Cursor::whole(version - 1),
     }
 }
 

@@ -22,20 +22,25 @@ use crate::{
     },
 };
 
+mod bundle;
 mod fetch;
 mod identity;
 mod layout;
 mod lock;
 mod log;
 mod merge;
+mod monitor;
+mod reading;
 mod report;
 mod source;
 mod state;
 mod status;
 
+pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
+pub use monitor::Monitor;
 pub use report::{
     FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
 };
@@ -67,6 +72,8 @@ struct Inner {
     merging: Arc<Mutex<()>>,
     /// Held, per remote, while it is fetched from.
     fetching: StdMutex<HashMap<RemoteName, Arc<Mutex<()>>>>,
+    /// Held while a bundle is fetched.
+    importing: Arc<Mutex<()>>,
 }
 
 impl Repository {
@@ -113,6 +120,7 @@ impl Repository {
                 node: OnceCell::new(),
                 merging: Arc::default(),
                 fetching: StdMutex::default(),
+                importing: Arc::default(),
             }),
         })
     }
@@ -180,7 +188,9 @@ impl Repository {
     /// [`Error::Config`], [`Error::State`].
     pub fn remove_remote(&self, name: &str) -> Result<(), Error> {
         config::remove_remote(&self.inner.layout.config(), name)?;
-        Ok(self.state()?.forget_contact(name)?)
+        let mut state = self.state()?;
+        state.forget_mark(name)?;
+        Ok(state.forget_contact(name)?)
     }
 
     /// Gives a remote another name.
@@ -189,7 +199,9 @@ impl Repository {
     /// [`Error::Config`], [`Error::State`].
     pub fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
         config::rename_remote(&self.inner.layout.config(), old, &parse_name(new)?)?;
-        Ok(self.state()?.rename_contact(old, new)?)
+        let mut state = self.state()?;
+        state.rename_mark(old, new)?;
+        Ok(state.rename_contact(old, new)?)
     }
 
     /// Gives a remote another address.

@@ -7,11 +7,13 @@
 
 mod backups;
 mod bad_files;
+mod bundles;
 mod crashes;
 mod extension;
 mod failures;
 mod follow;
 mod output;
+mod progress;
 mod remotes;
 mod repositories;
 mod schemas;
