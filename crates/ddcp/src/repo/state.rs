@@ -546,9 +546,13 @@ mod tests {
         let path = dir.path().join("state.db");
         let first = Connection::open(&path).unwrap();
         first.execute_batch(TABLES).unwrap();
+        let contact = "INSERT INTO contact (remote, address, site_id, schema) VALUES ('a', '/a.db', ?, ?)";
+        first.execute(contact, params![site(1).as_bytes(), b"schema"]).unwrap();
         first.pragma_update(None, "user_version", 1).unwrap();
         drop(first);
-        assert!(State::open(&path).unwrap().log(None, 1).unwrap().is_empty());
+        let mut state = State::open(&path).unwrap();
+        assert!(state.log(None, 1).unwrap().is_empty());
+        assert_eq!(state.read_on(&site(1), at(7), b"schema").unwrap(), at(7), "the schema it was read with is kept");
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = State::open(&path).err().unwrap().to_string();
         assert!(error.contains("made by a later ddcp (layout 99"), "{error}");

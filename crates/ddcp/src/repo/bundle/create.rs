@@ -39,7 +39,11 @@ impl FromStr for Since {
 
     /// Digits are a version, anything else names a remote.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Self::Remote(text.to_owned()), |version: u32| Self::Version(version.into())))
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        Ok(match text.parse() {
+            Ok(version) if is_number => Self::Version(version),
+            _ => Self::Remote(text.to_owned()),
+        })
     }
 }
 
