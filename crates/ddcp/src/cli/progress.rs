@@ -84,7 +84,6 @@ impl Display {
 
     fn show(&mut self, now: BTreeMap<String, Progress>) {
         match self {
-            Self::Hidden => {}
             Self::Bars(bars) => bars.draw(&now),
             Self::Json { told } if *told != now => {
                 // Whoever does not read it any more does not want it any more.
@@ -97,7 +96,7 @@ impl Display {
                 }
                 *told = now;
             }
-            Self::Json { .. } | Self::Log { .. } => {}
+            Self::Hidden | Self::Json { .. } | Self::Log { .. } => {}
         }
     }
 
