@@ -4,7 +4,7 @@ use rusqlite::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    changeset::SiteId,
+    changeset::{BundleError, SiteId},
     config::{ConfigError, RemoteName},
     database::DatabaseError,
     protocol::ClientError,
@@ -86,6 +86,49 @@ pub enum Error {
     /// Nothing was ever fetched from a remote, so there is nothing to merge.
     #[error("nothing has been fetched from `{0}` yet")]
     NothingFetched(String),
+    /// A file is no bundle, or not a whole one.
+    #[error("{file}: {source}")]
+    Bundle {
+        /// What it is called.
+        file: String,
+        /// What is wrong with it.
+        source: BundleError,
+    },
+    /// A bundle of this database's own changes.
+    #[error("{file} was made from this database itself")]
+    OwnBundle {
+        /// What it is called.
+        file: String,
+    },
+    /// A bundle begins behind what is here of its source.
+    #[error(
+        "{file} begins with version {begins} of {source_name}, of which this repository has {}: what lies between would be missing",
+        if *.known == 0 { "nothing yet".to_owned() } else { format!("only what came up to version {known}") }
+    )]
+    BundleGap {
+        /// What it is called.
+        file: String,
+        /// The remote's name, or `site` and its id.
+        source_name: String,
+        /// The first version in it.
+        begins: i64,
+        /// The last version that is here.
+        known: i64,
+    },
+    /// A bundle that cannot be made.
+    #[error("{what}")]
+    BundleRequest {
+        /// Why.
+        what: String,
+        /// What to do next.
+        hint: String,
+    },
+    /// A file that is there would be overwritten.
+    #[error("{} exists already", .0.display())]
+    FileExists(PathBuf),
+    /// The user ended the work.
+    #[error("stopped; nothing was written")]
+    Stopped,
     /// There is no address yet.
     #[error("{} has no address yet", .0.display())]
     NoAddress(PathBuf),
@@ -141,7 +184,9 @@ impl Error {
             | Self::Database(DatabaseError::Locked { .. })
             | Self::Node(TransportError::InUse(_)) => ErrorKind::Locked,
             Self::Config(ConfigError::Io { .. }) => ErrorKind::Failed,
-            Self::Config(_) | Self::ForeignFolder(_) => ErrorKind::Usage,
+            Self::Config(_) | Self::ForeignFolder(_) | Self::BundleRequest { .. } | Self::FileExists(_) => {
+                ErrorKind::Usage
+            }
             Self::Remote(ClientError::Transport(error)) => transport_kind(error),
             Self::Node(TransportError::Offline(_)) | Self::RemoteDatabase(_) | Self::Remote(ClientError::Busy(_)) => {
                 ErrorKind::Unreachable
@@ -205,6 +250,16 @@ impl Error {
                 "check that both sides run the same version of ddcp (`ddcp --version`), and that the peer is who you think".into()
             }
             Self::NothingFetched(name) => format!("`ddcp fetch {name}` first"),
+            Self::Bundle { source, .. } => bundle_hint(source)?.into(),
+            Self::OwnBundle { .. } => "take it to another repository, and fetch it there".into(),
+            Self::BundleGap { known: 0, .. } => {
+                "have a whole one made there: `ddcp bundle create FILE`, without `--since`".into()
+            }
+            Self::BundleGap { known, .. } => {
+                format!("have one made there that begins earlier: `ddcp bundle create FILE --since {known}`")
+            }
+            Self::BundleRequest { hint, .. } => hint.clone(),
+            Self::FileExists(_) => "`--force` overwrites it".into(),
             Self::NoAddress(_) => "`ddcp serve` gives it one".into(),
             _ => return None,
         })
@@ -282,6 +337,15 @@ fn state_hint(error: &StateError) -> Option<&'static str> {
              table is not"
         }
         _ => return None,
+    })
+}
+
+fn bundle_hint(error: &BundleError) -> Option<&'static str> {
+    Some(match error {
+        BundleError::NotABundle => "`ddcp bundle create FILE` makes one",
+        BundleError::Version(_) => "install a newer ddcp",
+        BundleError::Io(_) => return None,
+        _ => "copy it once more; if that does not help, have it made anew with `ddcp bundle create`",
     })
 }
 

@@ -38,6 +38,12 @@ impl PackId {
         Self(*blake3::hash(encoded).as_bytes())
     }
 
+    /// The id that was written as these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The hash.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {

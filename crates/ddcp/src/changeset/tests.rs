@@ -185,7 +185,7 @@ proptest! {
     }
 }
 
-fn one_change() -> Pack {
+pub(super) fn one_change() -> Pack {
     let site = SiteId::from_bytes(&[7; 16]).unwrap();
     let change = Change {
         table: "notes".into(),

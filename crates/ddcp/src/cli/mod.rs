@@ -12,11 +12,12 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::{
     Error, ErrorKind, Failure,
     config::load_network,
-    repo::{Layout, Options, Repository},
+    repo::{Layout, Monitor, Options, Repository},
 };
 
 mod commands;
 mod output;
+mod progress;
 mod shell;
 
 /// Distribute a SQLite database and synchronise it the way Git synchronises a repository.
@@ -86,6 +87,7 @@ enum Command {
     Fetch(commands::fetch::Args),
     Merge(commands::merge::Args),
     Pull(commands::pull::Args),
+    Bundle(commands::bundle::Args),
     Status(commands::status::Args),
     Log(commands::log::Args),
     Shell(commands::shell::Args),
@@ -136,6 +138,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failed> {
         Command::Fetch(args) => commands::fetch::run(&session, args).await,
         Command::Merge(args) => commands::merge::run(&session, args).await,
         Command::Pull(args) => commands::pull::run(&session, args).await,
+        Command::Bundle(args) => commands::bundle::run(&session, args).await,
         Command::Status(args) => commands::status::run(&session, args).await,
         Command::Log(args) => commands::log::run(&session, args).await,
         Command::Shell(args) => commands::shell::run(session, args).await,
@@ -149,6 +152,7 @@ struct Session {
     layout: Layout,
     options: Options,
     format: Format,
+    verbose: u8,
     quiet: bool,
 }
 
@@ -158,7 +162,7 @@ impl Session {
             .map_err(|source| Error::Io { path: global.db, source })?;
         let network = global.network.as_deref().map(load_network).transpose().map_err(Error::from)?;
         let options = Options { extension: global.extension, network, ..Options::default() };
-        Ok(Self { layout, options, format: global.format, quiet: global.quiet })
+        Ok(Self { layout, options, format: global.format, verbose: global.verbose, quiet: global.quiet })
     }
 
     fn repository(&self) -> Result<Repository, Failed> {
@@ -168,6 +172,13 @@ impl Session {
     /// Has a control command done by the daemon or here.
     async fn run<T: serde::de::DeserializeOwned>(&self, command: crate::control::Command) -> Result<T, Failed> {
         Ok(crate::control::run(&self.repository()?, command).await?)
+    }
+
+    /// As [`Session::run`], and shows meanwhile how far a download is.
+    async fn run_shown<T: serde::de::DeserializeOwned>(&self, command: crate::control::Command) -> Result<T, Failed> {
+        let (repository, monitor) = (self.repository()?, Monitor::default());
+        let work = crate::control::run_watched(&repository, command, &monitor);
+        Ok(progress::shown(self, &monitor, work).await?)
     }
 
     /// Prints what only people want to know.

@@ -1,4 +1,9 @@
-use std::{collections::HashMap, ops::ControlFlow, str, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::ControlFlow,
+    str,
+    sync::Arc,
+};
 
 use rusqlite::{
     Row, named_params,
@@ -29,6 +34,27 @@ const UNKNOWN_SITE: &str = "the site that made it is not known: crsql_site_id la
 /// About how many bytes a pack has before compression, unless a reader wants otherwise.
 pub const PACK_BYTES: usize = 1024 * 1024;
 
+/// Which changes to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Leaves out what this site made.
+    pub without: Option<SiteId>,
+    /// Only changes of these tables; of all without a list.
+    pub tables: Option<BTreeSet<String>>,
+}
+
+impl Selection {
+    /// All changes but those of `site`.
+    #[must_use]
+    pub fn without(site: SiteId) -> Self {
+        Self { without: Some(site), tables: None }
+    }
+
+    fn has_table(&self, name: &[u8]) -> bool {
+        self.tables.as_ref().is_none_or(|tables| tables.iter().any(|table| table.as_bytes() == name))
+    }
+}
+
 /// How far a database was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadEnd {
@@ -45,12 +71,11 @@ pub struct ReadEnd {
 pub type TakePack<'a> = &'a mut dyn FnMut(Pack) -> ControlFlow<()>;
 
 impl Database {
-    /// Reads the changes behind `after`, without those that `exclude` made, at one moment of the database's history,
-    /// and gives them to `take` as packs that follow each other without a gap, none of them empty, until it breaks off.
+    /// Reads the changes behind `after` that `selection` names, at one moment of the database's history, and gives them to `take` as packs that follow each other without a gap, none of them empty, until it breaks off.
     ///
     /// A pack has about `pack_bytes` before compression. One change, or several that share a place in the order, may
     /// exceed it by any amount; a transaction that does is cut at twice that size. Where packs are cut depends only on
-    /// the changes, `after`, `exclude` and `pack_bytes`: whoever reads again gets the same packs, but for what has
+    /// the changes, `after`, `selection` and `pack_bytes`: whoever reads again gets the same packs, but for what has
     /// changed in between.
     ///
     /// Takes time linear in the number of changes given, plus those of the version in which `after` lies, and reads
@@ -62,7 +87,7 @@ impl Database {
     pub fn stream_packs(
         &self,
         after: Cursor,
-        exclude: &SiteId,
+        selection: &Selection,
         pack_bytes: usize,
         take: TakePack<'_>,
     ) -> Result<ReadEnd, DatabaseError> {
@@ -72,10 +97,10 @@ impl Database {
         let version = self.version()?;
         let source = self.site_id()?;
         let tables = self.tables()?;
-        let mut packer = Packer::new(self, source, after, pack_bytes, &tables, take);
+        let mut packer = Packer::new(self, source, after, selection, pack_bytes, &tables, take);
         let inside_version = after.version > 0 && after.seq < i64::MAX;
-        let complete = (!inside_version || self.read_query(REST_OF_VERSION, after, exclude, &mut packer)?)
-            && self.read_query(LATER_VERSIONS, after, exclude, &mut packer)?;
+        let complete = (!inside_version || self.read_query(REST_OF_VERSION, after, &mut packer)?)
+            && self.read_query(LATER_VERSIONS, after, &mut packer)?;
         if !complete {
             return Ok(ReadEnd { version, more: true, end: packer.from });
         }
@@ -85,15 +110,9 @@ impl Database {
     }
 
     /// Gives the changes to `packer`. Says whether it took them all.
-    fn read_query(
-        &self,
-        sql: &str,
-        after: Cursor,
-        reader: &SiteId,
-        packer: &mut Packer<'_>,
-    ) -> Result<bool, DatabaseError> {
+    fn read_query(&self, sql: &str, after: Cursor, packer: &mut Packer<'_>) -> Result<bool, DatabaseError> {
         let mut statement = self.wrap(self.connection.prepare_cached(sql))?;
-        let reader = reader.as_bytes();
+        let reader = packer.selection.without.as_ref().map(SiteId::as_bytes);
         let all = named_params! {":version": after.version, ":reader": reader, ":seq": after.seq};
         let rows = match sql {
             REST_OF_VERSION => statement.query(all),
@@ -135,6 +154,7 @@ impl<'a> Shape<'a> {
 struct Packer<'a> {
     database: &'a Database,
     source: SiteId,
+    selection: &'a Selection,
     pack_bytes: usize,
     shapes: HashMap<&'a str, Shape<'a>>,
     /// The row of the last cell, by rowid, and the version in which it was created, if that is recorded.
@@ -152,6 +172,7 @@ impl<'a> Packer<'a> {
         database: &'a Database,
         source: SiteId,
         from: Cursor,
+        selection: &'a Selection,
         pack_bytes: usize,
         tables: &'a [TableShape],
         take: TakePack<'a>,
@@ -159,6 +180,7 @@ impl<'a> Packer<'a> {
         Self {
             database,
             source,
+            selection,
             pack_bytes,
             shapes: tables.iter().map(Shape::new).map(|shape| (shape.table.name.as_str(), shape)).collect(),
             created: (0, None),
@@ -172,6 +194,9 @@ impl<'a> Packer<'a> {
 
     /// Takes a row, or refuses it because no more packs are wanted.
     fn push(&mut self, row: &Row<'_>) -> Result<bool, DatabaseError> {
+        if !self.selection.has_table(self.database.wrap(fields(row))?.0) {
+            return Ok(true);
+        }
         let place = self.database.wrap(place(row))?;
         if self.travels_with_its_row(row, place)? {
             return Ok(true);

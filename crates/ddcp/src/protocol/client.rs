@@ -16,6 +16,7 @@ use futures_util::{
 use tokio::sync::mpsc;
 
 use super::{
+    Meter,
     credentials::Credentials,
     message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request, Session},
     parts::{Assembly, AssemblyError, Parts},
@@ -183,6 +184,7 @@ pub struct Client {
     given: Arc<Mutex<Option<Instant>>>,
     credentials: Option<Arc<Credentials>>,
     session: Session,
+    meter: Meter,
 }
 
 impl Client {
@@ -192,7 +194,23 @@ impl Client {
         let gate = Arc::new(Gate::new(host.now()));
         // Nobody else must be able to guess it: that is no matter of the host's.
         let session = rand::random::<[u8; 16]>().into();
-        Self { peer, limits, host, parts: Parts::in_memory(), gate, given: Arc::default(), credentials: None, session }
+        Self {
+            peer,
+            limits,
+            host,
+            parts: Parts::in_memory(),
+            gate,
+            given: Arc::default(),
+            credentials: None,
+            session,
+            meter: Meter::default(),
+        }
+    }
+
+    /// The same client, which shows on `meter` how far its downloads are.
+    #[must_use]
+    pub fn with_meter(self, meter: Meter) -> Self {
+        Self { meter, ..self }
     }
 
     /// The client, able to prove to a private repository who asks.
@@ -232,6 +250,7 @@ impl Client {
         reader: &SiteId,
         sink: &mut S,
     ) -> Result<(), S::Error> {
+        self.meter.update(|progress| (progress.version, progress.target) = (after.version, up_to));
         let mut wanted = Wanted { after, up_to, reader };
         let mut store = Store { client: self, sink, reached: after, offers: 0 };
         let mut lost = 0;
@@ -311,6 +330,7 @@ impl Client {
                 let Some(left) = left else { break };
                 room = left;
                 self.parts.note_offered(&pack);
+                self.meter.update(|progress| progress.offer(pack.bytes, pack.changes));
                 promises.push(Promise::Pack(pack, content));
             }
             if fits {
@@ -369,6 +389,7 @@ impl Client {
     async fn await_promise(&self, promise: Result<Promise, ClientError>) -> Result<Arrival, ClientError> {
         match promise? {
             Promise::Pack(pack, Some(content)) => {
+                self.meter.update(|progress| progress.bytes += content.len() as u64);
                 let assembly = Assembly::whole(&pack, content);
                 Ok(Arrival::Pack(pack, assembly))
             }
@@ -384,6 +405,8 @@ impl Client {
         let (parts, offered) = (self.parts.clone(), pack.clone());
         let mut assembly = self.on_disk(move || parts.open(&offered, chunks)).await?;
         let missing = assembly.missing();
+        let held = (u64::from(chunks) - missing.len() as u64) * CHUNK_BYTES as u64;
+        self.meter.update(|progress| progress.bytes += held.min(pack.bytes));
         let (id, bytes) = (pack.id, pack.bytes);
         let chunk = |index| async move { (index, self.chunk(id, bytes, index).await) };
         let mut arriving = pin!(stream::iter(missing).map(chunk).buffer_unordered(MOST).ready_chunks(MOST));
@@ -392,7 +415,10 @@ impl Client {
             let mut stop = None;
             for (index, answer) in answers {
                 match answer {
-                    Ok(Some(chunk)) => arrived.push((index, chunk)),
+                    Ok(Some(chunk)) => {
+                        self.meter.update(|progress| progress.bytes += chunk.len() as u64);
+                        arrived.push((index, chunk));
+                    }
                     Ok(None) => stop = Some(Ok(Arrival::Gone)),
                     Err(error) => stop = Some(Err(error)),
                 }
@@ -524,6 +550,7 @@ impl<S: Sink> Store<'_, S> {
             Arrival::Gone => return Ok(false),
             Arrival::Reached(end) => {
                 self.sink.take(Fetched::Reached(end)).await?;
+                self.client.meter.update(|progress| progress.store(0, end.version));
                 self.reached = end;
                 self.offers += 1;
                 if self.offers == OFFERS_TO_RESUME {
@@ -542,6 +569,7 @@ impl<S: Sink> Store<'_, S> {
                 let (parts, offered) = (self.client.parts.clone(), pack.clone());
                 self.sink.take(Fetched::Pack(pack, bytes)).await?;
                 self.reached = offered.to;
+                self.client.meter.update(|progress| progress.store(offered.changes, offered.to.version));
                 self.client.host.blocking(move || parts.remove(&offered)).await;
             }
         }

@@ -8,13 +8,15 @@ use std::{
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{DatabaseSource, FetchReport, LogEvent, Outcome, PerRemote, Repository, State};
+use super::{DatabaseSource, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
     config::{self, Config, RemoteName},
     database::{Database, OpenOptions},
-    protocol::{Client, ClientError, Credentials, Fetched, Limits, OfferedPack, Parts, RemoteStatus, Server, Sink},
+    protocol::{
+        Client, ClientError, Credentials, Fetched, Limits, Meter, OfferedPack, Parts, RemoteStatus, Server, Sink,
+    },
     transport::{Address, LocalPeer, Peer},
 };
 
@@ -24,14 +26,29 @@ impl Repository {
     /// # Errors
     /// [`Error::Config`]; what goes wrong with a remote is in its report.
     pub async fn fetch(&self, name: Option<&str>) -> Result<Vec<PerRemote<FetchReport>>, Error> {
-        let fetches = self.chosen(name)?.into_iter().map(|(name, address)| self.fetch_and_note(name, address));
-        Ok(join_all(fetches).await)
+        self.fetch_watched(name, &Monitor::default()).await
     }
 
-    async fn fetch_and_note(&self, name: RemoteName, address: Address) -> PerRemote<FetchReport> {
+    /// As [`Repository::fetch`]; `monitor` shows how far it is.
+    ///
+    /// # Errors
+    /// As [`Repository::fetch`].
+    pub async fn fetch_watched(
+        &self,
+        name: Option<&str>,
+        monitor: &Monitor,
+    ) -> Result<Vec<PerRemote<FetchReport>>, Error> {
+        let fetch = |(name, address): (RemoteName, Address)| {
+            let meter = monitor.meter(name.as_str());
+            self.fetch_and_note(name, address, meter)
+        };
+        Ok(join_all(self.chosen(name)?.into_iter().map(fetch)).await)
+    }
+
+    async fn fetch_and_note(&self, name: RemoteName, address: Address, meter: Meter) -> PerRemote<FetchReport> {
         let _alone = self.fetching(&name).await;
         let began = Timestamp::now();
-        let outcome = match self.fetch_one(&name, &address).await {
+        let outcome = match self.fetch_one(&name, &address, meter).await {
             Ok(report) => {
                 tracing::info!(remote = %name, changes = report.changes, bytes = report.bytes, "fetched");
                 Outcome::Done(report)
@@ -67,9 +84,9 @@ impl Repository {
         }
     }
 
-    async fn fetch_one(&self, name: &RemoteName, address: &Address) -> Result<FetchReport, Error> {
+    async fn fetch_one(&self, name: &RemoteName, address: &Address, meter: Meter) -> Result<FetchReport, Error> {
         let limits = self.blocking(Self::config).await?.limits;
-        let client = self.client(address, &limits).await?;
+        let client = self.client(address, &limits).await?.with_meter(meter);
         self.fetch_through(client, &limits, name, address).await
     }
 
@@ -94,8 +111,7 @@ impl Repository {
             Error::Remote(error) => self.explain(error),
             other => other,
         })?;
-        let name = name.clone();
-        inbox.write(move |state| Ok(state.note_schema(name.as_str(), &schema)?)).await?;
+        inbox.write(move |state| Ok(state.note_schema(&site, &schema)?)).await?;
         Ok(inbox.report)
     }
 
@@ -172,37 +188,25 @@ impl Repository {
             if let Some(other) = claimant(&config, &state, &name, &address, &site)? {
                 return Err(Error::SharedSite { site, other });
             }
-            let known_schema = state.contact(name.as_str(), &address)?.schema;
             let now = Timestamp::now().as_second();
             state.note_answer(name.as_str(), &address, &site, status.db_version, now)?;
             drop(alone);
-            let mut after = state.fetched(&site, database.position(&site)?)?;
-            let rewound = status.db_version < after.version;
+            let mut fetched = state.fetched(&site, database.position(&site)?)?;
+            let rewound = status.db_version < fetched.version;
             if rewound {
                 tracing::warn!(
-                    remote = %name, version = status.db_version, fetched = after.version,
+                    remote = %name, version = status.db_version, fetched = fetched.version,
                     "the remote's database is older than what was fetched from it (restored from a backup?); reading it from the start"
                 );
                 state.drop_inbox(&site)?;
-                after = Cursor::ZERO;
+                fetched = Cursor::ZERO;
             }
-            if known_schema.is_some_and(|known| known != status.schema) {
-                after = before_alteration(after);
-            }
+            let after = state.read_on(&site, fetched, &status.schema)?;
             let held = state.inbox_bytes(&site)?;
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
             Ok(Start { reader, after, up_to: status.db_version, held, report, state })
         })
         .await
-    }
-}
-
-/// Where to read on when the remote's schema has changed since. Altering a table records cells under the db version
-/// that is current then, which may be the one that was read last: that one is read again.
-fn before_alteration(after: Cursor) -> Cursor {
-    match after.version {
-        ..=1 => Cursor::ZERO,
-        version => Cursor::whole(version - 1),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     },
 };
 
+mod bundle;
 mod fetch;
 mod guard;
 mod identity;
@@ -31,14 +32,18 @@ mod layout;
 mod lock;
 mod log;
 mod merge;
+mod monitor;
+mod reading;
 mod report;
 mod source;
 mod state;
 mod status;
 
+pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
+pub use monitor::Monitor;
 pub use report::{
     FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
 };
@@ -77,6 +82,8 @@ struct Inner {
     /// Held while it is looked at whose site id a remote's is.
     claiming: StdMutex<()>,
     guarding: guard::Guarding,
+    /// Held while a bundle is fetched.
+    importing: Arc<Mutex<()>>,
 }
 
 impl Repository {
@@ -125,6 +132,7 @@ impl Repository {
                 fetching: StdMutex::default(),
                 claiming: StdMutex::default(),
                 guarding: guard::Guarding::default(),
+                importing: Arc::default(),
             }),
         })
     }
@@ -194,7 +202,9 @@ impl Repository {
     pub fn remove_remote(&self, name: &str) -> Result<(), Error> {
         config::remove_remote(&self.inner.layout.config(), name)?;
         self.reload()?;
-        Ok(self.state()?.forget_contact(name)?)
+        let mut state = self.state()?;
+        state.forget_mark(name)?;
+        Ok(state.forget_contact(name)?)
     }
 
     /// Gives a remote another name.
@@ -203,7 +213,9 @@ impl Repository {
     /// [`Error::Config`], [`Error::State`].
     pub fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
         config::rename_remote(&self.inner.layout.config(), old, &parse_name(new)?)?;
-        Ok(self.state()?.rename_contact(old, new)?)
+        let mut state = self.state()?;
+        state.rename_mark(old, new)?;
+        Ok(state.rename_contact(old, new)?)
     }
 
     /// Gives a remote another address.

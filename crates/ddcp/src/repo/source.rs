@@ -2,7 +2,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{
     changeset::{Cursor, SiteId},
-    database::{Database, DatabaseError, PACK_BYTES, TakePack},
+    database::{Database, DatabaseError, PACK_BYTES, Selection, TakePack},
     protocol::{RemoteStatus, Source},
 };
 
@@ -40,7 +40,7 @@ impl Source for DatabaseSource {
 
     fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
         self.with(|database| {
-            let reached = database.stream_packs(after, reader, PACK_BYTES, take)?;
+            let reached = database.stream_packs(after, &Selection::without(*reader), PACK_BYTES, take)?;
             Ok((reached.end, reached.more))
         })
     }

@@ -14,7 +14,22 @@ use crate::{
 };
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
-const STEPS: [&str; 3] = [TABLES, LOG, HOME];
+const STEPS: [&str; 4] = [TABLES, LOG, HOME, BUNDLES];
+
+/// The schema of a source belongs to its site, whether it was read as a remote or from a bundle. A mark says up to which
+/// version of the database `source` the last bundle for a remote went.
+const BUNDLES: &str = "
+    CREATE TABLE source_schema (site_id BLOB PRIMARY KEY, schema BLOB NOT NULL) STRICT;
+    INSERT OR REPLACE INTO source_schema
+        SELECT site_id, schema FROM contact WHERE site_id IS NOT NULL AND schema IS NOT NULL;
+    ALTER TABLE contact DROP COLUMN schema;
+    CREATE TABLE bundle_mark (
+        remote TEXT PRIMARY KEY,
+        address TEXT NOT NULL,
+        source BLOB NOT NULL,
+        version INTEGER NOT NULL
+    ) STRICT;
+";
 
 const LOG: &str = "
     CREATE TABLE log (
@@ -112,8 +127,6 @@ pub struct Contact {
     pub site_id: Option<SiteId>,
     /// The database version it last answered with.
     pub db_version: Option<i64>,
-    /// The fingerprint of its schema when it was last fetched from to the end.
-    pub schema: Option<Vec<u8>>,
     /// When it last answered, in seconds since 1970.
     pub last_contact: Option<i64>,
     /// What went wrong since.
@@ -380,7 +393,7 @@ impl State {
         let contact = self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT site_id, db_version, schema, last_contact, last_error FROM contact
+                    "SELECT site_id, db_version, last_contact, last_error FROM contact
                      WHERE remote = ? AND address = ?",
                 )?
                 .query_row([name, &address.to_string()], |row| {
@@ -388,9 +401,8 @@ impl State {
                     Ok(Contact {
                         site_id: site_id.and_then(|bytes| SiteId::from_bytes(&bytes).ok()),
                         db_version: row.get(1)?,
-                        schema: row.get(2)?,
-                        last_contact: row.get(3)?,
-                        last_error: row.get(4)?,
+                        last_contact: row.get(2)?,
+                        last_error: row.get(3)?,
                     })
                 })
                 .optional()
@@ -414,21 +426,12 @@ impl State {
             transaction
                 .execute(
                     "INSERT INTO contact (remote, address, site_id, db_version, last_contact) VALUES (?, ?, ?, ?, ?)
-                     ON CONFLICT (remote) DO UPDATE SET address = excluded.address,
-                         schema = iif(site_id IS excluded.site_id, schema, NULL), site_id = excluded.site_id,
+                     ON CONFLICT (remote) DO UPDATE SET address = excluded.address, site_id = excluded.site_id,
                          db_version = excluded.db_version, last_contact = excluded.last_contact, last_error = NULL",
                     params![name, address.to_string(), site.as_bytes(), db_version, now],
                 )
                 .map(drop)
         })
-    }
-
-    /// Notes the fingerprint of the schema with which the remote `name` was fetched from to the end.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn note_schema(&mut self, name: &str, schema: &[u8]) -> Result<(), StateError> {
-        self.write(|t| t.execute("UPDATE contact SET schema = ? WHERE remote = ?", params![schema, name]).map(drop))
     }
 
     /// Notes that talking to the remote `name` failed.
@@ -551,9 +554,13 @@ mod tests {
         let path = dir.path().join("state.db");
         let first = Connection::open(&path).unwrap();
         first.execute_batch(TABLES).unwrap();
+        let contact = "INSERT INTO contact (remote, address, site_id, schema) VALUES ('a', '/a.db', ?, ?)";
+        first.execute(contact, params![site(1).as_bytes(), b"schema"]).unwrap();
         first.pragma_update(None, "user_version", 1).unwrap();
         drop(first);
-        assert!(State::open(&path).unwrap().log(None, 1).unwrap().is_empty());
+        let mut state = State::open(&path).unwrap();
+        assert!(state.log(None, 1).unwrap().is_empty());
+        assert_eq!(state.read_on(&site(1), at(7), b"schema").unwrap(), at(7), "the schema it was read with is kept");
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = State::open(&path).err().unwrap().to_string();
         assert!(error.contains("made by a later ddcp (layout 99"), "{error}");

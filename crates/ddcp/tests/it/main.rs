@@ -8,11 +8,13 @@
 mod access;
 mod backups;
 mod bad_files;
+mod bundles;
 mod crashes;
 mod extension;
 mod failures;
 mod follow;
 mod output;
+mod progress;
 mod remotes;
 mod repositories;
 mod schemas;

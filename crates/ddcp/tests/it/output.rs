@@ -26,6 +26,7 @@ fn help() {
       fetch        Download new changes of one or all remotes. Tables do not change until `merge`
       merge        Merge what was fetched, of one or all remotes
       pull         Fetch, then merge, one or all remotes
+      bundle       Carry changes in a file, where no network leads
       status       Show where the repository stands. Asks no remote
       log          Show what was fetched and merged, and what failed: when, from whom, how much. The
                    newest first

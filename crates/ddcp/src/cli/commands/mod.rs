@@ -1,6 +1,7 @@
 //! One file a verb.
 
 pub(super) mod address;
+pub(super) mod bundle;
 pub(super) mod completions;
 pub(super) mod config;
 pub(super) mod extension;

@@ -43,7 +43,8 @@ impl Database {
             packs.push(pack);
             if packs.len() < limits.max_packs { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let ReadEnd { version, more, end } = self.stream_packs(after, exclude, limits.target_raw_bytes, &mut take)?;
+        let ReadEnd { version, more, end } =
+            self.stream_packs(after, &Selection::without(*exclude), limits.target_raw_bytes, &mut take)?;
         Ok(Batch { packs, version, more, end })
     }
 }
