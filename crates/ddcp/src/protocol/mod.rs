@@ -8,7 +8,7 @@
 //! `docs/protocol.md` specifies it.
 
 mod client;
-mod message;
+pub(crate) mod message;
 mod server;
 
 pub use client::{Client, ClientError, Fetched, Limits, OfferedPack, Sink};

@@ -11,6 +11,7 @@ mod crashes;
 mod extension;
 mod failures;
 mod follow;
+mod history;
 mod output;
 mod remotes;
 mod repositories;

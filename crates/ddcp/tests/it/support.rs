@@ -201,12 +201,50 @@ impl Repo {
         self.rows("SELECT \"table\", hex(pk), cid, quote(val), col_version, cl FROM crsql_changes ORDER BY 1, 2, 3")
     }
 
+    /// A copy of the repository in the folder `to`, as another machine would find it that got the disk after a crash:
+    /// with the logs of its databases, without what was only in memory.
+    pub(crate) fn copied(&self, to: &Path) -> Self {
+        let copy = Self { root: to.to_owned(), name: self.name.clone(), db: to.join(format!("{}.db", self.name)) };
+        if to.exists() {
+            fs::remove_dir_all(to).unwrap();
+        }
+        fs::create_dir_all(to).unwrap();
+        for end in ["", "-wal", "-journal"] {
+            let file = |repo: &Self| PathBuf::from(format!("{}{end}", repo.db.display()));
+            if file(self).exists() {
+                fs::copy(file(self), file(&copy)).unwrap();
+            }
+        }
+        copy_folder(&self.state(""), &copy.state(""));
+        copy
+    }
+
+    /// Whether a process that was killed left a log with one of the databases.
+    pub(crate) fn has_open_log(&self) -> bool {
+        let log = PathBuf::from(format!("{}-wal", self.db.display()));
+        [log, self.state("state.db-wal")].iter().any(|log| log.exists())
+    }
+
     /// Fails unless the file is sound.
     pub(crate) fn assert_sound(&self) {
         assert_eq!(self.rows("PRAGMA integrity_check"), ["ok"], "{}", self.name);
         let inbox = Connection::open(self.state("state.db")).unwrap();
         let check: String = inbox.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok", "{}", self.name);
+    }
+}
+
+/// Copies the files of a folder of state. The node's are not looked at, sockets cannot be copied, and what databases
+/// share in memory does not survive.
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (kind, name) = (entry.file_type().unwrap(), entry.file_name());
+        if kind.is_dir() && name != "veilid" {
+            copy_folder(&entry.path(), &to.join(name));
+        } else if kind.is_file() && !name.to_string_lossy().ends_with("-shm") {
+            fs::copy(entry.path(), to.join(name)).unwrap();
+        }
     }
 }
 
