@@ -1,4 +1,4 @@
-//! See `ddcp_fuzz::config`.
+//! See `ddcp_fuzz::targets::config`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ddcp_fuzz::config(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ddcp_fuzz::targets::config(bytes));

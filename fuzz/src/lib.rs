@@ -5,23 +5,18 @@
 //! quarter of an hour of compiling with instrumentation for nothing that is fuzzed here. Only the [`transport`]
 //! module is this crate's, since an address is a Veilid key; what an address may be is tested by `ddcp` itself.
 
+// No target uses all of a module.
+#![allow(dead_code, unused_imports)]
+
 #[path = "../../crates/ddcp/src/changeset/mod.rs"]
-#[allow(dead_code)]
 mod changeset;
 #[path = "../../crates/ddcp/src/config/mod.rs"]
-#[allow(dead_code)]
 mod config;
 #[path = "../../crates/ddcp/src/files.rs"]
-#[allow(dead_code)]
 mod files;
 #[path = "../../crates/ddcp/src/protocol/mod.rs"]
-#[allow(dead_code, unused_imports)]
 mod protocol;
 #[path = "../../crates/ddcp/src/transport/veilid/record.rs"]
-#[allow(dead_code)]
 mod record;
+pub mod targets;
 mod transport;
-
-mod targets;
-
-pub use targets::{config, message, pack, record};

@@ -1,10 +1,11 @@
 use std::{io, path::PathBuf};
 
+use nix::errno::Errno;
 use rusqlite::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    changeset::SiteId, config::ConfigError, database::DatabaseError, protocol::ClientError, repo::StateError,
+    changeset::SiteId, config::ConfigError, database::DatabaseError, disk, protocol::ClientError, repo::StateError,
     transport::TransportError,
 };
 
@@ -77,7 +78,7 @@ pub enum Error {
     Interrupted(String),
 }
 
-/// The kinds of failure that callers tell apart. Each is an exit status of the program.
+/// The kinds of failure that callers tell apart. Each has an exit status of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -94,6 +95,8 @@ pub enum ErrorKind {
     NoRepository,
     /// Another process is in the way.
     Locked,
+    /// There is no space left on the disk of the database or of the state.
+    DiskFull,
     /// A fault of the program.
     Internal,
 }
@@ -103,7 +106,7 @@ impl ErrorKind {
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Failed => 1,
+            Self::Failed | Self::DiskFull => 1,
             Self::Usage => 2,
             Self::Partly => 3,
             Self::Unreachable => 4,
@@ -119,6 +122,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            _ if self.is_disk_full() => ErrorKind::DiskFull,
             Self::NoRepository { .. } | Self::Database(DatabaseError::Missing { .. }) => ErrorKind::NoRepository,
             Self::Locked { .. }
             | Self::Database(DatabaseError::Locked { .. })
@@ -134,6 +138,19 @@ impl Error {
         }
     }
 
+    /// Whether it failed for want of space on a disk.
+    fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Database(DatabaseError::DiskFull { .. }) => true,
+            Self::Database(DatabaseError::Keep { source, .. }) => {
+                source.downcast_ref().is_some_and(StateError::is_disk_full)
+            }
+            Self::State(error) => error.is_disk_full(),
+            Self::Io { source, .. } | Self::Config(ConfigError::Io { source, .. }) => disk::is_full_error(source),
+            _ => false,
+        }
+    }
+
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -142,6 +159,9 @@ impl Error {
             Self::ForeignFolder(_) => "name a folder that is empty or does not exist".into(),
             Self::Locked { .. } => "wait for it to end, or stop it".into(),
             Self::Config(error) => return config_hint(error),
+            Self::Database(DatabaseError::Keep { source, .. }) => {
+                return source.downcast_ref().and_then(state_hint).map(str::to_owned);
+            }
             Self::Database(DatabaseError::NoLibrary { name, .. }) => format!(
                 "`cargo build --release -p crsqlite-loadable` in the sources of this version makes target/release/{name}; \
                  copy it beside the program, or into ../lib"
@@ -167,6 +187,7 @@ impl Error {
                 "check the path with `ddcp remote list`; `ddcp remote set-address` changes it".into()
             }
             Self::State(error) => state_hint(error)?.into(),
+            Self::Io { source, .. } => io_hint(source)?.into(),
             Self::DamagedPack(_) => "`ddcp pull` fetches it again; check the disk".into(),
             Self::BadPack(_) => {
                 "check that both sides run the same version of ddcp (`ddcp --version`), and that the peer is who you think".into()
@@ -234,17 +255,36 @@ fn remote_database(error: &DatabaseError) -> String {
         DatabaseError::Missing { path } => format!("there is no database at {}", path.display()),
         DatabaseError::NotADatabase { path } => format!("{} is not a SQLite database", path.display()),
         DatabaseError::NoRepository { path } => format!("{} is no repository's database", path.display()),
-        DatabaseError::Corrupt { path, detail } => format!("its database {} is corrupt ({detail})", path.display()),
+        DatabaseError::Corrupt { path, detail } => {
+            format!("its database {} is corrupt or cannot be read ({detail})", path.display())
+        }
         other => other.to_string(),
     }
 }
 
+const FREE_SPACE: &str = "free some space and repeat; nothing is lost";
+const CHECK_DISK: &str = "check the disk and the space left on it, and repeat; nothing is lost";
+
+fn io_hint(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error().map(Errno::from_raw) {
+        _ if disk::is_full_error(error) => Some(FREE_SPACE),
+        Some(Errno::EIO) => Some(CHECK_DISK),
+        _ => None,
+    }
+}
+
 fn state_hint(error: &StateError) -> Option<&'static str> {
+    if error.is_disk_full() {
+        return Some(FREE_SPACE);
+    }
+    if error.is_io() {
+        return Some(CHECK_DISK);
+    }
     Some(match error.sqlite().sqlite_error_code()? {
-        ErrorCode::DiskFull => "free some space and repeat; nothing is lost",
+        ErrorCode::ReadOnly => "allow this user to write the file and its folder, and check the disk",
         ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => {
-            "move it away and run `ddcp init`: what was fetched and not merged is then fetched again; what waited for a \
-             table is not"
+            "check the disk and repeat; if it is the file, move it away and run `ddcp init`: what was fetched and not \
+             merged is then fetched again; what waited for a table is not"
         }
         _ => return None,
     })
@@ -252,6 +292,7 @@ fn state_hint(error: &StateError) -> Option<&'static str> {
 
 fn config_hint(error: &ConfigError) -> Option<String> {
     Some(match error {
+        ConfigError::Io { source, .. } => return io_hint(source).map(str::to_owned),
         ConfigError::Invalid { path, .. } => {
             format!("mend {} in an editor; docs/config.md lists its keys", path.display())
         }

@@ -12,7 +12,7 @@ use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use crate::{
     history::{History, Seed, setting},
     serve::serve,
-    support::{Repo, World},
+    support::{NOTE, Repo, World},
 };
 
 /// Kills in a normal run; `just crash` sets more.
@@ -107,6 +107,21 @@ fn kills_of_a_first_pull_lose_nothing() {
         history.check(&world);
     }
     history.converge();
+}
+
+#[test]
+fn kills_of_init_leave_what_another_takes_up() {
+    let seed = Seed::new();
+    let mut rng = seed.rng();
+    for _ in 0..setting("DDCP_CRASH_KILLS", KILLS).div_ceil(5) {
+        let world = World::new();
+        let repo = world.repo("a");
+        for _ in 0..3 {
+            run_and_kill(&repo, "init", &mut rng, Duration::from_millis(40));
+        }
+        repo.ok(["init"]);
+        repo.sql(NOTE).assert_sound();
+    }
 }
 
 /// An application that writes rows to the reader's database, each in a transaction of its own, until it is killed.

@@ -10,6 +10,7 @@ mod bad_files;
 mod crashes;
 mod extension;
 mod failures;
+mod faults;
 mod follow;
 mod history;
 mod output;

@@ -105,6 +105,16 @@ impl Repo {
         &self.db
     }
 
+    /// The folder in which it lies.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The repository of the same name in the folder `root`.
+    pub(crate) fn at(&self, root: &Path) -> Self {
+        Self { root: root.to_owned(), name: self.name.clone(), db: root.join(format!("{}.db", self.name)) }
+    }
+
     /// The state directory, or a file in it.
     pub(crate) fn state(&self, file: &str) -> PathBuf {
         self.root.join(".ddcp").join(format!("{}.db", self.name)).join(file)
@@ -118,7 +128,12 @@ impl Repo {
     }
 
     pub(crate) fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Run {
-        Run::of(&self.root, self.start(arguments))
+        self.finish(self.start(arguments))
+    }
+
+    /// Runs what was made by [`Repo::command`].
+    pub(crate) fn run_command(&self, command: Command) -> Run {
+        Run::of(&self.root, start(command, Stdio::null()))
     }
 
     pub(crate) fn run_with_input<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, input: &[u8]) -> Run {
@@ -204,7 +219,7 @@ impl Repo {
     /// A copy of the repository in the folder `to`, as another machine would find it that got the disk after a crash:
     /// with the logs of its databases, without what was only in memory.
     pub(crate) fn copied(&self, to: &Path) -> Self {
-        let copy = Self { root: to.to_owned(), name: self.name.clone(), db: to.join(format!("{}.db", self.name)) };
+        let copy = self.at(to);
         if to.exists() {
             fs::remove_dir_all(to).unwrap();
         }
@@ -215,7 +230,9 @@ impl Repo {
                 fs::copy(file(self), file(&copy)).unwrap();
             }
         }
-        copy_folder(&self.state(""), &copy.state(""));
+        if self.state("").exists() {
+            copy_folder(&self.state(""), &copy.state(""));
+        }
         copy
     }
 
