@@ -111,22 +111,46 @@ fn assert_told(run: &Run, repo: &Repo, what: &str) {
     assert!(advice.iter().any(|advice| run.stderr.contains(advice)), "{what}");
 }
 
-#[test]
-fn a_pull_on_a_disk_that_fails_is_repeated_without_loss() {
-    let seed = Seed::new();
-    let world = World::new();
-    let mut history = History::new(&world, seed.rng());
+/// A reader in the folder `faulty` that has fetched and merged, written something itself, and is behind again.
+fn reader_behind(world: &World, seed: &Seed) -> History {
+    let mut history = History::new(world, seed.rng());
     history.reader.pull();
     history.write();
     history.write_own("own 1");
     history.source.pull();
-    history.check(&world);
+    history.check(world);
+    history.reader = history.reader.moved(&world.path("faulty"));
+    history
+}
+
+#[test]
+fn a_pull_on_a_disk_that_fails_is_repeated_without_loss() {
+    let seed = Seed::new();
+    let world = World::new();
+    let history = reader_behind(&world, &seed);
     let base = history.reader.copied(&world.path("base"));
     Saboteur::new(&world).sweep(&world, &seed, &base, &["pull"], |repo| {
         let mut history = history.clone();
         history.reader = repo.clone();
         history.check(&world);
         history.converge_reader();
+    });
+}
+
+/// A copy is given a site id of its own, by the first pull or, if that fails, by the next.
+#[test]
+fn a_copy_on_a_disk_that_fails_becomes_itself() {
+    let seed = Seed::new();
+    let world = World::new();
+    let history = reader_behind(&world, &seed);
+    let original = history.reader.moved(&world.path("original"));
+    let site_id = original.json(&["status"])["site_id"].clone();
+    Saboteur::new(&world).sweep(&world, &seed, &original, &["pull"], |repo| {
+        let mut history = history.clone();
+        history.reader = repo.clone();
+        history.check(&world);
+        history.converge_reader();
+        assert_ne!(repo.json(&["status"])["site_id"], site_id);
     });
 }
 
@@ -170,8 +194,10 @@ fn a_pull_on_a_disk_that_fills_up_is_repeated_without_loss() {
         history.write();
     }
     history.check(&world);
+    history.reader = history.reader.moved(&world.path("disk"));
     history.reader.copied(&world.path("base"));
-    let mut script = String::from("mkdir disk && mount -t tmpfs -o size=16m none disk\n");
+    fs::remove_file(history.reader.db()).unwrap();
+    let mut script = String::from("mount -t tmpfs -o size=16m none disk\n");
     for space in SPACES {
         write!(
             script,

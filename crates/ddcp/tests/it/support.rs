@@ -236,6 +236,16 @@ impl Repo {
         copy
     }
 
+    /// The repository moved into the folder `to`, and at work there since: nobody takes a copy that is brought back
+    /// to that place for anything else.
+    pub(crate) fn moved(&self, to: &Path) -> Self {
+        let moved = self.copied(to);
+        fs::remove_file(&self.db).unwrap();
+        fs::remove_dir_all(self.state("")).unwrap();
+        moved.ok(["merge"]);
+        moved
+    }
+
     /// Whether a process that was killed left a log with one of the databases.
     pub(crate) fn has_open_log(&self) -> bool {
         let log = PathBuf::from(format!("{}-wal", self.db.display()));
