@@ -84,7 +84,7 @@ impl Saboteur {
                 let (run, _) = self.run(&repo, arguments, fault, at);
                 let what = format!("{arguments:?}, {fault:?} at {at} of {operations}: {run}");
                 failed += usize::from(run.status != Some(0));
-                assert_told(&run, &repo, &what);
+                assert_told(&run, fault, &repo, &what);
                 // Should what follows fail, this tells after what.
                 println!("{what}");
                 after(&repo);
@@ -95,7 +95,7 @@ impl Saboteur {
 }
 
 /// Fails unless the run did what was asked, or ended with an error that names the file and helps.
-fn assert_told(run: &Run, repo: &Repo, what: &str) {
+fn assert_told(run: &Run, fault: Fault, repo: &Repo, what: &str) {
     assert!(!run.stderr.contains("panicked"), "{what}");
     if run.status == Some(0) {
         return;
@@ -107,7 +107,10 @@ fn assert_told(run: &Run, repo: &Repo, what: &str) {
         assert!(error.contains(repo.root().to_str().unwrap()), "names no file: {what}");
     }
     // Where SQLite may not open a file for writing it does so for reading, and says no more.
-    let advice = ["the disk", "is read-only: allow this user to write the file and its folder"];
+    let advice = match fault.code {
+        Errno::ENOSPC => ["free some space", "and the disk", "the space left"],
+        _ => ["check the disk", "and the disk", "is read-only: allow this user to write the file and its folder"],
+    };
     assert!(advice.iter().any(|advice| run.stderr.contains(advice)), "{what}");
 }
 

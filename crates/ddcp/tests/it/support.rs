@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fmt, fs,
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -405,7 +405,8 @@ pub(crate) fn with_mounts(world: &World, script: &str) -> Option<Run> {
     match probe {
         Ok(output) if output.status.success() => {}
         other => {
-            eprintln!("skipped: no private mount namespaces here: {other:?}");
+            // Past the test harness, which keeps to itself what a test that passes prints.
+            let _ = writeln!(io::stderr(), "SKIPPED, no private mount namespaces here (root has them): {other:?}");
             return None;
         }
     }
