@@ -153,7 +153,7 @@ fn the_sides_of_an_or_meet() {
 /// Of many versions in a row nothing may be wanted: a peer that has read all that others wrote asks for the rest.
 #[test]
 fn many_versions_may_hold_nothing_that_is_wanted() {
-    const VERSIONS: usize = 50_000;
+    const VERSIONS: i64 = 50_000;
     let c = open();
     c.execute_batch("CREATE TABLE foo (a INTEGER PRIMARY KEY NOT NULL, b); SELECT crsql_as_crr('foo')").unwrap();
     let mut insert = c.prepare("INSERT INTO foo VALUES (?, 1)").unwrap();
