@@ -332,9 +332,11 @@ impl Scan {
     /// Goes to the next record at or after the current position that has a key.
     fn settle(&mut self) -> Result<()> {
         loop {
-            if self.position == self.records.len() && !self.next_version()? {
-                self.done.set(true);
-                return Ok(());
+            while self.position == self.records.len() {
+                if !self.next_version()? {
+                    self.done.set(true);
+                    return Ok(());
+                }
             }
             if self.read_row()? {
                 return Ok(());
@@ -343,7 +345,8 @@ impl Scan {
         }
     }
 
-    /// Collects the records of the lowest `db_version` left; false if none is left.
+    /// Collects the records of the lowest `db_version` left, of which none may be wanted; false if
+    /// no version is left.
     fn next_version(&mut self) -> Result<bool> {
         self.records.clear();
         self.position = 0;
@@ -362,7 +365,7 @@ impl Scan {
         }
         // Stable: equal seqs stay in the order of tables, keys and columns.
         self.records.sort_by_key(|r| r.seq);
-        if self.records.is_empty() { self.next_version() } else { Ok(true) }
+        Ok(true)
     }
 
     /// Sees to it that `row` is that of the current record; false if its key is unknown.

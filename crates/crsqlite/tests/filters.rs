@@ -150,6 +150,21 @@ fn the_sides_of_an_or_meet() {
     }
 }
 
+/// Of many versions in a row nothing may be wanted: a peer that has read all that others wrote asks for the rest.
+#[test]
+fn many_versions_may_hold_nothing_that_is_wanted() {
+    const VERSIONS: i64 = 50_000;
+    let c = open();
+    c.execute_batch("CREATE TABLE foo (a INTEGER PRIMARY KEY NOT NULL, b); SELECT crsql_as_crr('foo')").unwrap();
+    let mut insert = c.prepare("INSERT INTO foo VALUES (?, 1)").unwrap();
+    for row in 0..VERSIONS {
+        insert.execute([row]).unwrap();
+    }
+    assert_eq!(one(&c, "SELECT max(db_version) FROM crsql_changes"), VERSIONS.to_string());
+    let others = "SELECT count(*) FROM crsql_changes WHERE db_version > 0 AND site_id IS NOT crsql_site_id()";
+    assert_eq!(one(&c, others), "0");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

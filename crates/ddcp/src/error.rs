@@ -1,5 +1,6 @@
 use std::{io, path::PathBuf};
 
+use nix::errno::Errno;
 use rusqlite::ErrorCode;
 use serde::{Deserialize, Serialize};
 
@@ -7,6 +8,7 @@ use crate::{
     changeset::{BundleError, SiteId},
     config::{ConfigError, RemoteName},
     database::DatabaseError,
+    disk,
     protocol::ClientError,
     repo::StateError,
     transport::TransportError,
@@ -137,7 +139,7 @@ pub enum Error {
     Interrupted(String),
 }
 
-/// The kinds of failure that callers tell apart. Each is an exit status of the program.
+/// The kinds of failure that callers tell apart. Each has an exit status of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -154,6 +156,8 @@ pub enum ErrorKind {
     NoRepository,
     /// Another process is in the way.
     Locked,
+    /// There is no space left on the disk of the database or of the state.
+    DiskFull,
     /// A fault of the program.
     Internal,
 }
@@ -163,7 +167,7 @@ impl ErrorKind {
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Failed => 1,
+            Self::Failed | Self::DiskFull => 1,
             Self::Usage => 2,
             Self::Partly => 3,
             Self::Unreachable => 4,
@@ -179,6 +183,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            _ if self.is_disk_full() => ErrorKind::DiskFull,
             Self::NoRepository { .. } | Self::Database(DatabaseError::Missing { .. }) => ErrorKind::NoRepository,
             Self::Locked { .. }
             | Self::Database(DatabaseError::Locked { .. })
@@ -196,6 +201,19 @@ impl Error {
         }
     }
 
+    /// Whether it failed for want of space on a disk.
+    fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Database(DatabaseError::DiskFull { .. }) => true,
+            Self::Database(DatabaseError::Keep { source, .. }) => {
+                source.downcast_ref().is_some_and(StateError::is_disk_full)
+            }
+            Self::State(error) => error.is_disk_full(),
+            Self::Io { source, .. } | Self::Config(ConfigError::Io { source, .. }) => disk::is_full_error(source),
+            _ => false,
+        }
+    }
+
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -204,6 +222,9 @@ impl Error {
             Self::ForeignFolder(_) => "name a folder that is empty or does not exist".into(),
             Self::Locked { .. } => "wait for it to end, or stop it".into(),
             Self::Config(error) => return config_hint(error),
+            Self::Database(DatabaseError::Keep { source, .. }) => {
+                return source.downcast_ref().and_then(state_hint).map(str::to_owned);
+            }
             Self::Database(DatabaseError::NoLibrary { name, .. }) => format!(
                 "`cargo build --release -p crsqlite-loadable` in the sources of this version makes target/release/{name}; \
                  copy it beside the program, or into ../lib"
@@ -245,6 +266,7 @@ impl Error {
                 "check the path with `ddcp remote list`; `ddcp remote set-address` changes it".into()
             }
             Self::State(error) => state_hint(error)?.into(),
+            Self::Io { source, .. } => io_hint(source)?.into(),
             Self::DamagedPack(_) => "`ddcp pull` fetches it again; check the disk".into(),
             Self::BadPack(_) => {
                 "check that both sides run the same version of ddcp (`ddcp --version`), and that the peer is who you think".into()
@@ -324,17 +346,36 @@ fn remote_database(error: &DatabaseError) -> String {
         DatabaseError::Missing { path } => format!("there is no database at {}", path.display()),
         DatabaseError::NotADatabase { path } => format!("{} is not a SQLite database", path.display()),
         DatabaseError::NoRepository { path } => format!("{} is no repository's database", path.display()),
-        DatabaseError::Corrupt { path, detail } => format!("its database {} is corrupt ({detail})", path.display()),
+        DatabaseError::Corrupt { path, detail } => {
+            format!("its database {} is corrupt or cannot be read ({detail})", path.display())
+        }
         other => other.to_string(),
     }
 }
 
+const FREE_SPACE: &str = "free some space and repeat; nothing is lost";
+const CHECK_DISK: &str = "check the disk and the space left on it, and repeat; nothing is lost";
+
+fn io_hint(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error().map(Errno::from_raw) {
+        _ if disk::is_full_error(error) => Some(FREE_SPACE),
+        Some(Errno::EIO) => Some(CHECK_DISK),
+        _ => None,
+    }
+}
+
 fn state_hint(error: &StateError) -> Option<&'static str> {
+    if error.is_disk_full() {
+        return Some(FREE_SPACE);
+    }
+    if error.is_io() {
+        return Some(CHECK_DISK);
+    }
     Some(match error.sqlite().sqlite_error_code()? {
-        ErrorCode::DiskFull => "free some space and repeat; nothing is lost",
+        ErrorCode::ReadOnly => "allow this user to write the file and its folder, and check the disk",
         ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => {
-            "move it away and run `ddcp init`: what was fetched and not merged is then fetched again; what waited for a \
-             table is not"
+            "check the disk and repeat; if it is the file, move it away and run `ddcp init`: what was fetched and not \
+             merged is then fetched again; what waited for a table is not"
         }
         _ => return None,
     })
@@ -351,6 +392,7 @@ fn bundle_hint(error: &BundleError) -> Option<&'static str> {
 
 fn config_hint(error: &ConfigError) -> Option<String> {
     Some(match error {
+        ConfigError::Io { source, .. } => return io_hint(source).map(str::to_owned),
         ConfigError::Invalid { path, .. } => {
             format!("mend {} in an editor; docs/config.md lists its keys", path.display())
         }

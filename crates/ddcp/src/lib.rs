@@ -26,6 +26,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod database;
+mod disk;
 mod error;
 mod files;
 mod follow;

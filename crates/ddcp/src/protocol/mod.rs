@@ -15,7 +15,7 @@ mod clock;
 mod credentials;
 mod gate;
 mod guard;
-mod message;
+pub(crate) mod message;
 mod parts;
 mod progress;
 mod server;

@@ -354,11 +354,12 @@ impl Repository {
 /// Whether a folder is there for a repository to take. Another program's must not be closed to its users.
 fn is_missing_or_empty(folder: &Path) -> std::io::Result<bool> {
     match std::fs::read_dir(folder) {
-        // A first start that was killed leaves nothing but these.
-        Ok(entries) => {
-            let ours = ["config.toml", "config.lock", "lock", "veilid"];
-            Ok(entries.flatten().all(|entry| ours.iter().any(|name| entry.file_name() == *name)))
-        }
+        // A first start that was killed leaves nothing but these; of `config.` there may be one that was half written.
+        Ok(mut entries) => Ok(entries.try_fold(true, |ours, entry| {
+            let name = entry?.file_name();
+            let name = name.as_encoded_bytes();
+            Ok::<_, std::io::Error>(ours && (name.starts_with(b"config.") || name == b"lock" || name == b"veilid"))
+        })?),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),
     }

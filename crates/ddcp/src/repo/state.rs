@@ -1,15 +1,16 @@
 //! `state.db`: what was fetched and not yet merged, what waits for a table, and what is known of remotes.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params};
 
 use crate::{
     changeset::{Cursor, PackId, SiteId},
-    files,
+    disk, files,
     transport::Address,
 };
 
@@ -85,7 +86,7 @@ const TABLES: &str = "
 
 /// The state file could not be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", path.display())]
+#[error("{}", self.message())]
 pub struct StateError {
     path: PathBuf,
     source: rusqlite::Error,
@@ -95,6 +96,38 @@ impl StateError {
     /// What SQLite said.
     pub fn sqlite(&self) -> &rusqlite::Error {
         &self.source
+    }
+
+    /// Whether the disk that holds the file has no space left.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        match (&self.source, self.source.sqlite_error_code()) {
+            (_, Some(ErrorCode::DiskFull)) => true,
+            (_, Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)) => disk::is_full(&self.path),
+            (rusqlite::Error::ToSqlConversionFailure(source), _) => {
+                source.downcast_ref().is_some_and(disk::is_full_error)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the file could not be read or written, for a reason that lies in the disk.
+    #[must_use]
+    pub fn is_io(&self) -> bool {
+        match &self.source {
+            rusqlite::Error::ToSqlConversionFailure(source) => source.is::<io::Error>(),
+            other => matches!(other.sqlite_error_code(), Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)),
+        }
+    }
+
+    fn message(&self) -> String {
+        let Self { path, source } = self;
+        let path = path.display();
+        match self {
+            _ if self.is_disk_full() => format!("the disk that holds {path} is full"),
+            _ if self.is_io() => format!("{path} cannot be read or written ({source})"),
+            _ => format!("{path}: {source}"),
+        }
     }
 }
 

@@ -88,6 +88,8 @@ impl fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -128,6 +130,30 @@ mod tests {
         ] {
             let message = text.parse::<Address>().unwrap_err().to_string();
             assert!(message.contains(reason), "{text:?}: {message}");
+        }
+    }
+
+    /// Any text, and texts that come near to a key.
+    fn texts() -> impl Strategy<Value = String> {
+        let key = |range| proptest::string::string_regex(&format!("[A-Za-z0-9_=+/-]{range}")).unwrap();
+        prop_oneof![
+            any::<String>(),
+            "VLD0:\\PC*",
+            "[A-Z0-9]{4}:\\PC{0,100}",
+            (key("{42,44}"), key("{42,44}")).prop_map(|(record, secret)| format!("VLD0:{record}:{secret}")),
+            (key("{0,60}"), key("{0,60}"), any::<char>()).prop_map(|(a, b, c)| format!("VLD0:{a}{c}{b}")),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Addresses come from people and from files.
+        #[test]
+        fn any_text_is_an_address_or_refused(text in texts()) {
+            if let Ok(address) = text.parse::<Address>() {
+                prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address));
+            }
         }
     }
 }
