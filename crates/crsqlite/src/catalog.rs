@@ -228,15 +228,15 @@ pub(crate) struct Crr {
     /// One per column.
     pub(crate) cells: Vec<CellStmts>,
 
-    /// lowest and highest `db_version` → `db_version`, key of all rows with records of that version,
-    /// in this order.
+    /// `db_version` → `db_version`, key of all rows with records of this version and later ones, in this
+    /// order.
     pub(crate) scan: Slot,
-    /// key → `col_name`, `col_version`, site ordinal, seq, `db_version` of the row's records, in the
-    /// order of `col_name`.
-    pub(crate) scan_row: Slot,
-    /// key → keys, all columns.
+    /// key → key, `col_name`, `col_version`, site ordinal, seq, `db_version` of the records of this row
+    /// and of those after it, in the order of key and `col_name`.
+    pub(crate) scan_rows: Slot,
+    /// key → key, keys, all columns of this row and of those after it, in the order of key.
     pub(crate) row_read: Slot,
-    /// key → keys.
+    /// The same without the columns.
     pub(crate) key_read: Slot,
 }
 
@@ -248,7 +248,7 @@ pub(crate) struct CellStmts {
     pub(crate) update: Slot,
     /// keys → value.
     pub(crate) value: Slot,
-    /// key → keys, value.
+    /// key → key, keys, value of this row and of those after it, in the order of key.
     pub(crate) read: Slot,
 }
 
@@ -289,7 +289,10 @@ impl Crr {
                 let on = join(&shape.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)));
                 format!(" LEFT JOIN {base} AS b ON {on}")
             };
-            Slot::new(format!("SELECT {p_keys}{values} FROM {pks} AS p{join_base} WHERE p.__crsql_key = ?1"))
+            Slot::new(format!(
+                "SELECT p.__crsql_key, {p_keys}{values} FROM {pks} AS p{join_base} \
+                 WHERE p.__crsql_key >= ?1 ORDER BY p.__crsql_key"
+            ))
         };
         let cell = |column: &String| {
             let c = ident(column);
@@ -363,10 +366,11 @@ impl Crr {
             // and the table is not looked at.
             scan: Slot::new(format!(
                 "SELECT DISTINCT db_version, key FROM {clock} \
-                 WHERE db_version >= ?1 AND db_version <= ?2 ORDER BY db_version, key"
+                 WHERE db_version >= ?1 ORDER BY db_version, key"
             )),
-            scan_row: Slot::new(format!(
-                "SELECT col_name, col_version, site_id, seq, db_version FROM {clock} WHERE key = ?1 ORDER BY col_name"
+            scan_rows: Slot::new(format!(
+                "SELECT key, col_name, col_version, site_id, seq, db_version FROM {clock} \
+                 WHERE key >= ?1 ORDER BY key, col_name"
             )),
             row_read: read(&join(&shape.columns, "", |c| format!(", b.{}", ident(c)))),
             key_read: read(""),
