@@ -546,7 +546,7 @@ impl vtab::Cursor for Scan {
     fn column(&mut self, i: usize, out: Context) -> Result<()> {
         let Some(row) = &self.row else { return Ok(()) };
         let Some(stmt) = &row.stmt else { return Ok(()) };
-        let record = self.records[self.position];
+        let Some(record) = self.records.get(self.position) else { return Ok(()) };
         match i {
             0 => out.set(ValueRef::Text(row.crr.name().as_bytes())),
             1 => out.set(ValueRef::Blob(&self.pk)),
