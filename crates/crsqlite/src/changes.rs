@@ -84,21 +84,24 @@ impl vtab::Table for Changes {
         Error::misuse("Only INSERT and SELECT statements are allowed against the crsql changes table")
     }
 
-    fn begin(&self) {
+    fn begin(&self) -> Result<()> {
         self.impacted.replace((self.engine.rows_impacted.get(), Vec::new()));
+        Ok(())
     }
 
-    fn savepoint(&self, n: i32) {
+    fn savepoint(&self, n: i32) -> Result<()> {
         let (_, since) = &mut *self.impacted.borrow_mut();
         since.retain(|(m, _)| *m < n);
         since.push((n, self.engine.rows_impacted.get()));
+        Ok(())
     }
 
-    fn rollback_to(&self, n: i32) {
+    fn rollback_to(&self, n: i32) -> Result<()> {
         self.engine.forget_rows();
         let (first, since) = &*self.impacted.borrow();
         let before = since.iter().find(|(m, _)| *m == n).map_or(*first, |(_, impacted)| *impacted);
         self.engine.rows_impacted.set(before);
+        Ok(())
     }
 }
 

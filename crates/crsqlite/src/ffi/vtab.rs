@@ -52,13 +52,19 @@ pub(crate) trait Table: Sized + 'static {
     }
 
     /// The first write to the table in a transaction. Savepoints that are open already are not announced.
-    fn begin(&self) {}
+    fn begin(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Savepoint `n` begins.
-    fn savepoint(&self, _n: i32) {}
+    fn savepoint(&self, _n: i32) -> Result<()> {
+        Ok(())
+    }
 
     /// The state goes back to where savepoint `n` began.
-    fn rollback_to(&self, _n: i32) {}
+    fn rollback_to(&self, _n: i32) -> Result<()> {
+        Ok(())
+    }
 
     /// DROP TABLE.
     fn drop_table(&self) -> Result<()> {
@@ -484,12 +490,12 @@ unsafe extern "C" fn update<T: Table>(
 
 unsafe extern "C" fn begin<T: Table>(table: *mut sqlite3_vtab) -> c_int {
     // SAFETY: a live table.
-    unsafe { with_table::<T>(table, |t| Ok(t.begin())) }
+    unsafe { with_table::<T>(table, Table::begin) }
 }
 
 unsafe extern "C" fn savepoint<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
     // SAFETY: a live table.
-    unsafe { with_table::<T>(table, |t| Ok(t.savepoint(n))) }
+    unsafe { with_table::<T>(table, |t| t.savepoint(n)) }
 }
 
 unsafe extern "C" fn no_op_at(_table: *mut sqlite3_vtab, _n: c_int) -> c_int {
@@ -498,5 +504,5 @@ unsafe extern "C" fn no_op_at(_table: *mut sqlite3_vtab, _n: c_int) -> c_int {
 
 unsafe extern "C" fn rollback_to<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
     // SAFETY: a live table.
-    unsafe { with_table::<T>(table, |t| Ok(t.rollback_to(n))) }
+    unsafe { with_table::<T>(table, |t| t.rollback_to(n)) }
 }
