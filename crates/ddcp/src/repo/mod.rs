@@ -48,6 +48,7 @@ pub use report::{
     FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
 };
 pub use source::DatabaseSource;
+use source::OwnSource;
 pub(crate) use source::status_of;
 pub use state::{State, StateError};
 
@@ -308,10 +309,8 @@ impl Repository {
 
     /// What reads the database for peers. For strangers it stands behind a [`Guarded`](crate::protocol::Guarded).
     pub(crate) fn server(&self) -> Server {
-        let repository = self.clone();
-        let source = DatabaseSource::new(move || repository.open_database());
         let spool = Some(self.inner.layout.state().to_owned());
-        Server::new(source, spool, self.inner.options.host.clone())
+        Server::new(OwnSource::new(self.clone()), spool, self.inner.options.host.clone())
     }
 
     /// Opens the state file. Blocks.

@@ -122,6 +122,25 @@ fn a_restored_database_gets_back_also_what_it_wrote_itself() {
 }
 
 #[test]
+fn a_restored_database_gets_again_what_waited_beside_it() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    let colour =
+        "SELECT crsql_begin_alter('note'); ALTER TABLE note ADD COLUMN colour; SELECT crsql_commit_alter('note')";
+    a.sql(colour).sql("INSERT INTO note VALUES ('1', 'one', 1, 'red')");
+    b.follows(&[&a]).pull();
+    let copy = backup(&b);
+    // What waits is in the state, from where it goes into the database that is to be lost.
+    b.sql(colour).pull();
+    assert_eq!(b.rows("SELECT colour FROM note"), ["red"]);
+
+    restore(&b, &copy);
+    b.sql(colour).pull();
+    assert_eq!(b.rows("SELECT colour FROM note"), ["red"]);
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
 fn a_copied_database_becomes_a_peer() {
     let world = World::new();
     let [a] = world.all_notes(["a"]);

@@ -55,13 +55,13 @@ impl Start {
         sites[1].follow([&sites[0]]);
         world.run(async {
             let mut pair = Pair::of(&world, sites);
-            pair.start(1);
-            pair.start(0);
+            pair.start(1).await;
+            pair.start(0).await;
             assert_eq!(pair.pull(1).await, []);
             let [server, reader] = &mut pair.sites;
             reader.sql("UPDATE shared SET title = 'of the reader'");
             server.add_late_table();
-            server.sql("INSERT INTO late VALUES (1, 'waits'), (2, 'waits')");
+            server.sql("INSERT INTO late VALUES (101, 'waits'), (102, 'waits')");
             // Three packs and more, but few messages: what is in zeros can be compressed.
             server.sql("UPDATE shared SET body = 2; INSERT INTO shared VALUES (2, 'long', zeroblob(1100000))");
             server.sql("INSERT INTO shared VALUES (3, 'long', zeroblob(1200000)); DELETE FROM shared WHERE id = 1");
@@ -85,8 +85,8 @@ impl Start {
         let world = World::new(seed, false);
         world.run(async {
             let mut pair = Pair::of(&world, [0, 1].map(|index| Site::open(&self.path("work"), index)));
-            pair.start(0);
-            pair.start(1);
+            pair.start(0).await;
+            pair.start(1).await;
             let was_broken = pair.break_off(breaks, polls).await;
             pair.finish().await;
             was_broken
@@ -106,8 +106,8 @@ impl<'a> Pair<'a> {
         Self { world, network: Network::new(world, addresses), sites }
     }
 
-    fn start(&mut self, at: usize) {
-        self.sites[at].start(self.world, &self.network);
+    async fn start(&mut self, at: usize) {
+        self.sites[at].start(self.world, &self.network).await;
     }
 
     async fn break_off(&mut self, breaks: Breaks, polls: u32) -> bool {
@@ -119,7 +119,7 @@ impl<'a> Pair<'a> {
                 let done = reader.run(pulling).await;
                 reader.pardon();
                 if done.is_none() {
-                    self.start(1);
+                    self.start(1).await;
                 }
                 done.is_none()
             }
@@ -136,7 +136,7 @@ impl<'a> Pair<'a> {
                     failures = &mut pulling => failures,
                     () = server.died() => {
                         self.world.sleep(Duration::from_millis(300)).await;
-                        self.start(0);
+                        self.start(0).await;
                         pulling.await
                     }
                 };

@@ -9,7 +9,7 @@ use std::{
 use ddcp::{
     config::SyncMode,
     database::{Database, OpenOptions},
-    repo::{Layout, Options, Repository},
+    repo::{Layout, Lock, Options, Repository},
 };
 use rusqlite::{Connection, types::Value};
 
@@ -53,16 +53,19 @@ pub(crate) struct Site {
     layout: Layout,
     /// The application's connection, except while the file is replaced.
     database: Option<Database>,
-    daemon: Option<(Process, Repository)>,
+    daemon: Option<(Process, Repository, Lock)>,
     pub(crate) has_late_table: bool,
     pub(crate) has_late_column: bool,
     pub(crate) expected: Expected,
-    /// A copy of the database, of when nothing was different from now but what was merged since.
-    backup: Option<Vec<u8>>,
+    /// Under which number it writes rows that nobody else writes.
+    pub(crate) writer: usize,
+    /// A copy of the database, and what this site had written then.
+    backup: Option<(Vec<u8>, Expected)>,
+    ids: i64,
 }
 
 /// What this site alone wrote, and must be found everywhere in the end.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Expected {
     /// Rows of `own` by their id: `n`, `body`, and, if the column was there, `late`.
     pub(crate) own: BTreeMap<i64, (i64, Value, Value)>,
@@ -102,7 +105,9 @@ impl Site {
             has_late_table,
             has_late_column,
             expected: Expected::default(),
+            writer: index,
             backup: None,
+            ids: 0,
         }
     }
 
@@ -119,8 +124,16 @@ impl Site {
         }
     }
 
+    /// Removes `other` from its remotes and adds it anew.
+    pub(crate) fn forget(&self, other: &Site) {
+        let repository = Repository::open(self.layout.clone(), Options::default()).unwrap();
+        repository.remove_remote(&other.index.to_string()).unwrap();
+        self.follow([other]);
+    }
+
     /// Starts the daemon with what is in the files.
-    pub(crate) fn start(&mut self, world: &World, network: &Network) {
+    pub(crate) async fn start(&mut self, world: &World, network: &Network) {
+        self.daemon = None;
         let process = world.start_process();
         let options = Options {
             connector: Some(network.ways_from(self.index, process.clone())),
@@ -128,26 +141,26 @@ impl Site {
             ..Options::default()
         };
         let repository = Repository::open(self.layout.clone(), options).unwrap();
+        let held = repository.clone();
+        let lock = process.run(async move { held.hold().await }).await.expect("it lives").unwrap();
         network.serve(self.index, process.clone(), repository.handler());
-        self.daemon = Some((process, repository));
+        self.daemon = Some((process, repository, lock));
     }
 
     /// The daemon, if it lives.
     pub(crate) fn daemon(&self) -> Option<(&Process, &Repository)> {
-        self.daemon
-            .as_ref()
-            .filter(|(process, _)| process.is_alive())
-            .map(|(process, repository)| (process, repository))
+        let (process, repository, _) = self.daemon.as_ref()?;
+        process.is_alive().then_some((process, repository))
     }
 
     fn database(&self) -> &Database {
         self.database.as_ref().expect("it is open")
     }
 
-    /// Copies the database. The copy is of use until the application writes again.
+    /// Copies the database.
     pub(crate) fn back_up(&mut self) {
         self.sql("PRAGMA wal_checkpoint(TRUNCATE)");
-        self.backup = Some(fs::read(self.layout.database()).unwrap());
+        self.backup = Some((fs::read(self.layout.database()).unwrap(), self.expected.clone()));
     }
 
     pub(crate) fn can_be_restored(&self) -> bool {
@@ -156,45 +169,46 @@ impl Site {
 
     /// Ends the daemon and puts the copy in place of the database.
     pub(crate) fn restore(&mut self) {
-        let Some((process, _)) = self.daemon.take() else { return };
-        process.kill();
+        let Some((copy, expected)) = self.backup.take() else { return };
+        if let Some((process, ..)) = self.daemon.take() {
+            process.kill();
+        }
         self.database = None;
         let path = self.layout.database();
         for suffix in ["-wal", "-shm"] {
             assert!(!Path::new(&format!("{}{suffix}", path.display())).exists(), "a connection is open still");
         }
-        fs::write(path, self.backup.as_ref().expect("there is one")).unwrap();
-        self.database = Some(Database::open(path, &OpenOptions::default()).unwrap());
+        fs::write(path, copy).unwrap();
+        let fresh = Self::open(path.parent().expect("it is in a folder"), self.index);
+        // What it wrote since may come back from others, and then it is not the only writer of its old rows any more.
+        let expected = Expected { own: BTreeMap::new(), ..expected };
+        *self = Self { writer: self.writer + 100, ids: self.ids, expected, ..fresh };
     }
 
     pub(crate) fn sql(&self, sql: &str) {
         self.database().connection().execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// The application's connection, to write with.
-    pub(crate) fn connection(&mut self) -> &Connection {
-        self.backup = None;
+    pub(crate) fn connection(&self) -> &Connection {
         self.database().connection()
     }
 
     pub(crate) fn add_late_table(&mut self) {
         if !std::mem::replace(&mut self.has_late_table, true) {
-            self.backup = None;
-            let id = self.late_id();
+            let id = self.new_id();
+            self.expected.late.insert(id);
             self.sql(&LATE_TABLE.replace(":id", &id.to_string()));
         }
     }
 
-    /// A key in `late` that nobody else uses, and nobody has used.
-    pub(crate) fn late_id(&mut self) -> i64 {
-        let id = (self.index * 100_000 + self.expected.late.len()) as i64;
-        self.expected.late.insert(id);
-        id
+    /// A number that nobody else uses, and that was not used before.
+    pub(crate) fn new_id(&mut self) -> i64 {
+        self.ids += 1;
+        self.index as i64 * 1_000_000 + self.ids
     }
 
     pub(crate) fn add_late_column(&mut self) {
         if !std::mem::replace(&mut self.has_late_column, true) {
-            self.backup = None;
             self.sql(LATE_COLUMN);
         }
     }
@@ -241,7 +255,7 @@ impl Site {
     /// Fails unless everything that `writer` alone wrote, and did not change or delete since, is here.
     pub(crate) fn assert_has(&self, writer: &Site) {
         let about = format!("what site {} wrote, at site {}", writer.index, self.index);
-        let own = self.rows(&format!("SELECT id, n, body, late FROM own WHERE site = {} ORDER BY id", writer.index));
+        let own = self.rows(&format!("SELECT id, n, body, late FROM own WHERE site = {} ORDER BY id", writer.writer));
         let expected = writer.expected.own.iter().map(|(id, (n, body, late))| {
             [Value::Integer(*id), Value::Integer(*n), body.clone(), late.clone()].map(|value| text(&value)).join("|")
         });

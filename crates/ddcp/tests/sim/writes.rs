@@ -53,20 +53,20 @@ pub(crate) fn write_much(world: &World, site: &mut Site) {
 
 /// Rows that nobody else writes: the last that this site wrote is what must be everywhere.
 fn write_own(world: &World, site: &mut Site) {
-    let (index, id) = (site.index, world.number(0..6) as i64);
+    let (writer, id) = (site.writer, world.number(0..6) as i64);
     match site.expected.own.get(&id).map(|row| row.0) {
         Some(_) if world.chance(0.25) => {
-            site.connection().execute("DELETE FROM own WHERE site = ? AND id = ?", (index, id)).unwrap();
+            site.connection().execute("DELETE FROM own WHERE site = ? AND id = ?", (writer, id)).unwrap();
             site.expected.own.remove(&id);
         }
         Some(_) if site.has_late_column && world.chance(0.3) => {
             let late = value(world);
             let sql = "UPDATE own SET late = ? WHERE site = ? AND id = ?";
-            site.connection().execute(sql, (&late, index, id)).unwrap();
+            site.connection().execute(sql, (&late, writer, id)).unwrap();
             site.expected.own.entry(id).and_modify(|row| row.2 = late);
         }
         Some(n) => {
-            site.connection().execute("UPDATE own SET n = n + 1 WHERE site = ? AND id = ?", (index, id)).unwrap();
+            site.connection().execute("UPDATE own SET n = n + 1 WHERE site = ? AND id = ?", (writer, id)).unwrap();
             site.expected.own.entry(id).and_modify(|row| row.0 = n + 1);
         }
         None => put_own(site, id, 0, value(world)),
@@ -76,26 +76,26 @@ fn write_own(world: &World, site: &mut Site) {
 fn put_own(site: &mut Site, id: i64, n: i64, body: Value) {
     let sql = "INSERT INTO own (site, id, n, body) VALUES (?, ?, ?, ?)
                ON CONFLICT DO UPDATE SET n = excluded.n, body = excluded.body";
-    let index = site.index;
-    site.connection().execute(sql, (index, id, n, &body)).unwrap();
+    site.connection().execute(sql, (site.writer, id, n, &body)).unwrap();
     let row = site.expected.own.entry(id).or_insert((n, Value::Null, Value::Text("none".to_owned())));
     (row.0, row.1) = (n, body);
 }
 
 /// Rows that are never changed.
 fn append(world: &World, site: &mut Site) {
-    let id = format!("{}-{}", site.index, site.expected.log.len());
+    let id = site.new_id().to_string();
     site.connection().execute("INSERT INTO log VALUES (?, ?)", (&id, value(world))).unwrap();
     site.expected.log.insert(id);
 }
 
 fn write_late(world: &World, site: &mut Site) {
-    let id = site.late_id();
+    let id = site.new_id();
+    site.expected.late.insert(id);
     site.connection().execute("INSERT INTO late VALUES (?, ?)", (id, value(world))).unwrap();
 }
 
 /// Rows that all sites write, change, delete and rename.
-fn write_shared(world: &World, site: &mut Site) {
+fn write_shared(world: &World, site: &Site) {
     let id = world.number(0..4);
     let value = value(world);
     let connection = site.connection();
