@@ -79,8 +79,8 @@ fn a_database_restored_from_an_older_copy_gets_everything_again() {
     assert_snapshot!(b.run(["pull"]), @"
     status 0
     --- stdout
-    a: fetched 5 changes in SIZE
-    a: merged 5 changes (note 5)
+    a: fetched 6 changes in SIZE
+    a: merged 6 changes (note 5)
 
     --- stderr
     TIME  WARN ddcp::repo::identity: its version went back from 3 to 1: restored from a copy, or a table was dropped; it was given a new site id database=DIR/b.db old=SITE new=SITE
