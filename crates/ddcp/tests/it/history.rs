@@ -147,7 +147,7 @@ impl History {
     /// What the row is to hold from this version on. Large values do not compress well.
     fn body(&mut self, row: u64) -> String {
         let version = self.version;
-        if row % LARGE_EVERY != 0 {
+        if !row.is_multiple_of(LARGE_EVERY) {
             return format!("'version {version} of {row}'");
         }
         let bytes: String = (0..LARGE_BYTES).map(|_| char::from(self.rng.random_range(b'a'..=b'z'))).collect();
