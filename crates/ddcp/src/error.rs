@@ -243,9 +243,6 @@ impl Error {
                  `limits.inbox_bytes` of `ddcp config` is the limit"
                     .into()
             }
-            Self::Remote(ClientError::Storage(_)) => {
-                "free some space or mend the state directory and repeat; nothing is lost".into()
-            }
             Self::SameSite(_) => {
                 "give the remote the address of another repository; a database is shared by `ddcp pull`, not by copying \
                  its file"

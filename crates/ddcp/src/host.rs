@@ -21,7 +21,7 @@ pub trait Machine: Send + Sync {
     /// Is ready after `pause`.
     fn sleep(&self, pause: Duration) -> BoxFuture<'static, ()>;
 
-    /// Any number.
+    /// Any number, of equal chance; outside a simulation one that nobody can guess.
     fn random(&self) -> u64;
 
     /// Runs `task` beside the caller, to its end or to that of the machine.
@@ -63,6 +63,11 @@ impl Host {
 
     pub(crate) fn random(&self) -> u64 {
         self.0.random()
+    }
+
+    /// 16 bytes that nobody else has.
+    pub(crate) fn random_bytes(&self) -> [u8; 16] {
+        (u128::from(self.random()) << 64 | u128::from(self.random())).to_le_bytes()
     }
 
     /// `pause` times any number in `range`, so that many clients do not come back at once.

@@ -192,8 +192,7 @@ impl Client {
     #[must_use]
     pub fn new(peer: Arc<dyn Peer>, limits: Limits, host: Host) -> Self {
         let gate = Arc::new(Gate::new(host.now()));
-        // Nobody else must be able to guess it: that is no matter of the host's.
-        let session = rand::random::<[u8; 16]>().into();
+        let session = host.random_bytes().into();
         Self {
             peer,
             limits,

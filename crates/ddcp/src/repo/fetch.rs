@@ -103,11 +103,13 @@ impl Repository {
         let Start { reader, after, up_to, held, report, state } =
             self.start(name.clone(), address.clone(), site, status).await?;
         let room = limits.inbox_bytes.get().saturating_sub(held);
-        let client = client.with_parts(Parts::in_folder(self.layout().parts(&site.to_string())), room);
+        let parts = self.layout().parts(&site.to_string());
+        let client = client.with_parts(Parts::in_folder(parts.clone()), room);
         let limits = changeset::Limits { raw_bytes: usize_of(limits.unpacked_bytes.get()), ..Default::default() };
         let state = Arc::new(Mutex::new(state));
         let mut inbox = Inbox { repository: self.clone(), state, site, limits, reached: after, report };
         client.fetch(after, up_to, &reader, &mut inbox).await.map_err(|error| match error {
+            Error::Remote(ClientError::Storage(source)) => Error::Io { path: parts, source },
             Error::Remote(error) => self.explain(error),
             other => other,
         })?;

@@ -270,8 +270,8 @@ fn a_full_disk_under_the_state() {
     a: merged 4 changes (note 4)
 
     --- stderr
-    error: a: what arrives cannot be kept: No space left on device (os error 28)
-    hint: free some space or mend the state directory and repeat; nothing is lost
+    error: a: DIR/disk/parts/SITE: No space left on device (os error 28)
+    hint: free some space and repeat; nothing is lost
     ");
     assert_converged(&[&a, &b]);
 }
