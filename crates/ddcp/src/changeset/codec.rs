@@ -16,7 +16,7 @@ use super::{
 
 const MAGIC: &[u8; 8] = b"DDCPpack";
 const VERSION: u64 = 1;
-const COMPRESSION_LEVEL: i32 = 3;
+const COMPRESSION_LEVEL: i32 = 6;
 /// 8 MiB: what a decoder of zstd has to keep of what it has decoded already.
 const MAX_WINDOW_LOG: u32 = 23;
 /// Each change takes at least one byte in each of nine columns of the body.

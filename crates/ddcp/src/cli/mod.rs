@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod commands;
+mod heap;
 mod output;
 mod progress;
 mod shell;
@@ -98,6 +99,7 @@ enum Command {
 /// Runs the command line `arguments`, the program's name first, and returns its exit status.
 #[must_use]
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    heap::bound();
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -32,7 +32,7 @@ const CHANGE_OVERHEAD: usize = 12;
 const UNKNOWN_SITE: &str = "the site that made it is not known: crsql_site_id lacks a row";
 
 /// About how many bytes a pack has before compression, unless a reader wants otherwise.
-pub const PACK_BYTES: usize = 1024 * 1024;
+pub const PACK_BYTES: usize = 2 * 1024 * 1024;
 
 /// Which changes to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

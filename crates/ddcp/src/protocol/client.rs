@@ -473,7 +473,11 @@ impl Client {
             let failure = match self.peer.call(request.clone()).await {
                 Ok(bytes) => match message::decode(&bytes)? {
                     Answer::Refused { reason } => return Err(ClientError::Refused(printable(&reason))),
-                    Answer::Working => ClientError::Busy(self.quiet(started)),
+                    Answer::Working => {
+                        // It has waited itself before it said so.
+                        pause = FIRST_PAUSE;
+                        ClientError::Busy(self.quiet(started))
+                    }
                     Answer::Busy => {
                         if let Some(place) = place {
                             place.busy(self.host.now());
