@@ -5,7 +5,9 @@
 //! the fastest answer ever is taken for the way without queues, and what the fastest answer of a round took longer
 //! was spent in queues. (The fastest, since the slowest are those that a link lost and repeated.) The window doubles
 //! each round at first, then grows by an eighth, while few of its chunks wait; it shrinks to that when many do. A peer
-//! that is busy and calls that are lost make it smaller at once.
+//! that is busy and calls that are lost make it smaller at once. While nothing is answered at all, the way is broken:
+//! one call at a time finds out when it is whole again. More would only pile up on the way, to be answered all at once
+//! when nobody waits for them any more.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -43,6 +45,10 @@ pub(super) struct Window {
     round: Round,
     /// When it was made smaller last.
     shrunk: Option<Instant>,
+    /// When something was answered last.
+    answered: Option<Instant>,
+    /// Nothing has been answered since what was lost last was asked.
+    broken: bool,
 }
 
 /// Lasts until something is answered that was asked after its start.
@@ -63,17 +69,21 @@ impl Window {
             probing: None,
             round: Round { start: now, fastest: None, full: false },
             shrunk: None,
+            answered: None,
+            broken: false,
         }
     }
 
     /// How many may be in flight.
     pub(super) fn size(&self) -> usize {
-        self.size
+        if self.broken { 1 } else { self.size }
     }
 
     /// Notes an answer `now` to what was asked at `asked`, and whether the window was full.
     pub(super) fn answered(&mut self, asked: Instant, now: Instant, full: bool) {
         let took = now.saturating_duration_since(asked);
+        self.answered = Some(now);
+        self.broken = false;
         self.round.fastest = Some(self.round.fastest.map_or(took, |fastest| fastest.min(took)));
         self.round.full |= full;
         if self.probing.is_none() && self.unhindered.is_none_or(|(least, _)| took < least) {
@@ -91,6 +101,7 @@ impl Window {
 
     /// Notes that something asked at `asked` was not answered.
     pub(super) fn lost(&mut self, asked: Instant, now: Instant) {
+        self.broken |= self.answered.is_some_and(|answered| answered < asked);
         self.shrink(0.5, asked, now);
     }
 
@@ -319,7 +330,25 @@ mod tests {
         for n in 2..100 {
             way.window.lost(asked + Duration::from_secs(n), asked + Duration::from_secs(n + 1));
         }
-        assert_eq!(way.window.size(), LEAST);
+        assert_eq!((way.window.size(), way.window.size), (1, LEAST));
+    }
+
+    #[test]
+    fn a_way_that_is_broken_is_tried_by_one_at_a_time() {
+        let mut way = Way::new(10, 1000);
+        way.run(10);
+        let (size, cut) = (way.window.size(), way.now);
+        let [asked_before, asked_after, later] = [-1, 1, 5000].map(|ms: i64| {
+            let shift = Duration::from_millis(ms.unsigned_abs());
+            if ms < 0 { cut - shift } else { cut + shift }
+        });
+        way.window.lost(asked_before, later);
+        assert_eq!(way.window.size(), size / 2, "others were answered after it was asked");
+        way.window.lost(asked_after, later);
+        way.window.lost(asked_before, later);
+        assert_eq!(way.window.size(), 1);
+        way.window.answered(later, later + Duration::from_millis(10), false);
+        assert!(way.window.size() >= size / 2);
     }
 
     #[test]
