@@ -28,7 +28,15 @@ interop *ARGS:
     cargo build --release -p crsqlite-loadable
     npm test -- {{ARGS}}
 
-# Fuzz a target: `unpack` or `changes` (needs cargo-fuzz).
+# Histories of repositories on a bad network, from seed FROM on; a single one is told in full (docs/testing.md).
+simulate SEEDS="2000" FROM="0":
+    DDCP_SIM_SEEDS={{SEEDS}} DDCP_SIM_FROM={{FROM}} cargo test --release --test sim -- --nocapture all_are_equal
+
+# Kill the program at random moments, and make each of its file operations fail (a minute per 100 kills).
+crash KILLS="500":
+    DDCP_CRASH_KILLS={{KILLS}} DDCP_CRASH_FAULTS=100000 cargo test --release -p ddcp --test it -- --nocapture crashes:: faults::
+
+# Fuzz a target: one of fuzz/fuzz_targets (needs cargo-fuzz).
 fuzz TARGET SECONDS="1800":
     mkdir -p fuzz/corpus/{{TARGET}}
     cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{TARGET}} corpus/{{TARGET}} seeds/{{TARGET}} -- -max_total_time={{SECONDS}}

@@ -228,15 +228,15 @@ pub(crate) struct Crr {
     /// One per column.
     pub(crate) cells: Vec<CellStmts>,
 
-    /// lowest and highest `db_version` → `db_version`, key of all rows with records of that version,
-    /// in this order.
+    /// `db_version` → `db_version`, key of all rows with records of this version and later ones, in this
+    /// order.
     pub(crate) scan: Slot,
-    /// key → `col_name`, `col_version`, site ordinal, seq, `db_version` of the row's records, in the
-    /// order of `col_name`.
-    pub(crate) scan_row: Slot,
-    /// key → keys, all columns.
+    /// key → key, `col_name`, `col_version`, site ordinal, seq, `db_version` of the records of this row
+    /// and of those after it, in the order of key and `col_name`.
+    pub(crate) scan_rows: Slot,
+    /// key → key, keys, all columns of this row and of those after it, in the order of key.
     pub(crate) row_read: Slot,
-    /// key → keys.
+    /// The same without the columns.
     pub(crate) key_read: Slot,
 }
 
@@ -248,17 +248,19 @@ pub(crate) struct CellStmts {
     pub(crate) update: Slot,
     /// keys → value.
     pub(crate) value: Slot,
-    /// key → keys, value.
+    /// key → key, keys, value of this row and of those after it, in the order of key.
     pub(crate) read: Slot,
 }
 
 impl Crr {
     fn new(index: usize, shape: Shape) -> Crr {
         let (clock, pks, base) = (shape.clock(), shape.pks(), shape.base());
+        // In conditions parameters are written `+?1`. If there are statistics of an index (ANALYZE), SQLite
+        // looks at the value of a plain parameter to choose a plan, and chooses anew whenever one is bound.
         let keys = idents(&shape.keys);
         let marks = join(1..=shape.keys.len(), ",", |i| format!("?{i}"));
         let same =
-            |by: &str| join(shape.keys.iter().enumerate(), " AND ", |(i, k)| format!("{} {by} ?{}", ident(k), i + 1));
+            |by: &str| join(shape.keys.iter().enumerate(), " AND ", |(i, k)| format!("{} {by} +?{}", ident(k), i + 1));
         let is_key = same("=");
         let value_mark = format!("?{}", shape.keys.len() + 1);
         let columns = "key, col_name, col_version, db_version, site_id, seq";
@@ -279,7 +281,7 @@ impl Crr {
         // A range of one value: SQLite takes it for several rows and so keeps its place in the B-tree
         // between finding the record and writing it. With an equality it searches twice. OR FAIL for
         // want of a statement journal, which several rows would need; there is never more than one.
-        let one_cell = |mark: &str| format!("col_name >= {mark} AND col_name <= {mark}");
+        let one_cell = |mark: &str| format!("col_name >= +{mark} AND col_name <= +{mark}");
         let next_odd = "col_version + 1 + (col_version & 1)";
         let read = |values: &str| {
             let p_keys = join(&shape.keys, ", ", |k| format!("p.{}", ident(k)));
@@ -289,7 +291,10 @@ impl Crr {
                 let on = join(&shape.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)));
                 format!(" LEFT JOIN {base} AS b ON {on}")
             };
-            Slot::new(format!("SELECT {p_keys}{values} FROM {pks} AS p{join_base} WHERE p.__crsql_key = ?1"))
+            Slot::new(format!(
+                "SELECT p.__crsql_key, {p_keys}{values} FROM {pks} AS p{join_base} \
+                 WHERE p.__crsql_key >= +?1 ORDER BY p.__crsql_key"
+            ))
         };
         let cell = |column: &String| {
             let c = ident(column);
@@ -307,29 +312,29 @@ impl Crr {
             index,
             key_insert: Slot::new(format!("INSERT OR IGNORE INTO {pks} ({keys}) VALUES ({marks})")),
             key_find: Slot::new(format!("SELECT __crsql_key FROM {pks} WHERE {}", same("IS"))),
-            key_forget: Slot::new(format!("DELETE FROM {pks} WHERE __crsql_key = ?1")),
+            key_forget: Slot::new(format!("DELETE FROM {pks} WHERE __crsql_key = +?1")),
             first_touch: Slot::new(format!("INSERT OR FAIL INTO {clock} ({columns}) VALUES {all_cells}")),
             touch_all: own("1", "col_version + 1", &all_cells),
             touch: Slot::new(format!(
                 "UPDATE OR FAIL {clock} SET col_version = col_version + 1, db_version = ?2, site_id = 0, seq = ?3 \
-                 WHERE key = ?1 AND {}",
+                 WHERE key = +?1 AND {}",
                 one_cell("?4")
             )),
             touch_new: Slot::new(format!("INSERT INTO {clock} ({columns}) VALUES (?1, ?4, 1, ?2, 0, ?3)")),
             create: own("1", next_odd, ""),
             recreate: Slot::new(format!(
                 "UPDATE {clock} SET col_version = {next_odd}, db_version = ?2, site_id = 0, \
-                 seq = ?3 WHERE key = ?1 AND col_name = '{SENTINEL}'"
+                 seq = ?3 WHERE key = +?1 AND col_name = '{SENTINEL}'"
             )),
             kill: own("2", "col_version + 1", ""),
-            drop_cells: Slot::new(format!("DELETE FROM {clock} WHERE key = ?1 AND col_name <> '{SENTINEL}'")),
+            drop_cells: Slot::new(format!("DELETE FROM {clock} WHERE key = +?1 AND col_name <> '{SENTINEL}'")),
             move_cells: Slot::new(format!(
-                "UPDATE OR REPLACE {clock} SET key = ?2 WHERE key = ?1 AND col_name <> '{SENTINEL}'"
+                "UPDATE OR REPLACE {clock} SET key = ?2 WHERE key = +?1 AND col_name <> '{SENTINEL}'"
             )),
             records: Slot::new(format!(
                 "SELECT p.__crsql_key, c.col_name, c.col_version FROM {pks} AS p \
                  LEFT JOIN {clock} AS c ON c.key = p.__crsql_key WHERE {}",
-                join(shape.keys.iter().enumerate(), " AND ", |(i, k)| format!("p.{} IS ?{}", ident(k), i + 1))
+                join(shape.keys.iter().enumerate(), " AND ", |(i, k)| format!("p.{} IS +?{}", ident(k), i + 1))
             )),
             record: Slot::new(format!(
                 "INSERT INTO {clock} ({columns}) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
@@ -338,16 +343,16 @@ impl Crr {
             )),
             record_again: Slot::new(format!(
                 "UPDATE OR FAIL {clock} SET col_version = ?3, db_version = ?4, site_id = ?5, seq = ?6 \
-                 WHERE key = ?1 AND {}",
+                 WHERE key = +?1 AND {}",
                 one_cell("?2")
             )),
             zero_cells: Slot::new(format!(
                 "UPDATE {clock} SET col_version = 0, db_version = ?2 \
-                 WHERE key = ?1 AND col_name <> '{SENTINEL}'"
+                 WHERE key = +?1 AND col_name <> '{SENTINEL}'"
             )),
             record_site: Slot::new(format!(
                 "SELECT s.site_id FROM {clock} AS c JOIN main.crsql_site_id AS s \
-                 ON s.ordinal = c.site_id WHERE c.key = ?1 AND c.col_name = ?2"
+                 ON s.ordinal = c.site_id WHERE c.key = +?1 AND c.col_name = +?2"
             )),
             row_insert: Slot::new(format!(
                 "INSERT INTO {base} ({keys}) VALUES ({marks}) ON CONFLICT ({keys}) DO NOTHING"
@@ -363,10 +368,11 @@ impl Crr {
             // and the table is not looked at.
             scan: Slot::new(format!(
                 "SELECT DISTINCT db_version, key FROM {clock} \
-                 WHERE db_version >= ?1 AND db_version <= ?2 ORDER BY db_version, key"
+                 WHERE db_version >= +?1 ORDER BY db_version, key"
             )),
-            scan_row: Slot::new(format!(
-                "SELECT col_name, col_version, site_id, seq, db_version FROM {clock} WHERE key = ?1 ORDER BY col_name"
+            scan_rows: Slot::new(format!(
+                "SELECT key, col_name, col_version, site_id, seq, db_version FROM {clock} \
+                 WHERE key >= +?1 ORDER BY key, col_name"
             )),
             row_read: read(&join(&shape.columns, "", |c| format!(", b.{}", ident(c)))),
             key_read: read(""),

@@ -16,7 +16,7 @@ use crate::engine::{Cache, Engine};
 use crate::error::{Error, Result};
 use crate::ffi::function::Context;
 use crate::ffi::vtab::{self, Constraint, Kind, Operator, Plan};
-use crate::ffi::{Args, Stmt};
+use crate::ffi::{Args, Lease, Stmt};
 use crate::merge;
 use crate::pack::pack_into;
 
@@ -84,21 +84,24 @@ impl vtab::Table for Changes {
         Error::misuse("Only INSERT and SELECT statements are allowed against the crsql changes table")
     }
 
-    fn begin(&self) {
+    fn begin(&self) -> Result<()> {
         self.impacted.replace((self.engine.rows_impacted.get(), Vec::new()));
+        Ok(())
     }
 
-    fn savepoint(&self, n: i32) {
+    fn savepoint(&self, n: i32) -> Result<()> {
         let (_, since) = &mut *self.impacted.borrow_mut();
         since.retain(|(m, _)| *m < n);
         since.push((n, self.engine.rows_impacted.get()));
+        Ok(())
     }
 
-    fn rollback_to(&self, n: i32) {
+    fn rollback_to(&self, n: i32) -> Result<()> {
         self.engine.forget_rows();
         let (first, since) = &*self.impacted.borrow();
         let before = since.iter().find(|(m, _)| *m == n).map_or(*first, |(_, impacted)| *impacted);
         self.engine.rows_impacted.set(before);
+        Ok(())
     }
 }
 
@@ -183,6 +186,8 @@ impl Wanted {
 struct Stream {
     crr: Rc<Crr>,
     rows: Option<Stmt>,
+    /// The highest `db_version` wanted.
+    last: i64,
     /// The `db_version` that statement stands on; none at the end.
     version: Option<i64>,
     /// The key of the row that statement stands on.
@@ -193,8 +198,7 @@ impl Stream {
     fn start(engine: &Engine, crr: &Rc<Crr>, wanted: &Wanted) -> Result<Stream> {
         let mut rows = crr.scan.take(engine.db)?;
         rows.bind_copy(1, ValueRef::Integer(wanted.low))?;
-        rows.bind_copy(2, ValueRef::Integer(wanted.high))?;
-        let mut stream = Stream { crr: Rc::clone(crr), rows: Some(rows), version: None, key: 0 };
+        let mut stream = Stream { crr: Rc::clone(crr), rows: Some(rows), last: wanted.high, version: None, key: 0 };
         stream.step()?;
         Ok(stream)
     }
@@ -204,7 +208,9 @@ impl Stream {
         if let Some(rows) = &mut self.rows
             && rows.step()?
         {
-            (self.version, self.key) = (Some(rows.int(0)), rows.int(1));
+            let version = rows.int(0);
+            self.version = (version <= self.last).then_some(version);
+            self.key = rows.int(1);
         }
         Ok(())
     }
@@ -244,10 +250,11 @@ struct Row {
     record: Record,
     crr: Rc<Crr>,
     shown: Shown,
+    /// Goes on to the rows after this one.
     stmt: Option<Stmt>,
 }
 
-/// What a row's statement yields after the keys.
+/// What a row's statement yields after `__crsql_key` and the keys.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shown {
     Nothing,
@@ -260,14 +267,28 @@ impl Row {
     fn read(engine: &Engine, crr: &Rc<Crr>, record: Record, shown: Shown) -> Result<Option<Row>> {
         let mut stmt = slot(crr, shown).take(engine.db)?;
         stmt.bind_copy(1, ValueRef::Integer(record.key))?;
-        let found = stmt.step();
-        let row = Row { record, crr: Rc::clone(crr), shown, stmt: Some(stmt) };
-        Ok(found?.then_some(row))
+        Row { record, crr: Rc::clone(crr), shown, stmt: Some(stmt) }.advance(record)
+    }
+
+    /// Whether the row of `record` is the neighbour of this one, to which the statement goes on without
+    /// a search.
+    fn leads_to(&self, record: &Record, shown: Shown) -> bool {
+        self.shown == shown && self.record.stream == record.stream && self.record.key.checked_add(1) == Some(record.key)
+    }
+
+    /// The statement's next row; none if it is not the row of `record`.
+    fn advance(mut self, record: Record) -> Result<Option<Row>> {
+        self.record = record;
+        let found = match &mut self.stmt {
+            Some(stmt) => stmt.step()? && stmt.int(0) == record.key,
+            None => false,
+        };
+        Ok(found.then_some(self))
     }
 
     /// The statement's column with the value of column `column` of the table.
     fn value_at(&self, column: u32) -> Option<usize> {
-        let first = self.crr.shape.keys.len();
+        let first = 1 + self.crr.shape.keys.len();
         match self.shown {
             Shown::Nothing => None,
             Shown::Cell(_) => Some(first),
@@ -332,9 +353,11 @@ impl Scan {
     /// Goes to the next record at or after the current position that has a key.
     fn settle(&mut self) -> Result<()> {
         loop {
-            if self.position == self.records.len() && !self.next_version()? {
-                self.done.set(true);
-                return Ok(());
+            while self.position == self.records.len() {
+                if !self.next_version()? {
+                    self.done.set(true);
+                    return Ok(());
+                }
             }
             if self.read_row()? {
                 return Ok(());
@@ -343,7 +366,8 @@ impl Scan {
         }
     }
 
-    /// Collects the records of the lowest `db_version` left; false if none is left.
+    /// Collects the records of the lowest `db_version` left, of which none may be wanted; false if
+    /// no version is left.
     fn next_version(&mut self) -> Result<bool> {
         self.records.clear();
         self.position = 0;
@@ -351,18 +375,25 @@ impl Scan {
             return Ok(false);
         };
         self.version = version;
-        for (index, stream) in self.streams.iter_mut().enumerate() {
+        for (index, stream) in self.streams.iter_mut().enumerate().filter(|(_, s)| s.version == Some(version)) {
             let crr = Rc::clone(&stream.crr);
-            let mut row_records = crr.scan_row.get(self.engine.db)?;
+            let stmt = crr.scan_rows.get(self.engine.db)?;
+            let mut source = Source {
+                stream: u32::try_from(index).unwrap_or(u32::MAX),
+                shape: &crr.shape,
+                version,
+                wanted: &self.wanted,
+                stmt,
+                at: None,
+            };
             while stream.version == Some(version) {
-                let source = Source { stream: u32::try_from(index).unwrap_or(u32::MAX), shape: &crr.shape };
-                source.collect(&mut row_records, (stream.key, version), &self.wanted, &mut self.records)?;
+                source.collect(stream.key, &mut self.records)?;
                 stream.step()?;
             }
         }
         // Stable: equal seqs stay in the order of tables, keys and columns.
         self.records.sort_by_key(|r| r.seq);
-        if self.records.is_empty() { self.next_version() } else { Ok(true) }
+        Ok(true)
     }
 
     /// Sees to it that `row` is that of the current record; false if its key is unknown.
@@ -380,11 +411,16 @@ impl Scan {
             (false, WHOLE_ROW) => Shown::Nothing,
             (false, column) => Shown::Cell(column),
         };
-        self.row = None;
         let crr = &self.streams[record.stream as usize].crr;
-        self.row = Row::read(&self.engine, crr, record, shown)?;
+        self.row = match self.row.take() {
+            Some(row) if row.leads_to(&record, shown) => row.advance(record)?,
+            _ => None,
+        };
+        if self.row.is_none() {
+            self.row = Row::read(&self.engine, crr, record, shown)?;
+        }
         let Some(Row { stmt: Some(stmt), .. }) = &self.row else { return Ok(false) };
-        pack_into(&mut self.pk, (0..crr.shape.keys.len()).map(|i| stmt.column(i)))?;
+        pack_into(&mut self.pk, (1..=crr.shape.keys.len()).map(|i| stmt.column(i)))?;
         Ok(true)
     }
 
@@ -417,48 +453,64 @@ impl Scan {
     }
 }
 
-/// Where records come from.
+/// The records of one stream and version.
 struct Source<'s> {
     stream: u32,
     shape: &'s Shape,
+    version: i64,
+    wanted: &'s Wanted,
+    stmt: Lease<'s>,
+    /// The key of the row that statement stands on.
+    at: Option<i64>,
 }
 
 impl Source<'_> {
-    /// Adds the wanted records of one row and version to `records`.
-    fn collect(
-        &self,
-        stmt: &mut Stmt,
-        (key, version): (i64, i64),
-        wanted: &Wanted,
-        records: &mut Vec<Record>,
-    ) -> Result<()> {
+    /// Adds the wanted records of row `key` to `records`. Afterwards the statement stands on the row
+    /// after it, which is often the next one wanted.
+    fn collect(&mut self, key: i64, records: &mut Vec<Record>) -> Result<()> {
+        if self.at != Some(key) {
+            self.stmt.reset();
+            self.stmt.bind_copy(1, ValueRef::Integer(key))?;
+            self.step()?;
+        }
         let first = records.len();
         let mut causal_length = 1;
-        let params = [ValueRef::Integer(key)];
-        let mut rows = stmt.query(&params)?;
-        while rows.next()? {
-            let name = rows.name(0);
-            let is_sentinel = name == SENTINEL.as_bytes();
-            if is_sentinel {
-                causal_length = rows.int(1);
-            }
-            if rows.int(4) != version {
-                continue;
-            }
-            let column = if is_sentinel {
-                WHOLE_ROW
-            } else {
-                // Records of columns that do not exist are not shown.
-                let Some(column) = self.shape.column(name).and_then(|c| u32::try_from(c).ok()) else { continue };
-                column
-            };
-            let (col_version, site, seq) = (rows.int(1), rows.int(2), rows.int(3));
-            if wanted.takes(site) {
-                records.push(Record { stream: self.stream, column, key, col_version, site, seq, causal_length });
-            }
+        while self.at == Some(key) {
+            self.read(&mut causal_length, records);
+            self.step()?;
         }
         records[first..].iter_mut().for_each(|r| r.causal_length = causal_length);
         Ok(())
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.at = if self.stmt.step()? { Some(self.stmt.int(0)) } else { None };
+        Ok(())
+    }
+
+    /// Adds the record that the statement stands on, or only notes the causal length that it tells.
+    fn read(&self, causal_length: &mut i64, records: &mut Vec<Record>) {
+        let rows = &self.stmt;
+        let (name, col_version) = (rows.name(1), rows.int(2));
+        let is_sentinel = name == SENTINEL.as_bytes();
+        if is_sentinel {
+            *causal_length = col_version;
+        }
+        if rows.int(5) != self.version {
+            return;
+        }
+        // Records of columns that do not exist are not shown.
+        let column = if is_sentinel { Some(WHOLE_ROW) } else { self.column(name) };
+        let (Some(column), Some(key)) = (column, self.at) else { return };
+        let (site, seq) = (rows.int(3), rows.int(4));
+        if self.wanted.takes(site) {
+            let (stream, causal_length) = (self.stream, *causal_length);
+            records.push(Record { stream, column, key, col_version, site, seq, causal_length });
+        }
+    }
+
+    fn column(&self, name: &[u8]) -> Option<u32> {
+        self.shape.column(name).and_then(|c| u32::try_from(c).ok())
     }
 }
 
@@ -497,7 +549,7 @@ impl vtab::Cursor for Scan {
     fn column(&mut self, i: usize, out: Context) -> Result<()> {
         let Some(row) = &self.row else { return Ok(()) };
         let Some(stmt) = &row.stmt else { return Ok(()) };
-        let record = self.records[self.position];
+        let Some(record) = self.records.get(self.position) else { return Ok(()) };
         match i {
             0 => out.set(ValueRef::Text(row.crr.name().as_bytes())),
             1 => out.set(ValueRef::Blob(&self.pk)),

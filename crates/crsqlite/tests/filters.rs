@@ -150,6 +150,21 @@ fn the_sides_of_an_or_meet() {
     }
 }
 
+/// Of many versions in a row nothing may be wanted: a peer that has read all that others wrote asks for the rest.
+#[test]
+fn many_versions_may_hold_nothing_that_is_wanted() {
+    const VERSIONS: i64 = 50_000;
+    let c = open();
+    c.execute_batch("CREATE TABLE foo (a INTEGER PRIMARY KEY NOT NULL, b); SELECT crsql_as_crr('foo')").unwrap();
+    let mut insert = c.prepare("INSERT INTO foo VALUES (?, 1)").unwrap();
+    for row in 0..VERSIONS {
+        insert.execute([row]).unwrap();
+    }
+    assert_eq!(one(&c, "SELECT max(db_version) FROM crsql_changes"), VERSIONS.to_string());
+    let others = "SELECT count(*) FROM crsql_changes WHERE db_version > 0 AND site_id IS NOT crsql_site_id()";
+    assert_eq!(one(&c, others), "0");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -165,5 +180,100 @@ proptest! {
             all = format!("({all}{join}{})", condition(column, operator, value));
         }
         CHANGED.with(|c| same(c, &all, order));
+    }
+}
+
+/// One step of a history of two tables: what is done to the rows from one key to another.
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(i64, i64),
+    Update(&'static str, i64, i64),
+    Delete(i64, i64),
+    /// The key's record is lost.
+    LoseKey(i64),
+    /// The row is lost behind the CRR's back.
+    LoseRow(i64),
+    /// A record of a column that does not exist.
+    Stray(i64),
+    Commit,
+    Analyze,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let range = || (1..40i64, 0..12i64);
+    prop_oneof![
+        6 => range().prop_map(|(from, n)| Step::Insert(from, from + n)),
+        3 => (prop_oneof![Just("b"), Just("c")], range()).prop_map(|(column, (from, n))| Step::Update(column, from, from + n)),
+        2 => range().prop_map(|(from, n)| Step::Delete(from, from + n / 4)),
+        1 => (1..40i64).prop_map(Step::LoseKey),
+        1 => (1..40i64).prop_map(Step::LoseRow),
+        1 => (1..40i64).prop_map(Step::Stray),
+        3 => Just(Step::Commit),
+        1 => Just(Step::Analyze),
+    ]
+}
+
+fn run(c: &Connection, step: &Step) {
+    let sql = match step {
+        Step::Insert(from, to) => format!(
+            "WITH n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {to})
+             INSERT OR IGNORE INTO foo SELECT i, 'b' || i, i FROM n;
+             INSERT OR IGNORE INTO bar VALUES ({from}), ({to})"
+        ),
+        Step::Update(column, from, to) => {
+            format!("UPDATE foo SET {column} = {column} || '+' WHERE a BETWEEN {from} AND {to}")
+        }
+        Step::Delete(from, to) => format!("DELETE FROM foo WHERE a BETWEEN {from} AND {to}"),
+        Step::LoseKey(key) => format!(
+            // Not the last one: its number would be given to another row.
+            "DELETE FROM foo__crsql_pks WHERE a = {key} AND __crsql_key < (SELECT max(__crsql_key) FROM foo__crsql_pks)"
+        ),
+        Step::LoseRow(key) => format!(
+            "SELECT crsql_internal_sync_bit(1); DELETE FROM foo WHERE a = {key}; SELECT crsql_internal_sync_bit(0)"
+        ),
+        Step::Stray(key) => {
+            format!("INSERT OR IGNORE INTO foo__crsql_clock VALUES ({key}, 'gone', 1, crsql_next_db_version(), 0, 0)")
+        }
+        Step::Commit => "COMMIT; BEGIN".to_owned(),
+        Step::Analyze => "ANALYZE".to_owned(),
+    };
+    c.execute_batch(&sql).unwrap();
+}
+
+/// What `crsql_changes` is by definition: every record with a key and a column, joined to its row.
+const DEFINITION: &str = "
+    SELECT 'foo', crsql_pack_columns(p.a), r.col_name, CASE r.col_name WHEN 'b' THEN t.b WHEN 'c' THEN t.c END,
+      r.col_version, r.db_version, s.site_id,
+      coalesce((SELECT col_version FROM foo__crsql_clock WHERE key = r.key AND col_name = '-1'), 1), r.seq,
+      0 AS place, r.key AS k, r.col_name AS name
+    FROM foo__crsql_clock AS r JOIN foo__crsql_pks AS p ON p.__crsql_key = r.key
+      LEFT JOIN foo AS t ON t.a = p.a LEFT JOIN crsql_site_id AS s ON s.ordinal = r.site_id
+    WHERE r.col_name IN ('-1', 'b', 'c')
+    UNION ALL
+    SELECT 'bar', crsql_pack_columns(p.a), r.col_name, NULL, r.col_version, r.db_version, s.site_id, r.col_version, r.seq,
+      1, r.key, r.col_name
+    FROM bar__crsql_clock AS r JOIN bar__crsql_pks AS p ON p.__crsql_key = r.key
+      LEFT JOIN crsql_site_id AS s ON s.ordinal = r.site_id
+    ORDER BY 6, 9, place, k, name";
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Rows side by side and far apart, in one transaction and in many, with records and rows missing.
+    #[test]
+    fn a_scan_is_what_the_tables_hold(steps in proptest::collection::vec(step(), 1..25), low in 0..8i64) {
+        let c = open();
+        c.execute_batch(
+            "CREATE TABLE foo (a INTEGER PRIMARY KEY NOT NULL, b, c); SELECT crsql_as_crr('foo');
+             CREATE TABLE bar (a PRIMARY KEY NOT NULL); SELECT crsql_as_crr('bar'); BEGIN",
+        ).unwrap();
+        steps.iter().for_each(|step| run(&c, step));
+        let row = |row: &String| row.splitn(10, ',').take(9).map(str::to_owned).collect::<Vec<_>>();
+        let all = query(&c, DEFINITION).iter().map(row).collect::<Vec<_>>();
+        let scan = query(&c, "SELECT * FROM crsql_changes").iter().map(row).collect::<Vec<_>>();
+        prop_assert_eq!(&scan, &all);
+        let newer = query(&c, &format!("SELECT * FROM crsql_changes WHERE db_version > {low} AND db_version <= {}", low + 2));
+        let expected = all.into_iter().filter(|r| (low + 1..=low + 2).contains(&r[5].parse().unwrap())).collect::<Vec<_>>();
+        prop_assert_eq!(newer.iter().map(row).collect::<Vec<_>>(), expected);
     }
 }

@@ -36,9 +36,7 @@ struct Table {
 
 #[derive(Clone, Debug, Default)]
 struct Model {
-    current: i64,
-    pending: Option<i64>,
-    seq: i64,
+    versions: Versions,
     sites: Vec<u8>,
     impacted: i64,
     tables: BTreeMap<&'static str, Table>,
@@ -95,36 +93,25 @@ impl Model {
         Model { tables, ..Model::default() }
     }
 
-    fn next(&mut self, min: i64) -> i64 {
-        let next = (self.current + 1).max(self.pending.unwrap_or(0)).max(min);
-        self.pending = Some(next);
-        next
-    }
-
-    fn bump(&mut self) -> i64 {
-        self.seq += 1;
-        self.seq - 1
-    }
-
     fn table(&mut self, name: &str) -> &mut Table {
         self.tables.get_mut(name).unwrap()
     }
 
     fn insert(&mut self, name: &'static str, tuple: &Tuple, values: &[Value]) {
-        let version = self.next(0);
+        let version = self.versions.next(0);
         let (key, existed) = self.table(name).key(tuple);
         if self.table(name).columns == 0 {
-            let seq = self.bump();
+            let seq = self.versions.bump();
             self.table(name).create(key, version, seq);
         } else {
             if existed {
-                let seq = self.bump();
+                let seq = self.versions.bump();
                 if self.table(name).records.contains_key(&(key, SENTINEL.to_owned())) {
                     self.table(name).create(key, version, seq);
                 }
             }
             for column in COLUMNS {
-                let seq = self.bump();
+                let seq = self.versions.bump();
                 self.table(name).touch(key, column, version, seq);
             }
         }
@@ -135,8 +122,8 @@ impl Model {
         if self.table(name).base.remove(tuple).is_none() {
             return;
         }
-        let version = self.next(0);
-        let seq = self.bump();
+        let version = self.versions.next(0);
+        let seq = self.versions.bump();
         let (key, _) = self.table(name).key(tuple);
         self.table(name).kill(key, version, seq);
         self.table(name).drop_cells(key);
@@ -144,11 +131,11 @@ impl Model {
 
     fn update(&mut self, name: &'static str, old: &Tuple, new: &Tuple, values: &[Value]) {
         let Some(before) = self.table(name).base.remove(old) else { return };
-        let version = self.next(0);
+        let version = self.versions.next(0);
         let (key, _) = self.table(name).key(new);
         if old != new {
             let (old_key, _) = self.table(name).key(old);
-            let seq = self.bump();
+            let seq = self.versions.bump();
             let table = self.table(name);
             table.kill(old_key, version, seq);
             for column in COLUMNS {
@@ -156,12 +143,12 @@ impl Model {
                     table.put(key, column, moved);
                 }
             }
-            let seq = self.bump();
+            let seq = self.versions.bump();
             self.table(name).create(key, version, seq);
         }
         for (i, column) in COLUMNS.iter().enumerate().take(self.table(name).columns) {
             if values[i] != before[i] {
-                let seq = self.bump();
+                let seq = self.versions.bump();
                 self.table(name).touch(key, column, version, seq);
             }
         }
@@ -169,7 +156,7 @@ impl Model {
     }
 
     fn record(&mut self, name: &str, key: usize, column: &str, version: i64, m: &Merge) {
-        let db_version = self.next(m.db_version);
+        let db_version = self.versions.next(m.db_version);
         let site = match self.sites.iter().position(|s| *s == m.site) {
             Some(at) => at + 1,
             None => {
@@ -187,7 +174,7 @@ impl Model {
         table.base.entry(tuple.clone()).or_insert_with(|| vec![Value::Null; columns]);
         for column in COLUMNS {
             if self.table(name).records.contains_key(&(key, column.to_owned())) {
-                let db_version = self.next(m.db_version);
+                let db_version = self.versions.next(m.db_version);
                 let table = self.table(name);
                 let record = table.records.get_mut(&(key, column.to_owned())).unwrap();
                 record.version = 0;
@@ -239,8 +226,7 @@ impl Model {
 
     fn commit(&mut self) {
         let stored = self.tables.values().flat_map(|t| t.records.values().map(|r| r.db_version)).max().unwrap_or(0);
-        self.current = self.pending.take().unwrap_or(stored);
-        self.seq = 0;
+        self.versions.commit(stored);
         self.impacted = 0;
     }
 }
@@ -452,8 +438,8 @@ fn compare(c: &rusqlite::Connection, model: &Model) {
         query(c, "SELECT site_id, ordinal FROM crsql_site_id WHERE ordinal > 0 ORDER BY ordinal"),
         expected.collect::<Vec<_>>()
     );
-    assert_eq!(one(c, "SELECT crsql_db_version()"), model.current.to_string());
-    assert_eq!(one(c, "SELECT crsql_get_seq()"), model.seq.to_string());
+    assert_eq!(one(c, "SELECT crsql_db_version()"), model.versions.current.to_string());
+    assert_eq!(one(c, "SELECT crsql_get_seq()"), model.versions.seq.to_string());
 }
 
 trait UppercaseBlob {
@@ -493,14 +479,14 @@ proptest! {
                     let mut undone = model.clone();
                     run(&c, &mut undone, op);
                     c.execute_batch("ROLLBACK TO s; RELEASE s").unwrap();
-                    (model.pending, model.seq) = (undone.pending, undone.seq);
+                    model.versions = undone.versions;
                 }
                 run(&c, &mut model, op);
             }
             prop_assert_eq!(one(&c, "SELECT crsql_rows_impacted()"), model.impacted.to_string());
             if *end == 0 {
                 c.execute_batch("ROLLBACK").unwrap();
-                model = Model { pending: None, seq: 0, impacted: 0, ..before };
+                model = Model { versions: before.versions.rolled_back(), impacted: 0, ..before };
             } else {
                 c.execute_batch("COMMIT").unwrap();
                 model.commit();

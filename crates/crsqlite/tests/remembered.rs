@@ -131,3 +131,54 @@ fn records_of_several_versions_of_one_row() {
     assert_eq!(changes("WHERE db_version = 5"), all[3..]);
     assert_eq!(changes("WHERE db_version < 5"), all[..3]);
 }
+
+/// Statistics of the indices do not make SQLite compile the engine's statements anew for every row.
+#[test]
+fn statements_are_compiled_once_also_after_analyze() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let (source, target) = (open(), open());
+    let schema = "CREATE TABLE foo (a TEXT NOT NULL, b NOT NULL, c, d, PRIMARY KEY (a, b)); SELECT crsql_as_crr('foo')";
+    for conn in [&source, &target] {
+        conn.execute_batch(schema).unwrap();
+    }
+    source
+        .execute_batch(
+            "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO foo SELECT i, i, i, i FROM n;
+             UPDATE foo SET c = 0 WHERE b < 100; DELETE FROM foo WHERE b > 400",
+        )
+        .unwrap();
+    let rows = changes(&source, "");
+    apply(&target, &rows[..rows.len() / 2]);
+    target.execute_batch("UPDATE foo SET d = -1 WHERE b % 3 = 0; ANALYZE").unwrap();
+    assert_ne!(one(&target, "SELECT count(*) FROM sqlite_stat4 WHERE tbl = 'foo__crsql_clock'"), "0");
+
+    let compiled = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&compiled);
+    let authorize = move |_: rusqlite::hooks::AuthContext<'_>| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        rusqlite::hooks::Authorization::Allow
+    };
+    target.authorizer(Some(authorize)).unwrap();
+    let mut merge = target.prepare("INSERT INTO crsql_changes VALUES (?,?,?,?,?,?,?,?,?)").unwrap();
+    let mut insert = target.prepare("INSERT INTO foo VALUES ('x' || ?1, ?1, 1, 1)").unwrap();
+    let mut update = target.prepare("UPDATE foo SET c = c + 1, d = 7 WHERE b >= +?1 AND b < +?1 + 3").unwrap();
+    let mut delete = target.prepare("DELETE FROM foo WHERE +b = +?1").unwrap();
+    let mut read = target.prepare("SELECT * FROM crsql_changes WHERE db_version > +?1").unwrap();
+    let mut round = |i: u32| {
+        for row in rows.iter().skip(40 * i as usize).take(200).chain(rows.iter().rev().take(40)) {
+            merge.execute(rusqlite::params_from_iter(row)).unwrap();
+        }
+        insert.execute([i]).unwrap();
+        update.execute([i]).unwrap();
+        delete.execute([i + 50]).unwrap();
+        assert!(read.query_map([1], |_| Ok(())).unwrap().count() > 0);
+    };
+    (0..8).for_each(&mut round);
+    let warm = compiled.load(Ordering::Relaxed);
+    (8..20).for_each(&mut round);
+    // Some statements are needed for the first time; none is compiled for each of the 2,880 changes.
+    let later = compiled.load(Ordering::Relaxed) - warm;
+    assert!(later < warm, "{warm} calls at first, {later} later");
+}

@@ -31,25 +31,12 @@ struct Model {
     base: BTreeMap<i64, BTreeMap<&'static str, Cell>>,
     keys: BTreeMap<i64, i64>, // pk to key
     records: BTreeMap<(i64, &'static str), Record>,
-    current: i64,
-    pending: Option<i64>,
+    versions: Versions,
     compacted: i64,
-    seq: i64,
     tracked: bool,
 }
 
 impl Model {
-    fn next(&mut self, min: i64) -> i64 {
-        let next = (self.current + 1).max(self.pending.unwrap_or(0)).max(min);
-        self.pending = Some(next);
-        next
-    }
-
-    fn bump(&mut self) -> i64 {
-        self.seq += 1;
-        self.seq - 1
-    }
-
     fn key(&mut self, pk: i64) -> (i64, bool) {
         if let Some(key) = self.keys.get(&pk) {
             return (*key, true);
@@ -67,7 +54,7 @@ impl Model {
     }
 
     fn touch(&mut self, key: i64, column: &'static str, version: i64) {
-        let seq = self.bump();
+        let seq = self.versions.bump();
         let before = self.records.get(&(key, column)).map_or(0, |r| r.0);
         self.records.insert((key, column), (before + 1, version, 0, seq));
     }
@@ -88,14 +75,14 @@ impl Model {
         if !self.tracked {
             return;
         }
-        let version = self.next(0);
+        let version = self.versions.next(0);
         let (key, existed) = self.key(pk);
         if self.columns.is_empty() {
-            let seq = self.bump();
+            let seq = self.versions.bump();
             return self.create(key, version, seq);
         }
         if existed {
-            let seq = self.bump();
+            let seq = self.versions.bump();
             if self.records.contains_key(&(key, SENTINEL)) {
                 self.create(key, version, seq);
             }
@@ -111,7 +98,7 @@ impl Model {
         if !self.tracked {
             return;
         }
-        let version = self.next(0);
+        let version = self.versions.next(0);
         let (key, _) = self.key(pk);
         if before != value {
             self.touch(key, column, version);
@@ -122,8 +109,8 @@ impl Model {
         if self.base.remove(&pk).is_none() || !self.tracked {
             return;
         }
-        let version = self.next(0);
-        let seq = self.bump();
+        let version = self.versions.next(0);
+        let seq = self.versions.bump();
         let (key, _) = self.key(pk);
         let length = self.records.get(&(key, SENTINEL)).map_or(2, |r| r.0 + 1);
         self.records.retain(|(k, _), _| *k != key);
@@ -137,7 +124,7 @@ impl Model {
             return;
         }
         let record = |this: &mut Model, column, version| {
-            let db_version = this.next(m.db_version);
+            let db_version = this.versions.next(m.db_version);
             this.records.insert((key, column), (version, db_version, FOREIGN, m.seq));
         };
         if length % 2 == 0 {
@@ -149,7 +136,7 @@ impl Model {
         if cid == SENTINEL || (length > local && (local != 0 || length > 1)) {
             self.base.entry(pk).or_insert(blank);
             if self.records.keys().any(|(k, c)| *k == key && *c != SENTINEL) {
-                let version = self.next(m.db_version);
+                let version = self.versions.next(m.db_version);
                 for (_, r) in self.records.iter_mut().filter(|((k, c), _)| *k == key && *c != SENTINEL) {
                     (r.0, r.1) = (0, version);
                 }
@@ -174,7 +161,7 @@ impl Model {
 
     /// What `crsql_commit_alter` does: what is gone loses its records, what is new gets some.
     fn compact_and_backfill(&mut self) {
-        let (columns, current) = (self.columns.clone(), self.current);
+        let (columns, current) = (self.columns.clone(), self.versions.current);
         self.records.retain(|(_, c), _| *c == SENTINEL || columns.contains(c));
         let alive = self.keys.iter().filter(|(pk, _)| self.base.contains_key(pk)).map(|(_, key)| *key);
         let alive = alive.collect::<BTreeSet<_>>();
@@ -188,7 +175,7 @@ impl Model {
             if !known.contains(&pk) {
                 let (key, _) = self.key(pk);
                 for cell in &cells {
-                    let seq = self.bump();
+                    let seq = self.versions.bump();
                     self.records.insert((key, cell), (1, current, 0, seq));
                 }
             }
@@ -200,7 +187,7 @@ impl Model {
             for (key, row) in &rows {
                 let key = *key;
                 if row[column] != default_of(column) && !self.records.contains_key(&(key, column)) {
-                    let seq = self.bump();
+                    let seq = self.versions.bump();
                     self.records.insert((key, column), (1, current, 0, seq));
                 }
             }
@@ -209,8 +196,7 @@ impl Model {
 
     fn commit(&mut self) {
         let stored = self.records.values().map(|r| r.1).max().unwrap_or(0).max(self.compacted);
-        self.current = self.pending.take().unwrap_or(stored);
-        self.seq = 0;
+        self.versions.commit(stored);
     }
 }
 
@@ -390,7 +376,7 @@ fn compare(c: &Connection, model: &Model) {
     let records =
         model.records.iter().map(|((k, name), (cv, dv, site, seq))| format!("{k},'{name}',{cv},{dv},{site},{seq}"));
     assert_eq!(query(c, "SELECT * FROM foo__crsql_clock ORDER BY key, col_name"), records.collect::<Vec<_>>());
-    assert_eq!(one(c, "SELECT crsql_db_version()"), model.current.to_string());
+    assert_eq!(one(c, "SELECT crsql_db_version()"), model.versions.current.to_string());
 }
 
 /// Where in the history of the schema a site is: the columns that it has. The last is where all end.

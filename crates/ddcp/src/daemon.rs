@@ -14,9 +14,9 @@ use crate::{
     Error, control,
     database::Database,
     follow::follow,
-    protocol,
-    repo::{self, DatabaseSource, Layout, Lock, Options, Repository},
-    transport::Address,
+    protocol::{self, Door, Guarded, RemoteStatus, Rules},
+    repo::{self, Layout, Lock, Options, Repository},
+    transport::{Address, Signer},
 };
 
 /// How often the database is looked at for commits of other programs. The look is one pragma, no table is read
@@ -97,21 +97,47 @@ async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)
     let node = repository.node().await?;
     on_address(&Address::Veilid(node.address().await.map_err(Error::Node)?));
 
+    // Before anybody is answered, so that nobody is who should not be.
+    repository.blocking(|repository| repository.reload().map(drop)).await?;
+    let announcer = Announcer { rules: repository.rules(), secret: rand::random() };
     let status = repository.blocking(|repository| Ok(repo::status_of(&repository.database()?)?)).await?;
-    let (announce, announcement) = watch::channel(protocol::announcement(&status));
+    let (announce, announcement) = watch::channel(announcer.announcement(&status));
     let watched = repository.clone();
-    tokio::task::spawn_blocking(move || watch_database(&watched, &announce));
-    let served = repository.clone();
-    let source = DatabaseSource::new(move || served.open_database());
-    node.serve(Arc::new(protocol::Server::new(source)), announcement).await.map_err(Error::Node)?;
+    tokio::task::spawn_blocking(move || watch_database(&watched, &announcer, &announce));
+    let own = node.party().await.map_err(Error::Node)?.repository;
+    let door = Door::new(own, Arc::new(node.clone()), rand::random());
+    let guarded = Guarded::new(repository.server(), door, repository.rules(), repository.drops());
+    node.serve(Arc::new(guarded), announcement).await.map_err(Error::Node)?;
     tracing::info!(database = %repository.layout().database().display(), "serving");
     std::future::pending().await
 }
 
+/// Knows what to publish.
+struct Announcer {
+    rules: watch::Receiver<Arc<Rules>>,
+    /// By which a private repository tells that something has changed, and not what.
+    secret: [u8; 32],
+}
+
+impl Announcer {
+    fn announcement(&self, status: &RemoteStatus) -> Vec<u8> {
+        if self.is_private() {
+            protocol::private_announcement(status, &self.secret)
+        } else {
+            protocol::announcement(status)
+        }
+    }
+
+    fn is_private(&self) -> bool {
+        self.rules.borrow().private
+    }
+}
+
 /// Announces the database's status at the start and after every commit, until nobody listens.
-fn watch_database(repository: &Repository, announce: &watch::Sender<Vec<u8>>) {
+fn watch_database(repository: &Repository, announcer: &Announcer, announce: &watch::Sender<Vec<u8>>) {
     while !announce.is_closed() {
-        let result = repository.database().and_then(|database| announce_commits(repository, &database, announce));
+        let result =
+            repository.database().and_then(|database| announce_commits(repository, &database, announcer, announce));
         if let Err(error) = result {
             tracing::error!(%error, "the database cannot be read");
             std::thread::sleep(REOPEN);
@@ -119,21 +145,22 @@ fn watch_database(repository: &Repository, announce: &watch::Sender<Vec<u8>>) {
     }
 }
 
-/// Announces `database`'s status now and whenever another connection has committed.
+/// Announces `database`'s status now and whenever another connection has committed or who may know it has changed.
 fn announce_commits(
     repository: &Repository,
     database: &Database,
+    announcer: &Announcer,
     announce: &watch::Sender<Vec<u8>>,
 ) -> Result<(), Error> {
     let mut seen = None;
     while !announce.is_closed() {
-        let now = database.data_version()?;
+        let now = (database.data_version()?, announcer.is_private());
         if seen != Some(now) {
             seen = Some(now);
             let status = repo::status_of(database)?;
             // Before peers can read so far: a copy that is restored later is older than this.
             repository.note_version(status.db_version)?;
-            announce.send_replace(protocol::announcement(&status));
+            announce.send_replace(announcer.announcement(&status));
         }
         std::thread::sleep(LOOK);
     }

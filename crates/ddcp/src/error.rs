@@ -1,10 +1,16 @@
 use std::{io, path::PathBuf};
 
+use nix::errno::Errno;
 use rusqlite::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    changeset::SiteId, config::ConfigError, database::DatabaseError, protocol::ClientError, repo::StateError,
+    changeset::{BundleError, SiteId},
+    config::{ConfigError, RemoteName},
+    database::DatabaseError,
+    disk,
+    protocol::ClientError,
+    repo::StateError,
     transport::TransportError,
 };
 
@@ -57,6 +63,19 @@ pub enum Error {
     /// A remote's database carries this database's site id.
     #[error("its database has this database's own site id ({0}): it is this database, or a copied file")]
     SameSite(SiteId),
+    /// A remote's database carries the site id of another remote's.
+    #[error(
+        "its database has the site id of the remote `{other}` ({site}); nothing is fetched, so that the two are not mixed"
+    )]
+    SharedSite {
+        /// The site id.
+        site: SiteId,
+        /// The remote that had it before.
+        other: RemoteName,
+    },
+    /// A private repository does not know this one, whose address is given if it has one.
+    #[error("not authorised: it answers only repositories that its owner has added as remotes")]
+    NotAuthorised(Option<String>),
     /// A remote's packs are not what a pack should be.
     #[error("it sent a pack that cannot be used: {0}")]
     BadPack(String),
@@ -69,6 +88,49 @@ pub enum Error {
     /// Nothing was ever fetched from a remote, so there is nothing to merge.
     #[error("nothing has been fetched from `{0}` yet")]
     NothingFetched(String),
+    /// A file is no bundle, or not a whole one.
+    #[error("{file}: {source}")]
+    Bundle {
+        /// What it is called.
+        file: String,
+        /// What is wrong with it.
+        source: BundleError,
+    },
+    /// A bundle of this database's own changes.
+    #[error("{file} was made from this database itself")]
+    OwnBundle {
+        /// What it is called.
+        file: String,
+    },
+    /// A bundle begins behind what is here of its source.
+    #[error(
+        "{file} begins with version {begins} of {source_name}, of which this repository has {}: what lies between would be missing",
+        if *.known == 0 { "nothing yet".to_owned() } else { format!("only what came up to version {known}") }
+    )]
+    BundleGap {
+        /// What it is called.
+        file: String,
+        /// The remote's name, or `site` and its id.
+        source_name: String,
+        /// The first version in it.
+        begins: i64,
+        /// The last version that is here.
+        known: i64,
+    },
+    /// A bundle that cannot be made.
+    #[error("{what}")]
+    BundleRequest {
+        /// Why.
+        what: String,
+        /// What to do next.
+        hint: String,
+    },
+    /// A file that is there would be overwritten.
+    #[error("{} exists already", .0.display())]
+    FileExists(PathBuf),
+    /// The user ended the work.
+    #[error("stopped; nothing was written")]
+    Stopped,
     /// There is no address yet.
     #[error("{} has no address yet", .0.display())]
     NoAddress(PathBuf),
@@ -77,7 +139,7 @@ pub enum Error {
     Interrupted(String),
 }
 
-/// The kinds of failure that callers tell apart. Each is an exit status of the program.
+/// The kinds of failure that callers tell apart. Each has an exit status of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -94,6 +156,8 @@ pub enum ErrorKind {
     NoRepository,
     /// Another process is in the way.
     Locked,
+    /// There is no space left on the disk of the database or of the state.
+    DiskFull,
     /// A fault of the program.
     Internal,
 }
@@ -103,7 +167,7 @@ impl ErrorKind {
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Failed => 1,
+            Self::Failed | Self::DiskFull => 1,
             Self::Usage => 2,
             Self::Partly => 3,
             Self::Unreachable => 4,
@@ -119,18 +183,34 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            _ if self.is_disk_full() => ErrorKind::DiskFull,
             Self::NoRepository { .. } | Self::Database(DatabaseError::Missing { .. }) => ErrorKind::NoRepository,
             Self::Locked { .. }
             | Self::Database(DatabaseError::Locked { .. })
             | Self::Node(TransportError::InUse(_)) => ErrorKind::Locked,
             Self::Config(ConfigError::Io { .. }) => ErrorKind::Failed,
-            Self::Config(_) | Self::ForeignFolder(_) => ErrorKind::Usage,
+            Self::Config(_) | Self::ForeignFolder(_) | Self::BundleRequest { .. } | Self::FileExists(_) => {
+                ErrorKind::Usage
+            }
             Self::Remote(ClientError::Transport(error)) => transport_kind(error),
             Self::Node(TransportError::Offline(_)) | Self::RemoteDatabase(_) | Self::Remote(ClientError::Busy(_)) => {
                 ErrorKind::Unreachable
             }
             Self::Interrupted(_) => ErrorKind::Internal,
             _ => ErrorKind::Failed,
+        }
+    }
+
+    /// Whether it failed for want of space on a disk.
+    fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Database(DatabaseError::DiskFull { .. }) => true,
+            Self::Database(DatabaseError::Keep { source, .. }) => {
+                source.downcast_ref().is_some_and(StateError::is_disk_full)
+            }
+            Self::State(error) => error.is_disk_full(),
+            Self::Io { source, .. } | Self::Config(ConfigError::Io { source, .. }) => disk::is_full_error(source),
+            _ => false,
         }
     }
 
@@ -142,6 +222,9 @@ impl Error {
             Self::ForeignFolder(_) => "name a folder that is empty or does not exist".into(),
             Self::Locked { .. } => "wait for it to end, or stop it".into(),
             Self::Config(error) => return config_hint(error),
+            Self::Database(DatabaseError::Keep { source, .. }) => {
+                return source.downcast_ref().and_then(state_hint).map(str::to_owned);
+            }
             Self::Database(DatabaseError::NoLibrary { name, .. }) => format!(
                 "`cargo build --release -p crsqlite-loadable` in the sources of this version makes target/release/{name}; \
                  copy it beside the program, or into ../lib"
@@ -155,11 +238,24 @@ impl Error {
                 "check that both sides run the same version of ddcp (`ddcp --version`)".into()
             }
             Self::Remote(ClientError::Busy(_) | ClientError::PacksVanish) => "try again later".into(),
+            Self::Remote(ClientError::NoRoom { .. }) => {
+                "`ddcp merge` merges what has been fetched, then fetch again: it goes on where it stopped; \
+                 `limits.inbox_bytes` of `ddcp config` is the limit"
+                    .into()
+            }
             Self::SameSite(_) => {
                 "give the remote the address of another repository; a database is shared by `ddcp pull`, not by copying \
                  its file"
                     .into()
             }
+            Self::SharedSite { other, .. } => format!(
+                "if both are the same repository, remove one of them (`ddcp remote remove {other}`); if not, one is a \
+                 copied file or claims to be what it is not"
+            ),
+            Self::NotAuthorised(Some(address)) => {
+                format!("ask its owner to run `ddcp remote add NAME {address}`, which is this repository's address")
+            }
+            Self::NotAuthorised(None) => "ask its owner to add this repository as a remote (`ddcp address`)".into(),
             Self::RemoteDatabase(DatabaseError::NoRepository { path }) => {
                 format!("`ddcp --db {} init` makes it one", path.display())
             }
@@ -167,11 +263,22 @@ impl Error {
                 "check the path with `ddcp remote list`; `ddcp remote set-address` changes it".into()
             }
             Self::State(error) => state_hint(error)?.into(),
+            Self::Io { source, .. } => io_hint(source)?.into(),
             Self::DamagedPack(_) => "`ddcp pull` fetches it again; check the disk".into(),
             Self::BadPack(_) => {
                 "check that both sides run the same version of ddcp (`ddcp --version`), and that the peer is who you think".into()
             }
             Self::NothingFetched(name) => format!("`ddcp fetch {name}` first"),
+            Self::Bundle { source, .. } => bundle_hint(source)?.into(),
+            Self::OwnBundle { .. } => "take it to another repository, and fetch it there".into(),
+            Self::BundleGap { known: 0, .. } => {
+                "have a whole one made there: `ddcp bundle create FILE`, without `--since`".into()
+            }
+            Self::BundleGap { known, .. } => {
+                format!("have one made there that begins earlier: `ddcp bundle create FILE --since {known}`")
+            }
+            Self::BundleRequest { hint, .. } => hint.clone(),
+            Self::FileExists(_) => "`--force` overwrites it".into(),
             Self::NoAddress(_) => "`ddcp serve` gives it one".into(),
             _ => return None,
         })
@@ -210,6 +317,7 @@ fn transport_kind(error: &TransportError) -> ErrorKind {
     match error {
         TransportError::NotFound
         | TransportError::Unreadable
+        | TransportError::Replayed
         | TransportError::Unreachable(_)
         | TransportError::Offline(_) => ErrorKind::Unreachable,
         TransportError::InUse(_) => ErrorKind::Locked,
@@ -222,6 +330,7 @@ fn transport_hint(error: &TransportError) -> Option<&'static str> {
         TransportError::NotFound | TransportError::Unreadable => {
             "compare the address with what `ddcp address` prints at the other side; it must have run `ddcp serve` once"
         }
+        TransportError::Replayed => "try again in a minute; if it stays so, ask the owner to restart `ddcp serve`",
         TransportError::Unreachable(_) => "check that `ddcp serve` runs at the other side, then try again",
         TransportError::Offline(_) => "check this machine's network, then try again",
         _ => return None,
@@ -234,27 +343,57 @@ fn remote_database(error: &DatabaseError) -> String {
         DatabaseError::Missing { path } => format!("there is no database at {}", path.display()),
         DatabaseError::NotADatabase { path } => format!("{} is not a SQLite database", path.display()),
         DatabaseError::NoRepository { path } => format!("{} is no repository's database", path.display()),
-        DatabaseError::Corrupt { path, detail } => format!("its database {} is corrupt ({detail})", path.display()),
+        DatabaseError::Corrupt { path, detail } => {
+            format!("its database {} is corrupt or cannot be read ({detail})", path.display())
+        }
         other => other.to_string(),
     }
 }
 
+const FREE_SPACE: &str = "free some space and repeat; nothing is lost";
+const CHECK_DISK: &str = "check the disk and the space left on it, and repeat; nothing is lost";
+
+fn io_hint(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error().map(Errno::from_raw) {
+        _ if disk::is_full_error(error) => Some(FREE_SPACE),
+        Some(Errno::EIO) => Some(CHECK_DISK),
+        _ => None,
+    }
+}
+
 fn state_hint(error: &StateError) -> Option<&'static str> {
+    if error.is_disk_full() {
+        return Some(FREE_SPACE);
+    }
+    if error.is_io() {
+        return Some(CHECK_DISK);
+    }
     Some(match error.sqlite().sqlite_error_code()? {
-        ErrorCode::DiskFull => "free some space and repeat; nothing is lost",
+        ErrorCode::ReadOnly => "allow this user to write the file and its folder, and check the disk",
         ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => {
-            "move it away and run `ddcp init`: what was fetched and not merged is then fetched again; what waited for a \
-             table is not"
+            "check the disk and repeat; if it is the file, move it away and run `ddcp init`: what was fetched and not \
+             merged is then fetched again; what waited for a table is not"
         }
         _ => return None,
     })
 }
 
+fn bundle_hint(error: &BundleError) -> Option<&'static str> {
+    Some(match error {
+        BundleError::NotABundle => "`ddcp bundle create FILE` makes one",
+        BundleError::Version(_) => "install a newer ddcp",
+        BundleError::Io(_) => return None,
+        _ => "copy it once more; if that does not help, have it made anew with `ddcp bundle create`",
+    })
+}
+
 fn config_hint(error: &ConfigError) -> Option<String> {
     Some(match error {
+        ConfigError::Io { source, .. } => return io_hint(source).map(str::to_owned),
         ConfigError::Invalid { path, .. } => {
             format!("mend {} in an editor; docs/config.md lists its keys", path.display())
         }
+        ConfigError::NoSetting { .. } => "`ddcp config get` shows the settings".into(),
         ConfigError::NoRemote(_) => "`ddcp remote list` shows the remotes".into(),
         ConfigError::NameTaken(name) => format!("`ddcp remote set-address {name} ADDRESS` changes its address"),
         _ => return None,

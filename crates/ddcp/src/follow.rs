@@ -26,7 +26,7 @@ use crate::{
     protocol::ClientError,
     repo::{Outcome, PerRemote, Repository},
     transport::{
-        Address,
+        Address, TransportError,
         veilid::{VeilidPeer, Watch},
     },
 };
@@ -55,7 +55,7 @@ pub(crate) async fn follow(repository: Repository) {
         let stamp = Stamp::of(&repository.layout().config());
         if seen != Some(stamp) {
             seen = Some(stamp);
-            match repository.blocking(Repository::config).await {
+            match repository.blocking(Repository::reload).await {
                 Ok(config) => {
                     followed.retain(|name, task| config.remotes.get(name) == Some(&task.remote));
                     for (name, remote) in config.remotes {
@@ -85,6 +85,7 @@ impl Followed {
         let follower = Follower {
             repository: repository.clone(),
             name: name.clone(),
+            address: remote.address.clone(),
             sync: remote.sync,
             places: Arc::clone(places),
             scout: Scout::new(remote.address.clone()),
@@ -103,6 +104,7 @@ impl Drop for Followed {
 struct Follower {
     repository: Repository,
     name: RemoteName,
+    address: Address,
     sync: SyncMode,
     places: Arc<Semaphore>,
     scout: Scout,
@@ -136,16 +138,28 @@ impl Follower {
     /// Looks for something new, and fetches and merges it. A failure of these two is logged and kept for `status`
     /// where it happens.
     async fn step(&mut self) -> Result<(), Failure> {
-        let sight = self.scout.look(&self.repository).await.map_err(|error| error.report())?;
+        let sight = match self.scout.look(&self.repository).await {
+            Ok(sight) => sight,
+            Err(error) => {
+                if matches!(error, Error::Remote(ClientError::Transport(TransportError::Replayed))) {
+                    self.repository.note_failure(&self.name, &self.address, error.to_string()).await;
+                }
+                return Err(error.report());
+            }
+        };
         if self.done.as_ref() == Some(&sight) {
             return Ok(());
         }
         let Ok(_place) = self.places.acquire().await else { return Ok(()) };
         let name = Some(self.name.as_str());
-        succeeded(self.repository.fetch(name).await)?;
-        if self.sync == SyncMode::Auto {
-            let merged = succeeded(self.repository.merge(name).await)?;
-            if merged.iter().any(|report| report.waiting > 0) {
+        let fetched = succeeded(self.repository.fetch(name).await);
+        if self.sync != SyncMode::Auto {
+            fetched?;
+        } else {
+            // What came before a failure is merged all the same: a full inbox may be what failed.
+            let merged = succeeded(self.repository.merge(name).await);
+            fetched?;
+            if merged?.iter().any(|report| report.waiting > 0) {
                 // The table or column may appear: tried again at the next look.
                 return Ok(());
             }

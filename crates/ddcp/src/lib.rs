@@ -17,6 +17,7 @@
 //! | [`transport`] | how their messages get there: Veilid, or inside this machine |
 //! | [`database`] | reading and merging changes of a SQLite database |
 //! | [`changeset`] | changes, and the packs they travel in |
+//! | [`host`] | the machine: time, chance, tasks and threads, which simulations replace |
 
 mod backoff;
 pub mod changeset;
@@ -25,9 +26,11 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod database;
+mod disk;
 mod error;
 mod files;
 mod follow;
+pub mod host;
 pub mod protocol;
 pub mod repo;
 pub mod transport;

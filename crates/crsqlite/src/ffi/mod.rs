@@ -297,6 +297,7 @@ fn c_string(text: &str) -> Result<CString> {
 }
 
 /// Runs `body`; a panic becomes an error instead of unwinding into SQLite.
+#[inline]
 fn guarded<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(Error::internal()))
 }

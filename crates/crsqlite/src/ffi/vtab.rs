@@ -52,13 +52,19 @@ pub(crate) trait Table: Sized + 'static {
     }
 
     /// The first write to the table in a transaction. Savepoints that are open already are not announced.
-    fn begin(&self) {}
+    fn begin(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Savepoint `n` begins.
-    fn savepoint(&self, _n: i32) {}
+    fn savepoint(&self, _n: i32) -> Result<()> {
+        Ok(())
+    }
 
     /// The state goes back to where savepoint `n` began.
-    fn rollback_to(&self, _n: i32) {}
+    fn rollback_to(&self, _n: i32) -> Result<()> {
+        Ok(())
+    }
 
     /// DROP TABLE.
     fn drop_table(&self) -> Result<()> {
@@ -356,38 +362,43 @@ unsafe extern "C" fn disconnect<T: Table>(table: *mut sqlite3_vtab) -> c_int {
     ffi::SQLITE_OK
 }
 
-unsafe extern "C" fn destroy_table<T: Table>(table: *mut sqlite3_vtab) -> c_int {
-    // SAFETY: made by `make`; destroyed once, and only if its DROP succeeded.
+/// Runs `body` on the table; on error the table gets the message.
+///
+/// # Safety
+/// `table` is a live virtual table made by `make::<T>`.
+unsafe fn with_table<T: Table>(table: *mut sqlite3_vtab, body: impl FnOnce(&T) -> Result<()>) -> c_int {
+    // SAFETY: promised by the caller.
     unsafe {
-        match guarded(|| table_of::<T>(table).drop_table()) {
-            Ok(()) => disconnect::<T>(table),
-            Err(error) => fail(table, &error),
-        }
-    }
-}
-
-unsafe extern "C" fn best_index<T: Table>(table: *mut sqlite3_vtab, info: *mut sqlite3_index_info) -> c_int {
-    // SAFETY: SQLite passes a live table and query.
-    unsafe {
-        let mut plan = Plan { info: &mut *info };
-        match guarded(|| table_of::<T>(table).best_index(&mut plan)) {
+        match guarded(|| body(table_of::<T>(table))) {
             Ok(()) => ffi::SQLITE_OK,
             Err(error) => fail(table, &error),
         }
     }
 }
 
+unsafe extern "C" fn destroy_table<T: Table>(table: *mut sqlite3_vtab) -> c_int {
+    // SAFETY: made by `make`; destroyed once, and only if its DROP succeeded.
+    unsafe {
+        match with_table::<T>(table, Table::drop_table) {
+            ffi::SQLITE_OK => disconnect::<T>(table),
+            code => code,
+        }
+    }
+}
+
+unsafe extern "C" fn best_index<T: Table>(table: *mut sqlite3_vtab, info: *mut sqlite3_index_info) -> c_int {
+    // SAFETY: SQLite passes a live table and query.
+    unsafe { with_table::<T>(table, |t| t.best_index(&mut Plan { info: &mut *info })) }
+}
+
 unsafe extern "C" fn open<T: Table>(table: *mut sqlite3_vtab, out: *mut *mut sqlite3_vtab_cursor) -> c_int {
     // SAFETY: a live table and a place for the cursor, whose `base` comes first (repr(C)).
     unsafe {
-        match guarded(|| table_of::<T>(table).open()) {
-            Ok(cursor) => {
-                let raw = Box::new(RawCursor { base: sqlite3_vtab_cursor::default(), cursor });
-                *out = Box::into_raw(raw).cast::<sqlite3_vtab_cursor>();
-                ffi::SQLITE_OK
-            }
-            Err(error) => fail(table, &error),
-        }
+        with_table::<T>(table, |t| {
+            let raw = Box::new(RawCursor { base: sqlite3_vtab_cursor::default(), cursor: t.open()? });
+            *out = Box::into_raw(raw).cast::<sqlite3_vtab_cursor>();
+            Ok(())
+        })
     }
 }
 
@@ -467,55 +478,31 @@ unsafe extern "C" fn update<T: Table>(
     // columns; `rowid` is a place for the new row's id.
     unsafe {
         let args = Args::new(argc, argv);
-        let this = table_of::<T>(table);
-        let inserted = guarded(|| {
+        with_table::<T>(table, |t| {
             if args.len() < 2 || !matches!(args.get(0), ValueRef::Null) {
-                return Err(this.refuse_change());
+                return Err(t.refuse_change());
             }
-            this.insert(args.from(2))
-        });
-        match inserted {
-            Ok(id) => {
-                *rowid = id;
-                ffi::SQLITE_OK
-            }
-            Err(error) => fail(table, &error),
-        }
+            *rowid = t.insert(args.from(2))?;
+            Ok(())
+        })
     }
 }
 
 unsafe extern "C" fn begin<T: Table>(table: *mut sqlite3_vtab) -> c_int {
     // SAFETY: a live table.
-    unsafe { told::<T>(table, Table::begin) }
+    unsafe { with_table::<T>(table, Table::begin) }
+}
+
+unsafe extern "C" fn savepoint<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
+    // SAFETY: a live table.
+    unsafe { with_table::<T>(table, |t| t.savepoint(n)) }
 }
 
 unsafe extern "C" fn no_op_at(_table: *mut sqlite3_vtab, _n: c_int) -> c_int {
     ffi::SQLITE_OK
 }
 
-unsafe extern "C" fn savepoint<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
-    // SAFETY: a live table.
-    unsafe { told::<T>(table, |t| t.savepoint(n)) }
-}
-
 unsafe extern "C" fn rollback_to<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
     // SAFETY: a live table.
-    unsafe { told::<T>(table, |t| t.rollback_to(n)) }
-}
-
-/// Tells the table of something that it cannot refuse.
-///
-/// # Safety
-/// `table` is a live table made by `make::<T>`.
-unsafe fn told<T: Table>(table: *mut sqlite3_vtab, news: impl FnOnce(&T)) -> c_int {
-    // SAFETY: promised by the caller.
-    unsafe {
-        match guarded(|| {
-            news(table_of::<T>(table));
-            Ok(())
-        }) {
-            Ok(()) => ffi::SQLITE_OK,
-            Err(error) => fail(table, &error),
-        }
-    }
+    unsafe { with_table::<T>(table, |t| t.rollback_to(n)) }
 }

@@ -75,3 +75,40 @@ pub fn apply(conn: &Connection, rows: &[Row]) {
     }
     conn.execute_batch("COMMIT").unwrap();
 }
+
+/// What a model knows of `db_version` and `seq`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Versions {
+    /// The version of the last committed transaction.
+    pub current: i64,
+    /// The version that the open transaction reserved.
+    pub pending: Option<i64>,
+    /// The next position inside the version.
+    pub seq: i64,
+}
+
+impl Versions {
+    /// The open transaction's version, which is not below `min`.
+    pub fn next(&mut self, min: i64) -> i64 {
+        let next = (self.current + 1).max(self.pending.unwrap_or(0)).max(min);
+        self.pending = Some(next);
+        next
+    }
+
+    /// The next position.
+    pub fn bump(&mut self) -> i64 {
+        self.seq += 1;
+        self.seq - 1
+    }
+
+    /// A transaction ends that wrote; `stored` is the highest version then in the file.
+    pub fn commit(&mut self, stored: i64) {
+        *self = Versions { current: self.pending.unwrap_or(stored), ..Versions::default() };
+    }
+
+    /// After a rollback.
+    #[must_use]
+    pub fn rolled_back(self) -> Versions {
+        Versions { current: self.current, ..Versions::default() }
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::Read,
+    io::{self, BufWriter, Read, Write},
     sync::Arc,
 };
 
@@ -84,12 +84,31 @@ impl Pack {
     /// The pack as bytes. Linear in the size of the changes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let body = encode_body(self);
-        let mut encoded = MAGIC.to_vec();
-        put_uint(&mut encoded, VERSION);
-        put_uint(&mut encoded, body.len() as u64);
-        encoded.extend(compress(&body));
+        let mut encoded = Vec::new();
+        // Memory takes every write, and compressing has no way to fail but running out of it.
+        self.write_to(&mut encoded).expect("zstd compresses any bytes");
         encoded
+    }
+
+    /// Writes the pack as bytes. What it holds is not copied in between, so a large value costs no more memory. The
+    /// same pack gives the same bytes.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_to(&self, mut out: impl Write) -> io::Result<()> {
+        let body = Body::of(self);
+        let length = body.length();
+        let mut head = MAGIC.to_vec();
+        put_uint(&mut head, VERSION);
+        put_uint(&mut head, length);
+        out.write_all(&head)?;
+        let mut encoder = zstd::stream::write::Encoder::new(out, COMPRESSION_LEVEL)?;
+        encoder.set_pledged_src_size(Some(length))?;
+        // Each write to the encoder is a call to C, and most values are short.
+        let mut buffer = BufWriter::with_capacity(64 * 1024, encoder);
+        body.write_to(&mut buffer)?;
+        buffer.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
+        Ok(())
     }
 
     /// Reads a pack, from anybody: whatever the bytes are, the result is a pack that keeps every rule or an error,
@@ -117,11 +136,6 @@ fn within(what: &'static str, claimed: u64, limit: usize) -> Result<usize, PackE
         Ok(size) if size <= limit => Ok(size),
         _ => Err(PackError::TooLarge { what, claimed, limit }),
     }
-}
-
-fn compress(body: &[u8]) -> Vec<u8> {
-    // Compressing memory into memory of sufficient size has no way to fail but running out of memory.
-    zstd::bulk::compress(body, COMPRESSION_LEVEL).expect("zstd compresses any bytes")
 }
 
 /// Exactly `length` bytes of a single frame. The buffer grows with what really comes out of the decoder.
@@ -156,35 +170,70 @@ impl<'a> Dictionary<'a> {
     }
 }
 
-pub(super) fn encode_body(pack: &Pack) -> Vec<u8> {
-    let (mut tables, mut columns, mut sites) = (Dictionary::default(), Dictionary::default(), Dictionary::default());
-    for table in &pack.tables {
-        tables.number(table.name.as_bytes());
-    }
-    let mut table_column = Vec::new();
-    let mut cid_column = Vec::new();
-    let mut site_column = Vec::new();
-    for change in &pack.changes {
-        put_uint(&mut table_column, tables.number(change.table.as_bytes()));
-        put_uint(&mut cid_column, columns.number(change.cid.as_bytes()));
-        put_uint(&mut site_column, sites.number(change.site_id.as_bytes()));
+/// The body of a pack, but for the contents of texts and blobs, which are written from where they are.
+struct Body<'a> {
+    before: Vec<u8>,
+    changes: &'a [Change],
+    contents: u64,
+    after: Vec<u8>,
+}
+
+impl<'a> Body<'a> {
+    fn of(pack: &'a Pack) -> Self {
+        let (mut tables, mut columns, mut sites) =
+            (Dictionary::default(), Dictionary::default(), Dictionary::default());
+        for table in &pack.tables {
+            tables.number(table.name.as_bytes());
+        }
+        let mut table_column = Vec::new();
+        let mut cid_column = Vec::new();
+        let mut site_column = Vec::new();
+        for change in &pack.changes {
+            put_uint(&mut table_column, tables.number(change.table.as_bytes()));
+            put_uint(&mut cid_column, columns.number(change.cid.as_bytes()));
+            put_uint(&mut site_column, sites.number(change.site_id.as_bytes()));
+        }
+
+        let mut before = Vec::new();
+        put_bytes(&mut before, pack.source.as_bytes());
+        put_cursor(&mut before, pack.from);
+        put_cursor(&mut before, pack.to);
+        put_tables(&mut before, &tables.names, &pack.tables);
+        put_names(&mut before, &columns.names);
+        put_names(&mut before, &sites.names);
+        put_uint(&mut before, pack.changes.len() as u64);
+        before.extend(table_column);
+        put_keys(&mut before, &pack.changes);
+        before.extend(cid_column);
+        let contents = put_values(&mut before, &pack.changes);
+        let mut after = Vec::new();
+        put_versions(&mut after, &pack.changes, pack.from.version);
+        after.extend(site_column);
+        Self { before, changes: &pack.changes, contents, after }
     }
 
-    let mut body = Vec::new();
-    put_bytes(&mut body, pack.source.as_bytes());
-    put_cursor(&mut body, pack.from);
-    put_cursor(&mut body, pack.to);
-    put_tables(&mut body, &tables.names, &pack.tables);
-    put_names(&mut body, &columns.names);
-    put_names(&mut body, &sites.names);
-    put_uint(&mut body, pack.changes.len() as u64);
-    body.extend(table_column);
-    put_keys(&mut body, &pack.changes);
-    body.extend(cid_column);
-    put_values(&mut body, &pack.changes);
-    put_versions(&mut body, &pack.changes, pack.from.version);
-    body.extend(site_column);
-    body
+    fn length(&self) -> u64 {
+        self.before.len() as u64 + self.contents + self.after.len() as u64
+    }
+
+    fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        out.write_all(&self.before)?;
+        for change in self.changes {
+            match &change.val {
+                Value::Text(value) => out.write_all(value.as_bytes())?,
+                Value::Blob(value) => out.write_all(value)?,
+                Value::Null | Value::Integer(_) | Value::Real(_) => {}
+            }
+        }
+        out.write_all(&self.after)
+    }
+}
+
+#[cfg(test)]
+pub(super) fn encode_body(pack: &Pack) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Body::of(pack).write_to(&mut bytes).expect("memory takes every write");
+    bytes
 }
 
 fn put_cursor(body: &mut Vec<u8>, cursor: Cursor) {
@@ -225,9 +274,14 @@ fn put_keys(body: &mut Vec<u8>, changes: &[Change]) {
     body.extend(bytes);
 }
 
-/// Types, then integers, reals, lengths of texts and blobs, and the bytes of texts and blobs.
-fn put_values(body: &mut Vec<u8>, changes: &[Change]) {
-    let (mut integers, mut reals, mut lengths, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+/// Types, then integers, reals, and lengths of texts and blobs. How many bytes their contents have, which come next.
+fn put_values(body: &mut Vec<u8>, changes: &[Change]) -> u64 {
+    let (mut integers, mut reals, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+    let mut contents = 0;
+    let mut sized = |length: usize| {
+        put_uint(&mut lengths, length as u64);
+        contents += length as u64;
+    };
     for change in changes {
         let kind = match &change.val {
             Value::Null => NULL,
@@ -240,21 +294,20 @@ fn put_values(body: &mut Vec<u8>, changes: &[Change]) {
                 REAL
             }
             Value::Text(value) => {
-                put_uint(&mut lengths, value.len() as u64);
-                bytes.extend_from_slice(value.as_bytes());
+                sized(value.len());
                 TEXT
             }
             Value::Blob(value) => {
-                put_uint(&mut lengths, value.len() as u64);
-                bytes.extend_from_slice(value);
+                sized(value.len());
                 BLOB
             }
         };
         body.push(kind);
     }
-    for part in [integers, reals, lengths, bytes] {
+    for part in [integers, reals, lengths] {
         body.extend(part);
     }
+    contents
 }
 
 fn put_versions(body: &mut Vec<u8>, changes: &[Change], from_version: i64) {

@@ -2,12 +2,13 @@
 //!
 //! A [`Change`] is one row of `crsql_changes`. A [`Pack`] is a run of consecutive changes of one database, encoded
 //! columnar, compressed and identified by the hash of its bytes ([`PackId`]); `docs/formats.md` specifies the bytes.
-//! A [`Cursor`] says how far a database has been read.
+//! A [`BundleWriter`] puts packs into a file. A [`Cursor`] says how far a database has been read.
 
 use std::{fmt, sync::Arc};
 
 use rusqlite::types::Value;
 
+mod bundle;
 mod codec;
 mod pack;
 mod pk;
@@ -16,6 +17,7 @@ mod site;
 mod tests;
 mod wire;
 
+pub use bundle::{BundleEnd, BundleError, BundleHeader, BundleReader, BundleWriter, BundledPack};
 pub use codec::{Limits, PackError};
 pub use pack::{Pack, PackId, PackTable};
 pub use pk::check_pk;

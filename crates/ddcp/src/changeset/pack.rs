@@ -38,7 +38,7 @@ impl PackId {
         Self(*blake3::hash(encoded).as_bytes())
     }
 
-    /// The id that was stored or sent as these bytes.
+    /// The id that was written as these bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

@@ -185,7 +185,7 @@ proptest! {
     }
 }
 
-fn one_change() -> Pack {
+pub(super) fn one_change() -> Pack {
     let site = SiteId::from_bytes(&[7; 16]).unwrap();
     let change = Change {
         table: "notes".into(),
@@ -330,4 +330,77 @@ fn the_format_is_what_it_was() {
     expected.extend(b"\x03\x0emilk\0and honey");
     expected.extend([2, 2, 2, 0, 0]); // col_version 1, one version on, cl 1, seq 0, its site
     assert_eq!(codec::encode_body(&one_change()), expected);
+}
+
+/// Packs as programs of format version 1 wrote them, and what they hold. These files never change: what was fetched
+/// and what lies in bundles must stay readable, and peers of an earlier version understood.
+#[test]
+fn packs_of_format_version_1_are_read() {
+    let files: [(&[u8], Pack); 3] = [
+        (include_bytes!("golden/one-change.pack"), one_change()),
+        (include_bytes!("golden/no-changes.pack"), Pack { changes: Vec::new(), ..one_change() }),
+        (include_bytes!("golden/all-kinds.pack"), all_kinds()),
+    ];
+    for (bytes, expected) in files {
+        let pack = Pack::decode(bytes, &Limits::default()).unwrap();
+        assert_eq!(pack, expected);
+        assert_eq!(real_bits(&pack), real_bits(&expected));
+    }
+}
+
+/// Every kind of value and key, several tables and sites, a repeated key, a version cut in the middle.
+fn all_kinds() -> Pack {
+    let (me, other) = (SiteId::from_bytes(&[0xab; 16]).unwrap(), SiteId::from_bytes(&[1]).unwrap());
+    let values = [
+        Value::Null,
+        Value::Integer(i64::MIN),
+        Value::Integer(i64::MAX),
+        Value::Real(-0.0),
+        Value::Real(f64::INFINITY),
+        Value::Real(f64::MIN_POSITIVE / 4.0),
+        Value::Text(String::new()),
+        Value::Text("Zürich\0\u{1f9c0}".to_owned()),
+        Value::Blob(vec![]),
+        Value::Blob((0..=255).collect()),
+    ];
+    let keys = [
+        pack_key(&[Value::Integer(-1), Value::Text("k".to_owned())]),
+        pack_key(&[Value::Real(1.5), Value::Blob(vec![0, 255])]),
+    ];
+    let mut changes: Vec<Change> = (0..)
+        .zip(values)
+        .map(|(n, val)| Change {
+            table: "t \"quoted\"".into(),
+            pk: keys[usize::from(n >= 5)].as_slice().into(),
+            cid: ["a", "b", "ç"][n as usize % 3].into(),
+            val,
+            col_version: 1 << n,
+            db_version: 7 + n / 4,
+            site_id: if n % 2 == 0 { me } else { other },
+            cl: 1 + 2 * n,
+            seq: n % 4,
+        })
+        .collect();
+    changes.push(Change {
+        table: "u".into(),
+        pk: pack_key(&[Value::Integer(i64::MIN)]).into(),
+        cid: SENTINEL.into(),
+        val: Value::Null,
+        col_version: 2,
+        db_version: MAX_VERSION,
+        site_id: other,
+        cl: 2,
+        seq: i64::MAX - 1,
+    });
+    let table = |name: &str, keys: &[&str]| PackTable {
+        name: name.to_owned(),
+        key_columns: keys.iter().map(|key| (*key).to_owned()).collect(),
+    };
+    Pack {
+        source: me,
+        from: Cursor { version: 6, seq: 3 },
+        to: Cursor { version: MAX_VERSION, seq: i64::MAX - 1 },
+        tables: vec![table("t \"quoted\"", &["x", "y"]), table("u", &["id"])],
+        changes,
+    }
 }

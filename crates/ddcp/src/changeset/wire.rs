@@ -1,5 +1,8 @@
 //! The integers and byte strings packs are made of.
 
+/// The most bytes of a LEB128 number of 64 bits.
+pub(super) const MAX_UINT: usize = 10;
+
 /// Appends `value` as LEB128: seven bits a byte, lowest first, the high bit set on all but the last.
 pub(super) fn put_uint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {

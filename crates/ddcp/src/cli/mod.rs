@@ -12,11 +12,12 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::{
     Error, ErrorKind, Failure,
     config::load_network,
-    repo::{Layout, Options, Repository},
+    repo::{Layout, Monitor, Options, Repository},
 };
 
 mod commands;
 mod output;
+mod progress;
 mod shell;
 
 /// Distribute a SQLite database and synchronise it the way Git synchronises a repository.
@@ -82,9 +83,11 @@ enum Command {
     Stop(commands::stop::Args),
     Address(commands::address::Args),
     Remote(commands::remote::Args),
+    Config(commands::config::Args),
     Fetch(commands::fetch::Args),
     Merge(commands::merge::Args),
     Pull(commands::pull::Args),
+    Bundle(commands::bundle::Args),
     Status(commands::status::Args),
     Log(commands::log::Args),
     Shell(commands::shell::Args),
@@ -131,9 +134,11 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failed> {
         Command::Stop(args) => commands::stop::run(&session, args).await,
         Command::Address(args) => commands::address::run(&session, args),
         Command::Remote(args) => commands::remote::run(&session, args).await,
+        Command::Config(args) => commands::config::run(&session, args).await,
         Command::Fetch(args) => commands::fetch::run(&session, args).await,
         Command::Merge(args) => commands::merge::run(&session, args).await,
         Command::Pull(args) => commands::pull::run(&session, args).await,
+        Command::Bundle(args) => commands::bundle::run(&session, args).await,
         Command::Status(args) => commands::status::run(&session, args).await,
         Command::Log(args) => commands::log::run(&session, args).await,
         Command::Shell(args) => commands::shell::run(session, args).await,
@@ -147,6 +152,7 @@ struct Session {
     layout: Layout,
     options: Options,
     format: Format,
+    verbose: u8,
     quiet: bool,
 }
 
@@ -155,8 +161,8 @@ impl Session {
         let layout = Layout::new(&global.db, global.state_dir.as_deref())
             .map_err(|source| Error::Io { path: global.db, source })?;
         let network = global.network.as_deref().map(load_network).transpose().map_err(Error::from)?;
-        let options = Options { extension: global.extension, network };
-        Ok(Self { layout, options, format: global.format, quiet: global.quiet })
+        let options = Options { extension: global.extension, network, ..Options::default() };
+        Ok(Self { layout, options, format: global.format, verbose: global.verbose, quiet: global.quiet })
     }
 
     fn repository(&self) -> Result<Repository, Failed> {
@@ -166,6 +172,13 @@ impl Session {
     /// Has a control command done by the daemon or here.
     async fn run<T: serde::de::DeserializeOwned>(&self, command: crate::control::Command) -> Result<T, Failed> {
         Ok(crate::control::run(&self.repository()?, command).await?)
+    }
+
+    /// As [`Session::run`], and shows meanwhile how far a download is.
+    async fn run_shown<T: serde::de::DeserializeOwned>(&self, command: crate::control::Command) -> Result<T, Failed> {
+        let (repository, monitor) = (self.repository()?, Monitor::default());
+        let work = crate::control::run_watched(&repository, command, &monitor);
+        Ok(progress::shown(self, &monitor, work).await?)
     }
 
     /// Prints what only people want to know.

@@ -1,9 +1,14 @@
 //! Settings of a repository: `config.toml`, for people to read and edit.
 //!
 //! ```toml
+//! access = "private"         # whom `serve` answers: "address" (whoever has it) or "private" (configured remotes)
+//!
 //! [remotes.alice]
 //! address = "VLD0:…"
 //! sync = "auto"              # what `serve` does by itself: "auto", "fetch" or "manual"
+//!
+//! [limits]                   # what others may cost
+//! requests_per_second = 5000
 //!
 //! [network]                  # only for a private Veilid network
 //! key = "…"
@@ -26,17 +31,27 @@ use crate::{
     transport::{Address, AddressError},
 };
 
+mod access;
+mod limits;
 mod name;
 mod network;
+mod settings;
 mod sync_mode;
 
+pub use access::{Access, AccessError};
+pub use limits::Limits;
 pub use name::{NameError, RemoteName};
 pub use network::NetworkConfig;
+pub use settings::{set_setting, settings};
 pub use sync_mode::{SyncMode, SyncModeError};
 
 /// The settings of one repository, as read from its `config.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
+    /// Whom the daemon answers.
+    pub access: Access,
+    /// What others may cost.
+    pub limits: Limits,
     /// The configured remotes, by name.
     pub remotes: BTreeMap<RemoteName, Remote>,
     /// The private network that the node joins; the public one if absent.
@@ -72,6 +87,24 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
+    /// There is no such setting.
+    #[error("there is no setting `{key}`; there are {keys}")]
+    NoSetting {
+        /// The word that was given.
+        key: String,
+        /// Those that there are.
+        keys: String,
+    },
+    /// A setting cannot have this value.
+    #[error("`{value}` is no value for `{key}`: {reason}")]
+    Value {
+        /// The setting.
+        key: String,
+        /// The value that was given.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// There is no such remote.
     #[error("there is no remote named `{0}`")]
     NoRemote(String),
@@ -89,6 +122,10 @@ pub enum ConfigError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileShape {
+    #[serde(default)]
+    access: Access,
+    #[serde(default)]
+    limits: Limits,
     #[serde(default)]
     remotes: BTreeMap<String, RemoteShape>,
     network: Option<NetworkConfig>,
@@ -109,18 +146,22 @@ impl Config {
     /// [`ConfigError::Invalid`] naming the file and the place, [`ConfigError::Io`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = read_or_empty(path)?;
-        let invalid = |reason: String| ConfigError::Invalid { path: path.to_owned(), reason };
-        let shape: FileShape = toml::from_str(&text).map_err(|error| invalid(one_line(&error, &text)))?;
+        Self::parse(&text).map_err(|reason| ConfigError::Invalid { path: path.to_owned(), reason })
+    }
+
+    /// The settings in `text`, or what is wrong with it.
+    fn parse(text: &str) -> Result<Self, String> {
+        let shape: FileShape = toml::from_str(text).map_err(|error| one_line(&error, text))?;
         let remotes = shape
             .remotes
             .into_iter()
             .map(|(name, remote)| {
-                let address = remote.address.parse().map_err(|error| invalid(format!("remote `{name}`: {error}")))?;
-                let name = name.parse().map_err(|error| invalid(format!("{error}")))?;
+                let address = remote.address.parse().map_err(|error| format!("remote `{name}`: {error}"))?;
+                let name = name.parse().map_err(|error: NameError| error.to_string())?;
                 Ok((name, Remote { address, sync: remote.sync }))
             })
-            .collect::<Result<_, ConfigError>>()?;
-        Ok(Self { remotes, network: shape.network })
+            .collect::<Result<_, String>>()?;
+        Ok(Self { access: shape.access, limits: shape.limits, remotes, network: shape.network })
     }
 
     /// The remote `name`.
@@ -215,6 +256,25 @@ pub fn set_remote_sync(path: &Path, name: &str, sync: SyncMode) -> Result<(), Co
 
 /// Runs `change` on the `[remotes]` table of a valid file and replaces the file whole.
 fn edit(path: &Path, change: impl FnOnce(&Config, &mut Table) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
+    edit_document(path, |config, document| {
+        let remotes = document.entry("remotes").or_insert_with(|| {
+            let mut table = Table::new();
+            table.set_implicit(true);
+            Item::Table(table)
+        });
+        let remotes = remotes.as_table_mut().ok_or_else(|| ConfigError::Invalid {
+            path: path.to_owned(),
+            reason: "`remotes` is written inline; write it as [remotes.NAME] tables".into(),
+        })?;
+        change(config, remotes)
+    })
+}
+
+/// Runs `change` on a valid file and replaces the file whole.
+fn edit_document(
+    path: &Path,
+    change: impl FnOnce(&Config, &mut DocumentMut) -> Result<(), ConfigError>,
+) -> Result<(), ConfigError> {
     let io = |source| ConfigError::Io { path: path.to_owned(), source };
     // One at a time: of two that read the same file, the second to write would undo the first.
     let lock = files::open_private(&path.with_extension("lock")).map_err(io)?;
@@ -223,15 +283,7 @@ fn edit(path: &Path, change: impl FnOnce(&Config, &mut Table) -> Result<(), Conf
     let text = read_or_empty(path)?;
     let invalid = |reason: String| ConfigError::Invalid { path: path.to_owned(), reason };
     let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| invalid(error.to_string()))?;
-    let remotes = document.entry("remotes").or_insert_with(|| {
-        let mut table = Table::new();
-        table.set_implicit(true);
-        Item::Table(table)
-    });
-    let remotes = remotes
-        .as_table_mut()
-        .ok_or_else(|| invalid("`remotes` is written inline; write it as [remotes.NAME] tables".into()))?;
-    change(&config, remotes)?;
+    change(&config, &mut document)?;
     files::replace(path, document.to_string().as_bytes()).map_err(io)
 }
 
@@ -284,6 +336,23 @@ mod tests {
         let (_dir, path) = file("[remotes.a]\naddress = \"a.db\"\ncolour = 3\n");
         let message = Config::load(&path).unwrap_err().to_string();
         assert!(message.contains("config.toml: line 3: unknown field `colour`"), "{message}");
+    }
+
+    #[test]
+    fn limits_are_read_and_wrong_ones_named() {
+        let (_dir, path) = file("access = \"private\"\n[limits]\ncallers = 7\n");
+        let config = Config::load(&path).unwrap();
+        assert_eq!((config.access, config.limits.callers.get()), (Access::Private, 7));
+        assert_eq!(config.limits.pack_bytes, Limits::default().pack_bytes);
+        for (text, reason) in [
+            ("[limits]\ncallers = 0\n", "line 2: invalid value: integer `0`, expected a nonzero u32"),
+            ("[limits]\ncaller = 1\n", "line 2: unknown field `caller`"),
+            ("access = \"all\"\n", "line 1: unknown variant `all`, expected `address` or `private`"),
+        ] {
+            let (_dir, path) = file(text);
+            let message = Config::load(&path).unwrap_err().to_string();
+            assert!(message.contains(reason), "{message}");
+        }
     }
 
     #[test]

@@ -6,8 +6,11 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{CONTROL_VERSION, Command, LONGEST_LINE, socket};
-use crate::{ErrorKind, Failure, repo::Layout};
+use super::{CONTROL_VERSION, Command, LONGEST_LINE, PROGRESS, socket};
+use crate::{
+    ErrorKind, Failure,
+    repo::{Layout, Monitor},
+};
 
 /// How long a daemon may take to say who it is.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
@@ -31,7 +34,8 @@ impl Connection {
         })?;
         let Some(stream) = stream else { return Ok(None) };
         let mut connection = Self { stream: BufReader::new(stream) };
-        let hello = connection.request("hello", json!({}));
+        let unwatched = Monitor::default();
+        let hello = connection.request("hello", json!({}), &unwatched);
         match tokio::time::timeout(HELLO_PATIENCE, hello).await {
             Ok(Ok(hello)) if hello["control"] == CONTROL_VERSION => Ok(Some(connection)),
             Ok(Ok(_)) => Err(Failure {
@@ -53,15 +57,16 @@ impl Connection {
         }
     }
 
-    /// Has the daemon do what `command` says and waits for the outcome.
+    /// Has the daemon do what `command` says and waits for the outcome; `monitor` shows meanwhile how far it is.
     ///
     /// # Errors
     /// What the daemon reports, or that it went away.
-    pub async fn call(mut self, command: &Command) -> Result<Value, Failure> {
+    pub async fn call(mut self, command: &Command, monitor: &Monitor) -> Result<Value, Failure> {
         let mut request = serde_json::to_value(command).map_err(|error| internal(&error))?;
-        let params = request["params"].take();
+        let mut params = request["params"].take();
+        params["progress"] = true.into();
         let method = request["method"].as_str().unwrap_or_default().to_owned();
-        self.request(&method, params).await.map_err(|broken| match broken {
+        self.request(&method, params, monitor).await.map_err(|broken| match broken {
             Broken::Failed(failure) => failure,
             Broken::Closed => Failure {
                 kind: ErrorKind::Failed,
@@ -76,7 +81,7 @@ impl Connection {
     /// # Errors
     /// What the daemon reports.
     pub async fn stop(mut self) -> Result<(), Failure> {
-        match self.request("stop", json!({})).await {
+        match self.request("stop", json!({}), &Monitor::default()).await {
             Err(Broken::Failed(failure)) => return Err(failure),
             Ok(_) | Err(Broken::Closed) => {}
         }
@@ -86,19 +91,32 @@ impl Connection {
         Ok(())
     }
 
-    async fn request(&mut self, method: &str, params: Value) -> Result<Value, Broken> {
+    /// Sends a request and waits for its answer; what comes before it says how far the daemon is.
+    async fn request(&mut self, method: &str, params: Value, monitor: &Monitor) -> Result<Value, Broken> {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         self.stream.write_all(format!("{request}\n").as_bytes()).await?;
+        loop {
+            let mut message = self.receive().await?;
+            if message["method"] == PROGRESS {
+                if let Ok(progress) = serde_json::from_value(message["params"]["remotes"].take()) {
+                    monitor.show(progress);
+                }
+                continue;
+            }
+            return match message.get("error") {
+                Some(error) => Err(Broken::Failed(failure(error))),
+                None => Ok(message["result"].take()),
+            };
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Value, Broken> {
         let mut line = Vec::new();
         (&mut self.stream).take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
         if line.last() != Some(&b'\n') {
             return Err(Broken::Closed);
         }
-        let answer: Value = serde_json::from_slice(&line).map_err(|error| Broken::Failed(internal(&error)))?;
-        match answer.get("error") {
-            Some(error) => Err(Broken::Failed(failure(error))),
-            None => Ok(answer["result"].clone()),
-        }
+        serde_json::from_slice(&line).map_err(|error| Broken::Failed(internal(&error)))
     }
 }
 

@@ -3,12 +3,16 @@
 //!
 //! The socket speaks JSON-RPC 2.0, one object a line; `docs/control.md` describes it.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{Error, ErrorKind, Failure, config::SyncMode, repo::Repository};
+use crate::{
+    Error, ErrorKind, Failure,
+    config::SyncMode,
+    repo::{Lock, Monitor, Repository},
+};
 
 mod client;
 mod server;
@@ -22,6 +26,9 @@ pub const CONTROL_VERSION: u32 = 1;
 
 /// The longest line either side takes, in bytes.
 const LONGEST_LINE: u64 = 16 * 1024 * 1024;
+
+/// The method of the notifications that say how far a command is.
+const PROGRESS: &str = "progress";
 
 /// What can be asked of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +81,17 @@ pub enum Command {
         /// What it does from now on.
         sync: SyncMode,
     },
+    /// The settings that are no remotes: an object of texts by key.
+    #[serde(rename = "config.get")]
+    ConfigGet {},
+    /// Changes a setting that is no remote's.
+    #[serde(rename = "config.set")]
+    ConfigSet {
+        /// Its key.
+        key: String,
+        /// Its new value.
+        value: String,
+    },
     /// What happened last, the newest first: a list of [`LogEntry`](crate::repo::LogEntry).
     #[serde(rename = "log")]
     Log {
@@ -100,17 +118,26 @@ pub enum Command {
         /// One remote, or all.
         remote: Option<String>,
     },
+    /// Fetches what is in a bundle: a [`BundleFetchReport`](crate::repo::BundleFetchReport).
+    #[serde(rename = "bundle.fetch")]
+    BundleFetch {
+        /// The bundle's absolute path.
+        file: PathBuf,
+        /// What messages call it, if that is not its path.
+        name: Option<String>,
+    },
 }
 
 impl Command {
     /// Whether one process at a time may do this.
     fn is_exclusive(&self) -> bool {
-        matches!(self, Self::Fetch { .. } | Self::Merge { .. } | Self::Pull { .. })
+        matches!(self, Self::Fetch { .. } | Self::Merge { .. } | Self::Pull { .. } | Self::BundleFetch { .. })
     }
 }
 
-/// Does what `command` says. `serving` says whether this process is the repository's daemon.
-async fn execute(repository: &Repository, command: Command, serving: bool) -> Result<Value, Error> {
+/// Does what `command` says. `serving` says whether this process is the repository's daemon; `monitor` shows how far
+/// a download is.
+async fn execute(repository: &Repository, command: Command, serving: bool, monitor: &Monitor) -> Result<Value, Error> {
     match command {
         Command::Status {} => json(repository.status(serving).await?),
         Command::RemoteList {} => json(repository.blocking(Repository::remotes).await?),
@@ -125,10 +152,13 @@ async fn execute(repository: &Repository, command: Command, serving: bool) -> Re
         Command::RemoteSetSync { name, sync } => {
             json(repository.blocking(move |r| r.set_remote_sync(&name, sync)).await?)
         }
+        Command::ConfigGet {} => json(repository.blocking(Repository::settings).await?),
+        Command::ConfigSet { key, value } => json(repository.blocking(move |r| r.set_setting(&key, &value)).await?),
         Command::Log { remote, most } => json(repository.log(remote.as_deref(), most).await?),
-        Command::Fetch { remote } => json(repository.fetch(remote.as_deref()).await?),
+        Command::Fetch { remote } => json(repository.fetch_watched(remote.as_deref(), monitor).await?),
         Command::Merge { remote } => json(repository.merge(remote.as_deref()).await?),
-        Command::Pull { remote } => json(repository.pull(remote.as_deref()).await?),
+        Command::Pull { remote } => json(repository.pull_watched(remote.as_deref(), monitor).await?),
+        Command::BundleFetch { file, name } => json(repository.fetch_bundle(file, name, monitor).await?),
     }
 }
 
@@ -145,7 +175,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// What went wrong, as it may be printed.
 pub async fn run<T: DeserializeOwned>(repository: &Repository, command: Command) -> Result<T, Failure> {
-    let value = with_deadline(repository, command).await?;
+    run_watched(repository, command, &Monitor::default()).await
+}
+
+/// As [`run`]; `monitor` shows meanwhile how far a download is, wherever it is done.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_watched<T: DeserializeOwned>(
+    repository: &Repository,
+    command: Command,
+    monitor: &Monitor,
+) -> Result<T, Failure> {
+    let value = with_deadline(repository, command, monitor).await?;
     serde_json::from_value(value).map_err(|error| Failure {
         kind: ErrorKind::Internal,
         message: format!("the daemon's answer cannot be understood: {error}"),
@@ -153,17 +195,33 @@ pub async fn run<T: DeserializeOwned>(repository: &Repository, command: Command)
     })
 }
 
-async fn with_deadline(repository: &Repository, command: Command) -> Result<Value, Failure> {
+async fn with_deadline(repository: &Repository, command: Command, monitor: &Monitor) -> Result<Value, Failure> {
+    if command.is_exclusive() {
+        return match hold(repository).await? {
+            Held::ByDaemon(connection) => connection.call(&command, monitor).await,
+            Held::Here(_lock) => in_this_process(repository, command, monitor).await,
+        };
+    }
+    match Connection::open(repository.layout()).await? {
+        Some(connection) => connection.call(&command, monitor).await,
+        None => in_this_process(repository, command, monitor).await,
+    }
+}
+
+/// Who holds a repository. Either way its database is known to have a site id of its own.
+enum Held {
+    ByDaemon(Connection),
+    Here(Lock),
+}
+
+async fn hold(repository: &Repository) -> Result<Held, Failure> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         if let Some(connection) = Connection::open(repository.layout()).await? {
-            return connection.call(&command).await;
-        }
-        if !command.is_exclusive() {
-            return in_this_process(repository, command).await;
+            return Ok(Held::ByDaemon(connection));
         }
         match repository.hold().await {
-            Ok(_lock) => return in_this_process(repository, command).await,
+            Ok(lock) => return Ok(Held::Here(lock)),
             Err(Error::Locked { .. }) if tokio::time::Instant::now() < deadline => {}
             Err(error) => return Err(error.report()),
         }
@@ -171,8 +229,17 @@ async fn with_deadline(repository: &Repository, command: Command) -> Result<Valu
     }
 }
 
-async fn in_this_process(repository: &Repository, command: Command) -> Result<Value, Failure> {
-    let result = execute(repository, command, false).await.map_err(|error| error.report());
+/// Makes sure that the database has a site id of its own, before something is given away under it that no daemon
+/// gives away.
+///
+/// # Errors
+/// What went wrong, as it may be printed.
+pub async fn ensure_own_identity(repository: &Repository) -> Result<(), Failure> {
+    hold(repository).await.map(drop)
+}
+
+async fn in_this_process(repository: &Repository, command: Command, monitor: &Monitor) -> Result<Value, Failure> {
+    let result = execute(repository, command, false, monitor).await.map_err(|error| error.report());
     repository.shutdown().await;
     result
 }

@@ -1,15 +1,21 @@
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Notify, Semaphore},
     task::JoinSet,
 };
 
-use super::{CONTROL_VERSION, Command, LONGEST_LINE, execute, socket};
-use crate::{Error, ErrorKind, Failure, repo::Repository};
+use super::{CONTROL_VERSION, Command, LONGEST_LINE, PROGRESS, execute, socket};
+use crate::{
+    Error, ErrorKind, Failure,
+    repo::{Monitor, Repository},
+};
+
+/// How often a client is told how far its command is.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(250);
 
 /// Clients served at once; further ones wait.
 const MOST_CLIENTS: usize = 64;
@@ -60,7 +66,7 @@ impl Server {
                 Err(error) => {
                     // Out of file descriptors, for instance: not for ever.
                     tracing::warn!(%error, "a control client could not be accepted");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
             while clients.try_join_next().is_some() {}
@@ -89,7 +95,7 @@ async fn serve_client(stream: UnixStream, asked: Asked) -> std::io::Result<()> {
             let answer = wrong(&Value::Null, INVALID_REQUEST, "the line is too long or has no end");
             return stream.write_all(format!("{answer}\n").as_bytes()).await;
         }
-        let answer = answer(&line, &asked).await;
+        let answer = answer(&line, &asked, &mut stream).await;
         stream.write_all(format!("{answer}\n").as_bytes()).await?;
     }
 }
@@ -101,7 +107,7 @@ const INVALID_PARAMS: i32 = -32602;
 /// A command failed; `data` holds the [`Failure`].
 const COMMAND_FAILED: i32 = -32000;
 
-const METHODS: [&str; 11] = [
+const METHODS: [&str; 14] = [
     "status",
     "remote.list",
     "remote.add",
@@ -109,13 +115,16 @@ const METHODS: [&str; 11] = [
     "remote.rename",
     "remote.set-address",
     "remote.set-sync",
+    "config.get",
+    "config.set",
     "log",
     "fetch",
     "merge",
     "pull",
+    "bundle.fetch",
 ];
 
-async fn answer(line: &[u8], asked: &Asked) -> Value {
+async fn answer(line: &[u8], asked: &Asked, client: &mut (impl AsyncWrite + Unpin)) -> Value {
     let request: Value = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(error) => return wrong(&Value::Null, PARSE_ERROR, &error.to_string()),
@@ -137,13 +146,51 @@ async fn answer(line: &[u8], asked: &Asked) -> Value {
         return wrong(id, METHOD_NOT_FOUND, &format!("there is no method {method}"));
     }
     let params = request.get("params").cloned().unwrap_or_else(|| json!({}));
+    let is_watched = params["progress"] == true;
     let command: Command = match serde_json::from_value(json!({"method": method, "params": params})) {
         Ok(command) => command,
         Err(error) => return wrong(id, INVALID_PARAMS, &error.to_string()),
     };
-    match execute(&asked.repository, command, true).await {
+    let result = match is_watched {
+        true => execute_watched(&asked.repository, command, id, client).await,
+        false => execute(&asked.repository, command, true, &Monitor::default()).await,
+    };
+    match result {
         Ok(result) => done(id, &result),
         Err(error) => failed(id, COMMAND_FAILED, &error.report()),
+    }
+}
+
+/// Does what `command` says and tells the client now and then how far it is. The work is a task of its own: a client
+/// that reads slowly, or went away, does not hold it up.
+async fn execute_watched(
+    repository: &Repository,
+    command: Command,
+    id: &Value,
+    client: &mut (impl AsyncWrite + Unpin),
+) -> Result<Value, Error> {
+    let monitor = Monitor::default();
+    let mut work = JoinSet::new();
+    let (worked_on, watched) = (repository.clone(), monitor.clone());
+    work.spawn(async move { execute(&worked_on, command, true, &watched).await });
+    let mut told = BTreeMap::new();
+    let mut is_there = true;
+    loop {
+        tokio::select! {
+            result = work.join_next() => {
+                let result = result.ok_or_else(|| Error::Interrupted("there was nothing to do".into()))?;
+                return result.map_err(|error| Error::Interrupted(error.to_string()))?;
+            }
+            () = tokio::time::sleep(PROGRESS_PAUSE), if is_there => {
+                let now = monitor.read();
+                if now != told {
+                    let params = json!({"id": id, "remotes": now});
+                    let line = json!({"jsonrpc": "2.0", "method": PROGRESS, "params": params});
+                    is_there = client.write_all(format!("{line}\n").as_bytes()).await.is_ok();
+                    told = now;
+                }
+            }
+        }
     }
 }
 

@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use crate::disk;
+
 /// Why something could not be done with a database, for people: each message names the file and says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -24,9 +26,10 @@ pub enum DatabaseError {
         /// The file.
         path: PathBuf,
     },
-    /// SQLite finds the file's structure damaged.
+    /// SQLite finds the file's structure damaged, or the disk refused to read it, which SQLite does not tell apart.
     #[error(
-        "the database {path} is corrupt ({detail}): restore it from a backup, or save what is left with `sqlite3 {path} .recover`"
+        "the database {path} is corrupt or cannot be read ({detail}): check the disk and repeat; if it is the file, \
+         restore it from a backup, or save what is left with `sqlite3 {path} .recover`"
     )]
     Corrupt {
         /// The database.
@@ -53,7 +56,7 @@ pub enum DatabaseError {
         path: PathBuf,
     },
     /// The file exists or may be created, but the operating system does not let it be opened.
-    #[error("the database {path} cannot be opened ({detail}): check the path and its permissions")]
+    #[error("the database {path} cannot be opened ({detail}): check the path, its permissions and the disk")]
     CannotOpen {
         /// The database.
         path: PathBuf,
@@ -161,6 +164,7 @@ impl DatabaseError {
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked { path },
+            Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if disk::is_full(&path) => Self::DiskFull { path },
             // With write-ahead logging, not even reading is possible where SQLite cannot create files.
             Some(ErrorCode::CannotOpen) if is_read_only(path.parent()) => Self::ReadOnly { path },
             Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {

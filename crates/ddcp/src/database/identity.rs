@@ -44,15 +44,15 @@ impl Database {
         Ok(())
     }
 
-    /// Gives the file a new site id and makes it one of repository `id`, in one transaction. What the old site wrote
-    /// stays that site's. Returns the new site id. Takes the connection, whose engine goes on believing in the old one.
+    /// Gives the file the site id `new`, which nobody has, and makes it one of repository `id`, in one transaction.
+    /// What the old site wrote stays that site's; how far peers were read is forgotten. Returns the new site id. Takes
+    /// the connection, whose engine goes on believing in the old one.
     ///
     /// Looks at every clock record once.
     ///
     /// # Errors
     /// [`DatabaseError`].
-    pub fn renew_site_id(self, id: &RepositoryId) -> Result<SiteId, DatabaseError> {
-        let new: [u8; 16] = rand::random();
+    pub fn renew_site_id(self, new: [u8; 16], id: &RepositoryId) -> Result<SiteId, DatabaseError> {
         self.begin_immediate()?;
         // Dropping the connection ends a transaction that failed.
         let old = self.site_id()?;
@@ -64,6 +64,9 @@ impl Database {
             let sql = format!("UPDATE {clock} SET site_id = ? WHERE site_id = 0");
             self.wrap(self.connection.execute(&sql, [ordinal]))?;
         }
+        // What waited for a table or a column waited in the state, which is another one, or a later one, than this file
+        // had: peers are read from the start.
+        self.wrap(self.connection.execute("DELETE FROM crsql_tracked_peers WHERE tag = 0 AND event = 0", []))?;
         self.set_repository_id(id)?;
         self.wrap(self.connection.execute_batch("COMMIT"))?;
         SiteId::from_bytes(&new).map_err(|error| self.error(from_sql_error(0, error)))

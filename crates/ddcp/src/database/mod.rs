@@ -30,7 +30,7 @@ pub use error::DatabaseError;
 pub use identity::RepositoryId;
 pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
-pub use read::{Batch, ReadLimits};
+pub use read::{PACK_BYTES, ReadEnd, Selection, TakePack};
 pub use schema::{ColumnShape, TableShape};
 
 /// Layouts before this one are refused.

@@ -1,4 +1,9 @@
-use std::{collections::HashMap, str, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::ControlFlow,
+    str,
+    sync::Arc,
+};
 
 use rusqlite::{
     Row, named_params,
@@ -26,70 +31,88 @@ const CHANGE_OVERHEAD: usize = 12;
 
 const UNKNOWN_SITE: &str = "the site that made it is not known: crsql_site_id lacks a row";
 
-/// How much to read at once.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadLimits {
-    /// About how many bytes a pack has before compression. One change, or several that share a place in the order,
-    /// may exceed it by any amount; a transaction that does is cut at twice this size.
-    pub target_raw_bytes: usize,
-    /// The most packs of one batch.
-    pub max_packs: usize,
+/// About how many bytes a pack has before compression, unless a reader wants otherwise.
+pub const PACK_BYTES: usize = 1024 * 1024;
+
+/// Which changes to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Leaves out what this site made.
+    pub without: Option<SiteId>,
+    /// Only changes of these tables; of all without a list.
+    pub tables: Option<BTreeSet<String>>,
 }
 
-impl Default for ReadLimits {
-    fn default() -> Self {
-        Self { target_raw_bytes: 1024 * 1024, max_packs: 8 }
+impl Selection {
+    /// All changes but those of `site`.
+    #[must_use]
+    pub fn without(site: SiteId) -> Self {
+        Self { without: Some(site), tables: None }
+    }
+
+    fn has_table(&self, name: &[u8]) -> bool {
+        self.tables.as_ref().is_none_or(|tables| tables.iter().any(|table| table.as_bytes() == name))
     }
 }
 
-/// What was read at once: packs that follow each other without a gap.
-#[derive(Debug)]
-pub struct Batch {
-    /// In the order of the changes. None is empty.
-    pub packs: Vec<Pack>,
+/// How far a database was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadEnd {
     /// The database's version at the moment of reading. Less than that of the cursor given if the database went
     /// back in time, e.g. was restored from a backup; nothing is read then, and the reader starts over.
     pub version: i64,
     /// There is more behind `end`.
     pub more: bool,
-    /// How far the database was read: all of `version` if there is no more, even if every change of it was excluded.
+    /// Everything up to here was given: all of `version` if there is no more, even if every change of it was excluded.
     pub end: Cursor,
 }
 
+/// Takes packs one by one, and says whether to go on.
+pub type TakePack<'a> = &'a mut dyn FnMut(Pack) -> ControlFlow<()>;
+
 impl Database {
-    /// Reads the changes behind `after`, without those that `exclude` made, at one moment of the database's history.
+    /// Reads the changes behind `after` that `selection` names, at one moment of the database's history, and gives them to `take` as packs that follow each other without a gap, none of them empty, until it breaks off.
     ///
-    /// Takes time linear in the number of changes returned, plus those of the version in which `after` lies, and
-    /// reads no further once there are packs enough. Only what the batch contains is in memory.
+    /// A pack has about `pack_bytes` before compression. One change, or several that share a place in the order, may
+    /// exceed it by any amount; a transaction that does is cut at twice that size. Where packs are cut depends only on
+    /// the changes, `after`, `selection` and `pack_bytes`: whoever reads again gets the same packs, but for what has
+    /// changed in between.
+    ///
+    /// Takes time linear in the number of changes given, plus those of the version in which `after` lies, and reads
+    /// no further once `take` breaks off. One pack at a time is in memory.
     ///
     /// # Errors
     /// Those of reading the database. A change that no pack can hold, e.g. text that is not UTF-8, is left out, with
     /// a warning in the log.
-    pub fn read_packs(&self, after: Cursor, exclude: &SiteId, limits: &ReadLimits) -> Result<Batch, DatabaseError> {
+    pub fn stream_packs(
+        &self,
+        after: Cursor,
+        selection: &Selection,
+        pack_bytes: usize,
+        take: TakePack<'_>,
+    ) -> Result<ReadEnd, DatabaseError> {
         self.refresh_foreign_engine()?;
         // What is read is of one moment; dropping it ends the transaction.
         let _snapshot = self.wrap(self.connection.unchecked_transaction())?;
         let version = self.version()?;
         let source = self.site_id()?;
         let tables = self.tables()?;
-        let mut packer = Packer::new(self, source, after, limits, &tables);
+        let mut packer = Packer::new(self, source, after, selection, pack_bytes, &tables, take);
         let inside_version = after.version > 0 && after.seq < i64::MAX;
-        let complete = (!inside_version || self.read_query(REST_OF_VERSION, after, exclude, &mut packer)?)
-            && self.read_query(LATER_VERSIONS, after, exclude, &mut packer)?;
-        let end = if complete { Cursor::whole(version) } else { packer.from };
-        Ok(Batch { packs: packer.finish(end), version, more: !complete, end })
+        let complete = (!inside_version || self.read_query(REST_OF_VERSION, after, &mut packer)?)
+            && self.read_query(LATER_VERSIONS, after, &mut packer)?;
+        if !complete {
+            return Ok(ReadEnd { version, more: true, end: packer.from });
+        }
+        let end = Cursor::whole(version);
+        packer.finish(end);
+        Ok(ReadEnd { version, more: false, end })
     }
 
     /// Gives the changes to `packer`. Says whether it took them all.
-    fn read_query(
-        &self,
-        sql: &str,
-        after: Cursor,
-        reader: &SiteId,
-        packer: &mut Packer<'_>,
-    ) -> Result<bool, DatabaseError> {
+    fn read_query(&self, sql: &str, after: Cursor, packer: &mut Packer<'_>) -> Result<bool, DatabaseError> {
         let mut statement = self.wrap(self.connection.prepare_cached(sql))?;
-        let reader = reader.as_bytes();
+        let reader = packer.selection.without.as_ref().map(SiteId::as_bytes);
         let all = named_params! {":version": after.version, ":reader": reader, ":seq": after.seq};
         let rows = match sql {
             REST_OF_VERSION => statement.query(all),
@@ -131,12 +154,13 @@ impl<'a> Shape<'a> {
 struct Packer<'a> {
     database: &'a Database,
     source: SiteId,
-    limits: &'a ReadLimits,
+    selection: &'a Selection,
+    pack_bytes: usize,
     shapes: HashMap<&'a str, Shape<'a>>,
     /// The row of the last cell, by rowid, and the version in which it was created, if that is recorded.
     created: (i64, Option<i64>),
     names: Names,
-    packs: Vec<Pack>,
+    take: TakePack<'a>,
     /// Where the pack in the making starts.
     from: Cursor,
     changes: Vec<Change>,
@@ -148,34 +172,39 @@ impl<'a> Packer<'a> {
         database: &'a Database,
         source: SiteId,
         from: Cursor,
-        limits: &'a ReadLimits,
+        selection: &'a Selection,
+        pack_bytes: usize,
         tables: &'a [TableShape],
+        take: TakePack<'a>,
     ) -> Self {
         Self {
             database,
             source,
-            limits,
+            selection,
+            pack_bytes,
             shapes: tables.iter().map(Shape::new).map(|shape| (shape.table.name.as_str(), shape)).collect(),
             created: (0, None),
             names: Names::default(),
-            packs: Vec::new(),
+            take,
             from,
             changes: Vec::new(),
             raw_bytes: 0,
         }
     }
 
-    /// Takes a row, or refuses it because the packs are full.
+    /// Takes a row, or refuses it because no more packs are wanted.
     fn push(&mut self, row: &Row<'_>) -> Result<bool, DatabaseError> {
+        if !self.selection.has_table(self.database.wrap(fields(row))?.0) {
+            return Ok(true);
+        }
         let place = self.database.wrap(place(row))?;
         if self.travels_with_its_row(row, place)? {
             return Ok(true);
         }
-        if let Some(to) = self.cut_before(place) {
-            self.cut(to);
-            if self.packs.len() >= self.limits.max_packs {
-                return Ok(false);
-            }
+        if let Some(to) = self.cut_before(place)
+            && self.cut(to).is_break()
+        {
+            return Ok(false);
         }
         let change = match self.change(row, place) {
             // One change that no pack can hold must not keep all the others from travelling.
@@ -243,17 +272,17 @@ impl<'a> Packer<'a> {
     fn cut_before(&self, place: Cursor) -> Option<Cursor> {
         let last = self.changes.last()?.cursor();
         if place.version > last.version {
-            return (self.raw_bytes >= self.limits.target_raw_bytes).then(|| Cursor::whole(last.version));
+            return (self.raw_bytes >= self.pack_bytes).then(|| Cursor::whole(last.version));
         }
-        (place.seq > last.seq && self.raw_bytes >= self.limits.target_raw_bytes.saturating_mul(2)).then_some(last)
+        (place.seq > last.seq && self.raw_bytes >= self.pack_bytes.saturating_mul(2)).then_some(last)
     }
 
-    fn cut(&mut self, to: Cursor) {
+    fn cut(&mut self, to: Cursor) -> ControlFlow<()> {
         let changes = std::mem::take(&mut self.changes);
         self.raw_bytes = 0;
         let from = std::mem::replace(&mut self.from, to);
         let tables = self.tables_of(&changes);
-        self.packs.push(Pack { source: self.source, from, to, tables, changes });
+        (self.take)(Pack { source: self.source, from, to, tables, changes })
     }
 
     fn tables_of(&self, changes: &[Change]) -> Vec<PackTable> {
@@ -269,11 +298,14 @@ impl<'a> Packer<'a> {
         tables
     }
 
-    fn finish(mut self, end: Cursor) -> Vec<Pack> {
-        if !self.changes.is_empty() {
-            self.cut(end);
-        }
-        self.packs
+    /// Gives what is left, the database having been read up to `end`. A pack that has its size ends as if another
+    /// version followed: it stays the same when one does.
+    fn finish(mut self, end: Cursor) {
+        let Some(last) = self.changes.last() else { return };
+        let has_its_size = self.raw_bytes >= self.pack_bytes;
+        let to = if has_its_size { Cursor::whole(last.db_version) } else { end };
+        // There is nothing left to break off.
+        let _ = self.cut(to);
     }
 
     fn change(&mut self, row: &Row<'_>, place: Cursor) -> Result<Change, DatabaseError> {

@@ -1,43 +1,65 @@
-//! The side that asks: follows a peer's offers and downloads the packs, several chunks in flight.
+//! The side that asks: follows a peer's offers and downloads the packs, as many chunks at a time as the way there
+//! holds, while the next offer is asked for and packs that have arrived are stored.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::{sync::Semaphore, time::Instant};
+use futures_util::{
+    StreamExt,
+    future::{Either, join, select},
+    stream,
+};
+use tokio::sync::mpsc;
 
-use super::message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, RemoteStatus, Request};
+use super::{
+    Meter,
+    credentials::Credentials,
+    message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request, Session},
+    parts::{Assembly, AssemblyError, Parts},
+    window::{Gate, MOST},
+};
 use crate::{
-    changeset::{Cursor, PackId, SiteId},
+    changeset::{Cursor, SiteId},
+    host::Host,
     transport::{Peer, TransportError},
 };
 
-/// Chunks in flight. A call crosses several links, so on slow ones the window is what makes the speed; on fast
-/// ones more than this gains nothing.
-const WINDOW: usize = 32;
-
 /// Packs being downloaded at once, so that the window is full across the end of a small pack.
-const PACKS_AHEAD: usize = 8;
+const PACKS_AHEAD: usize = 16;
 
-/// Times that packs may be gone before they were downloaded, in one fetch.
-const MOST_LOST_OFFERS: u32 = 5;
+/// Times in a row that an offer may be lost before one of its packs was stored.
+const MOST_LOST_OFFERS: u32 = 16;
 
 /// Offers without a pack in a row, in one fetch. An honest server reads on until it has a pack or the end.
 const MOST_EMPTY_OFFERS: u32 = 16;
+
+/// Parts of packs that are not among the first so many offers were broken off too long ago to be offered again.
+const OFFERS_TO_RESUME: u32 = 2;
+
+/// Pauses before a question is repeated.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Bounds on what a peer may make this side hold and wait for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The largest pack in bytes.
     pub pack_bytes: u64,
+    /// Bytes of packs in one fetch, all together.
+    pub room: u64,
     /// The most packs in one offer.
     pub packs: usize,
-    /// How long a peer may answer "busy" or "working" without anything else.
+    /// How long a peer that has answered before may answer nothing but "busy" or "working", or nothing at all.
     pub patience: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pack_bytes: 1 << 30, packs: 64, patience: Duration::from_secs(120) }
+        Self { pack_bytes: 1 << 30, room: 16 << 30, packs: 64, patience: Duration::from_secs(120) }
     }
 }
 
@@ -68,9 +90,24 @@ pub enum ClientError {
         /// The limit.
         most: u64,
     },
+    /// More than there is room for.
+    #[error("there is no room for more: {most} bytes of changes may lie fetched and not merged")]
+    NoRoom {
+        /// The limit.
+        most: u64,
+    },
+    /// The repository is private, and this one is none of its remotes.
+    #[error("not authorised: it is private, and this repository is none of its remotes")]
+    NotAuthorised,
+    /// This side's identity, which it was to prove, could not be used.
+    #[error("this repository's identity cannot be used: {0}")]
+    Identity(TransportError),
     /// Packs kept vanishing before they could be downloaded.
     #[error("it drops packs faster than they can be downloaded")]
     PacksVanish,
+    /// What arrived could not be kept on this side.
+    #[error("what arrives cannot be kept: {0}")]
+    Storage(#[source] std::io::Error),
 }
 
 impl From<MessageError> for ClientError {
@@ -112,19 +149,79 @@ pub trait Sink: Send {
     fn take(&mut self, step: Fetched) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
+/// What is to be read.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    after: Cursor,
+    up_to: i64,
+    reader: &'a SiteId,
+}
+
+/// What an offer promises, in order.
+enum Promise {
+    /// A pack, with its bytes if the offer held them.
+    Pack(OfferedPack, Option<Vec<u8>>),
+    Reached(Cursor),
+}
+
+/// A promise that has been kept, or not.
+enum Arrival {
+    Pack(OfferedPack, Assembly),
+    Reached(Cursor),
+    /// The peer no longer has the pack.
+    Gone,
+}
+
 /// Asks one peer. Cheap to clone; clones share the window.
 #[derive(Clone)]
 pub struct Client {
     peer: Arc<dyn Peer>,
     limits: Limits,
-    window: Arc<Semaphore>,
+    host: Host,
+    parts: Parts,
+    gate: Arc<Gate>,
+    /// When the peer last gave something.
+    given: Arc<Mutex<Option<Instant>>>,
+    credentials: Option<Arc<Credentials>>,
+    session: Session,
+    meter: Meter,
 }
 
 impl Client {
-    /// A client of `peer`.
+    /// A client of `peer`. It keeps packs in memory while they arrive; see [`Client::with_parts`].
     #[must_use]
-    pub fn new(peer: Arc<dyn Peer>, limits: Limits) -> Self {
-        Self { peer, limits, window: Arc::new(Semaphore::new(WINDOW)) }
+    pub fn new(peer: Arc<dyn Peer>, limits: Limits, host: Host) -> Self {
+        let gate = Arc::new(Gate::new(host.now()));
+        let session = host.random_bytes().into();
+        Self {
+            peer,
+            limits,
+            host,
+            parts: Parts::in_memory(),
+            gate,
+            given: Arc::default(),
+            credentials: None,
+            session,
+            meter: Meter::default(),
+        }
+    }
+
+    /// The same client, which shows on `meter` how far its downloads are.
+    #[must_use]
+    pub fn with_meter(self, meter: Meter) -> Self {
+        Self { meter, ..self }
+    }
+
+    /// The client, able to prove to a private repository who asks.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Credentials) -> Self {
+        Self { credentials: Some(Arc::new(credentials)), ..self }
+    }
+
+    /// The same client, which keeps packs in `parts` while they arrive, and may take `room` bytes of them.
+    #[must_use]
+    pub fn with_parts(self, parts: Parts, room: u64) -> Self {
+        Self { parts, limits: Limits { room, ..self.limits }, ..self }
     }
 
     /// Who the peer is and how far its database is.
@@ -140,7 +237,8 @@ impl Client {
 
     /// Downloads everything after `after` that `reader` did not write itself, and gives it to `sink` in order,
     /// step by step, at least up to the version `up_to`: what a peer that is being written to adds meanwhile is for
-    /// the next fetch, so that a fetch ends. What `sink` took before an error need not be fetched again.
+    /// the next fetch, so that a fetch ends. What `sink` took before an error need not be fetched again, nor what
+    /// has been kept in parts.
     ///
     /// # Errors
     /// [`ClientError`], and what `sink` returns.
@@ -151,48 +249,109 @@ impl Client {
         reader: &SiteId,
         sink: &mut S,
     ) -> Result<(), S::Error> {
-        let mut after = after;
+        self.meter.update(|progress| (progress.version, progress.target) = (after.version, up_to));
+        let mut wanted = Wanted { after, up_to, reader };
+        let mut store = Store { client: self, sink, reached: after, offers: 0 };
         let mut lost = 0;
-        let mut empty = 0;
         loop {
-            let (packs, end, more) = self.offer(after, reader).await?;
-            empty = if packs.is_empty() { empty + 1 } else { 0 };
-            if empty > MOST_EMPTY_OFFERS {
-                return Err(ClientError::Protocol("it goes on offering nothing".into()).into());
+            if self.follow(wanted, &mut store).await? {
+                break;
             }
-            let client = self.clone();
-            let download = move |pack| {
-                let client = client.clone();
-                async move { client.download(pack).await }
-            };
-            let mut downloads = stream::iter(packs).map(download).buffered(PACKS_AHEAD);
-            let mut gone = false;
-            while let Some(download) = downloads.next().await {
-                let Some((pack, bytes)) = download? else {
-                    gone = true;
-                    break;
-                };
-                after = pack.to;
-                sink.take(Fetched::Pack(pack, bytes)).await?;
+            tracing::debug!("the peer has dropped a pack that it offered; asking for another offer");
+            lost = if store.reached > wanted.after { 0 } else { lost + 1 };
+            if lost > MOST_LOST_OFFERS {
+                return Err(ClientError::PacksVanish.into());
             }
-            drop(downloads);
-            if gone {
-                lost += 1;
-                if lost > MOST_LOST_OFFERS {
-                    return Err(ClientError::PacksVanish.into());
+            wanted.after = store.reached;
+        }
+        self.remove_stale_parts().await;
+        Ok(())
+    }
+
+    /// Follows offers until there are no more, or until a pack is gone before it was downloaded; whether it was the
+    /// former. Offers, downloads and storage go on at the same time, each a little ahead of the next.
+    async fn follow<S: Sink>(&self, wanted: Wanted<'_>, store: &mut Store<'_, S>) -> Result<bool, S::Error> {
+        let (offer, offers) = mpsc::channel(1);
+        let (arrive, mut arrivals) = mpsc::channel(1);
+        let offering = async move {
+            if let Err(error) = self.follow_offers(wanted, &offer).await {
+                let _ = offer.send(Err(error)).await;
+            }
+        };
+        let promises = stream::unfold(offers, |mut offers| async move { Some((offers.recv().await?, offers)) })
+            .flat_map(|offer: Result<Vec<Promise>, ClientError>| match offer {
+                Ok(promises) => stream::iter(promises).map(Ok).left_stream(),
+                Err(error) => stream::iter([Err(error)]).right_stream(),
+            });
+        let downloading = async move {
+            let mut downloads = pin!(promises.map(|promise| self.await_promise(promise)).buffered(PACKS_AHEAD));
+            while let Some(arrival) = downloads.next().await {
+                let is_last = matches!(arrival, Err(_) | Ok(Arrival::Gone));
+                if arrive.send(arrival).await.is_err() || is_last {
+                    return;
                 }
-                continue;
             }
-            after = end;
-            sink.take(Fetched::Reached(end)).await?;
-            if !more || end.version > up_to {
-                return Ok(());
+        };
+        let storing = async {
+            while let Some(arrival) = arrivals.recv().await {
+                if !store.take(arrival?).await? {
+                    return Ok(false);
+                }
             }
+            Ok(true)
+        };
+        match select(pin!(storing), pin!(join(offering, downloading))).await {
+            Either::Left((stored, _)) => stored,
+            Either::Right((_, storing)) => storing.await,
         }
     }
 
-    async fn offer(&self, after: Cursor, reader: &SiteId) -> Result<(Vec<OfferedPack>, Cursor, bool), ClientError> {
-        let request = Request::Offer { job: rand::random(), after: after.into(), reader: reader.as_bytes().to_vec() };
+    /// Asks for one offer after the other, each as soon as the one before has been taken up.
+    async fn follow_offers(
+        &self,
+        wanted: Wanted<'_>,
+        offers: &mpsc::Sender<Result<Vec<Promise>, ClientError>>,
+    ) -> Result<(), ClientError> {
+        let mut after = wanted.after;
+        let mut empty = 0;
+        let mut room = self.limits.room;
+        loop {
+            let (packs, end, more) = self.offer(after, wanted.reader).await?;
+            empty = if packs.is_empty() { empty + 1 } else { 0 };
+            if empty > MOST_EMPTY_OFFERS {
+                return Err(ClientError::Protocol("it goes on offering nothing".into()));
+            }
+            let mut promises = Vec::with_capacity(packs.len() + 1);
+            let mut fits = true;
+            for (pack, content) in packs {
+                let left = room.checked_sub(pack.bytes);
+                fits = left.is_some();
+                let Some(left) = left else { break };
+                room = left;
+                self.parts.note_offered(&pack);
+                self.meter.update(|progress| progress.offer(pack.bytes, pack.changes));
+                promises.push(Promise::Pack(pack, content));
+            }
+            if fits {
+                promises.push(Promise::Reached(end));
+            }
+            // Nobody takes it: a pack was gone.
+            if offers.send(Ok(promises)).await.is_err() {
+                return Ok(());
+            }
+            if !fits {
+                return Err(ClientError::NoRoom { most: self.limits.room });
+            }
+            if !more || end.version > wanted.up_to {
+                return Ok(());
+            }
+            after = end;
+        }
+    }
+
+    async fn offer(&self, after: Cursor, reader: &SiteId) -> Result<Offer, ClientError> {
+        let request =
+            Request::Offer { job: self.host.random(), after: after.into(), reader: reader.as_bytes().to_vec() };
         match self.ask(request).await? {
             Answer::Offer(manifest) => self.check(after, manifest),
             other => Err(unexpected(&other)),
@@ -200,7 +359,7 @@ impl Client {
     }
 
     /// Refuses offers that are too large, out of order, or would go on for ever.
-    fn check(&self, after: Cursor, manifest: Manifest) -> Result<(Vec<OfferedPack>, Cursor, bool), ClientError> {
+    fn check(&self, after: Cursor, manifest: Manifest) -> Result<Offer, ClientError> {
         let wrong = |what: &str| Err(ClientError::Protocol(format!("its offer {what}")));
         let Manifest { packs, end, more } = manifest;
         let end = Cursor::from(end);
@@ -209,16 +368,16 @@ impl Client {
         }
         let mut reached = after;
         let mut offered = Vec::with_capacity(packs.len());
-        for pack in packs {
-            let (from, to) = (Cursor::from(pack.from), Cursor::from(pack.to));
+        for PackEntry { id, bytes, changes, from, to, content } in packs {
+            let (from, to) = (Cursor::from(from), Cursor::from(to));
             if from < reached || to <= from {
                 return wrong("is out of order");
             }
-            if pack.bytes > self.limits.pack_bytes {
-                return Err(ClientError::TooLarge { bytes: pack.bytes, most: self.limits.pack_bytes });
+            if bytes > self.limits.pack_bytes {
+                return Err(ClientError::TooLarge { bytes, most: self.limits.pack_bytes });
             }
             reached = to;
-            offered.push(OfferedPack { id: pack.id, bytes: pack.bytes, changes: pack.changes, from, to });
+            offered.push((OfferedPack { id, bytes, changes, from, to }, content.map(Vec::from)));
         }
         if end < reached || (more && end <= after) {
             return wrong("does not lead on");
@@ -226,69 +385,209 @@ impl Client {
         Ok((offered, end, more))
     }
 
-    /// The bytes of a pack; `None` if the peer no longer has it.
-    async fn download(&self, pack: OfferedPack) -> Result<Option<(OfferedPack, Vec<u8>)>, ClientError> {
-        let chunks = pack.bytes.div_ceil(CHUNK_BYTES as u64);
-        let chunks = u32::try_from(chunks)
-            .map_err(|_| ClientError::TooLarge { bytes: pack.bytes, most: self.limits.pack_bytes })?;
-        let (client, id) = (self.clone(), pack.id);
-        let chunk = move |index| {
-            let client = client.clone();
-            async move { client.chunk(id, index).await }
-        };
-        let arriving = stream::iter(0..chunks).map(chunk).buffered(WINDOW);
-        let bytes = arriving
-            .try_fold(Some(Vec::new()), async |bytes, chunk| Ok(bytes.zip(chunk).map(|(b, c)| joined(b, &c))))
-            .await?;
-        let Some(bytes) = bytes else { return Ok(None) };
-        if bytes.len() as u64 != pack.bytes || *PackId::of(&bytes).as_bytes() != pack.id {
-            return Err(ClientError::Damaged);
+    async fn await_promise(&self, promise: Result<Promise, ClientError>) -> Result<Arrival, ClientError> {
+        match promise? {
+            Promise::Pack(pack, Some(content)) => {
+                self.meter.update(|progress| progress.bytes += content.len() as u64);
+                let assembly = Assembly::whole(&pack, content);
+                Ok(Arrival::Pack(pack, assembly))
+            }
+            Promise::Pack(pack, None) => self.download(pack).await,
+            Promise::Reached(end) => Ok(Arrival::Reached(end)),
         }
-        Ok(Some((pack, bytes)))
     }
 
-    async fn chunk(&self, pack: [u8; 32], index: u32) -> Result<Option<Vec<u8>>, ClientError> {
-        let _slot = self.window.acquire().await.map_err(|error| ClientError::Protocol(error.to_string()))?;
+    /// Gets the chunks of a pack that are not there yet. Those that arrive before a failure are kept.
+    async fn download(&self, pack: OfferedPack) -> Result<Arrival, ClientError> {
+        let too_large = || ClientError::TooLarge { bytes: pack.bytes, most: self.limits.pack_bytes };
+        let chunks = u32::try_from(pack.bytes.div_ceil(CHUNK_BYTES as u64)).map_err(|_| too_large())?;
+        let (parts, offered) = (self.parts.clone(), pack.clone());
+        let mut assembly = self.on_disk(move || parts.open(&offered, chunks)).await?;
+        let missing = assembly.missing();
+        let held = (u64::from(chunks) - missing.len() as u64) * CHUNK_BYTES as u64;
+        self.meter.update(|progress| progress.bytes += held.min(pack.bytes));
+        let (id, bytes) = (pack.id, pack.bytes);
+        let chunk = |index| async move { (index, self.chunk(id, bytes, index).await) };
+        let mut arriving = pin!(stream::iter(missing).map(chunk).buffer_unordered(MOST).ready_chunks(MOST));
+        while let Some(answers) = arriving.next().await {
+            let mut arrived = Vec::with_capacity(answers.len());
+            let mut stop = None;
+            for (index, answer) in answers {
+                match answer {
+                    Ok(Some(chunk)) => {
+                        self.meter.update(|progress| progress.bytes += chunk.len() as u64);
+                        arrived.push((index, chunk));
+                    }
+                    Ok(None) => stop = Some(Ok(Arrival::Gone)),
+                    Err(error) => stop = Some(Err(error)),
+                }
+            }
+            assembly = self.on_disk(move || assembly.put(arrived).map(|()| assembly)).await?;
+            if let Some(stop) = stop {
+                return stop;
+            }
+        }
+        Ok(Arrival::Pack(pack, assembly))
+    }
+
+    async fn chunk(&self, pack: [u8; 32], length: u64, index: u32) -> Result<Option<Vec<u8>>, ClientError> {
+        let rest = length.saturating_sub(u64::from(index) * CHUNK_BYTES as u64);
         match self.ask(Request::Chunk { pack, index }).await? {
-            Answer::Chunk { bytes } if !bytes.is_empty() && bytes.len() <= CHUNK_BYTES => Ok(Some(bytes)),
+            Answer::Chunk { bytes } if bytes.len() as u64 == rest.min(CHUNK_BYTES as u64) => Ok(Some(bytes)),
             Answer::Gone => Ok(None),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// Asks until the answer is neither "busy" nor "working", waiting longer each time.
+    /// Asks until there is an answer, proving who asks if that is demanded.
     async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
-        let request = message::encode(request);
-        let started = Instant::now();
-        let mut wait = Duration::from_millis(20);
-        loop {
-            let bytes = self.peer.call(request.clone()).await?;
-            match message::decode(&bytes)? {
-                Answer::Working | Answer::Busy => {}
-                Answer::Refused { reason } => return Err(ClientError::Refused(printable(&reason))),
-                answer => return Ok(answer),
-            }
-            if started.elapsed() > self.limits.patience {
-                return Err(ClientError::Busy(started.elapsed()));
-            }
-            tokio::time::sleep(wait.mul_f64(rand::random_range(0.75..1.25))).await;
-            wait = (wait * 2).min(Duration::from_secs(2));
+        let proofs = self.credentials.as_ref().map(|credentials| credentials.proofs());
+        match self.exchange(request.clone()).await? {
+            Answer::NotAuthorised { .. } => {}
+            answer => return Ok(answer),
         }
+        let (Some(credentials), Some(proofs)) = (&self.credentials, proofs) else {
+            return Err(ClientError::NotAuthorised);
+        };
+        credentials.prove(self, proofs).await?;
+        match self.exchange(request).await? {
+            Answer::NotAuthorised { .. } => Err(ClientError::NotAuthorised),
+            answer => Ok(answer),
+        }
+    }
+
+    /// The name of this connection.
+    pub(super) fn session(&self) -> Session {
+        self.session
+    }
+
+    /// Asks until the answer is neither "busy" nor "working", waiting longer each time. A peer that has answered
+    /// before may also be out of reach for a while.
+    pub(super) async fn exchange(&self, request: Request) -> Result<Answer, ClientError> {
+        let needs_place = matches!(request, Request::Chunk { .. });
+        let request = message::encode_request(self.session, request);
+        let started = self.host.now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let place = if needs_place { Some(self.gate.enter(|| self.host.now()).await) } else { None };
+            let failure = match self.peer.call(request.clone()).await {
+                Ok(bytes) => match message::decode(&bytes)? {
+                    Answer::Refused { reason } => return Err(ClientError::Refused(printable(&reason))),
+                    Answer::Working => ClientError::Busy(self.quiet(started)),
+                    Answer::Busy => {
+                        if let Some(place) = place {
+                            place.busy(self.host.now());
+                        }
+                        ClientError::Busy(self.quiet(started))
+                    }
+                    answer => {
+                        if let Some(place) = place {
+                            place.answered(self.host.now());
+                        }
+                        if !matches!(answer, Answer::Gone) {
+                            *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.host.now());
+                        }
+                        return Ok(answer);
+                    }
+                },
+                Err(error) if error.is_passing() && self.given().is_some() => {
+                    tracing::debug!(%error, "a call failed; repeating it");
+                    if let Some(place) = place {
+                        place.lost(self.host.now());
+                    }
+                    error.into()
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if self.quiet(started) > self.limits.patience {
+                return Err(failure);
+            }
+            self.host.sleep(self.host.vary(pause, &(0.75..1.25))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn given(&self) -> Option<Instant> {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the peer has given nothing, counted from `started` at most.
+    fn quiet(&self, started: Instant) -> Duration {
+        let since = self.given().map_or(started, |given| given.max(started));
+        self.host.since(since)
+    }
+
+    /// Runs `work` on files, off the executor.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, ClientError> {
+        self.host.blocking(work).await.unwrap_or_else(|| Err(stopped())).map_err(ClientError::Storage)
+    }
+
+    async fn remove_stale_parts(&self) {
+        let parts = self.parts.clone();
+        self.host.blocking(move || parts.remove_stale()).await;
     }
 }
 
-fn joined(mut bytes: Vec<u8>, chunk: &[u8]) -> Vec<u8> {
-    bytes.extend_from_slice(chunk);
-    bytes
+/// The packs of an offer, with the bytes of those that came with it; where they end; whether there is more.
+type Offer = (Vec<(OfferedPack, Option<Vec<u8>>)>, Cursor, bool);
+
+/// The last stage of a fetch: puts packs together and gives them to the sink.
+struct Store<'a, S> {
+    client: &'a Client,
+    sink: &'a mut S,
+    reached: Cursor,
+    offers: u32,
 }
 
-fn unexpected(answer: &Answer) -> ClientError {
+impl<S: Sink> Store<'_, S> {
+    /// Whether to go on.
+    async fn take(&mut self, arrival: Arrival) -> Result<bool, S::Error> {
+        match arrival {
+            Arrival::Gone => return Ok(false),
+            Arrival::Reached(end) => {
+                self.sink.take(Fetched::Reached(end)).await?;
+                self.client.meter.update(|progress| progress.store(0, end.version));
+                self.reached = end;
+                self.offers += 1;
+                if self.offers == OFFERS_TO_RESUME {
+                    self.client.remove_stale_parts().await;
+                }
+            }
+            Arrival::Pack(pack, assembly) => {
+                let bytes = match self.client.host.blocking(move || assembly.finish()).await {
+                    Some(Ok(bytes)) => bytes,
+                    // What an earlier fetch left behind was spoilt by a power cut, say; it has been removed.
+                    Some(Err(AssemblyError::Damaged { resumed: true })) => return Ok(false),
+                    Some(Err(AssemblyError::Damaged { resumed: false })) => return Err(ClientError::Damaged.into()),
+                    Some(Err(AssemblyError::Io(error))) => return Err(ClientError::Storage(error).into()),
+                    None => return Err(ClientError::Storage(stopped()).into()),
+                };
+                let (parts, offered) = (self.client.parts.clone(), pack.clone());
+                self.sink.take(Fetched::Pack(pack, bytes)).await?;
+                self.reached = offered.to;
+                self.client.meter.update(|progress| progress.store(offered.changes, offered.to.version));
+                self.client.host.blocking(move || parts.remove(&offered)).await;
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn stopped() -> std::io::Error {
+    std::io::Error::other("the work was broken off")
+}
+
+pub(super) fn unexpected(answer: &Answer) -> ClientError {
     let what = match answer {
         Answer::Status(_) => "a status",
         Answer::Offer(_) => "an offer",
         Answer::Chunk { .. } => "a chunk of the wrong size",
         Answer::Gone => "that something is gone",
-        Answer::Working | Answer::Busy | Answer::Refused { .. } => "something else",
+        Answer::Nonce { .. } | Answer::Authorised => "about a proof",
+        Answer::Working | Answer::Busy | Answer::Refused { .. } | Answer::NotAuthorised { .. } => "something else",
     };
     ClientError::Protocol(format!("it answers {what}, which was not the question"))
 }
@@ -299,115 +598,4 @@ fn printable(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::{
-        protocol::message::{Envelope, PROTOCOL_VERSION, PackEntry},
-        transport::BoxFuture,
-    };
-
-    /// Answers in turn what it is given, the last for ever.
-    struct Scripted(Mutex<Vec<Answer>>);
-
-    impl Peer for Scripted {
-        fn call(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-            let mut answers = self.0.lock().unwrap();
-            let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
-            Box::pin(async { Ok(message::encode(answer)) })
-        }
-    }
-
-    /// Keeps what it takes.
-    #[derive(Default)]
-    struct Kept(Vec<Fetched>);
-
-    impl Sink for Kept {
-        type Error = ClientError;
-
-        async fn take(&mut self, step: Fetched) -> Result<(), ClientError> {
-            self.0.push(step);
-            Ok(())
-        }
-    }
-
-    fn at(version: i64) -> Cursor {
-        Cursor { version, seq: 0 }
-    }
-
-    fn entry(bytes: &[u8], from: i64, to: i64) -> PackEntry {
-        let id = *PackId::of(bytes).as_bytes();
-        PackEntry { id, bytes: bytes.len() as u64, changes: 1, from: at(from).into(), to: at(to).into() }
-    }
-
-    fn offer(packs: Vec<PackEntry>, end: i64, more: bool) -> Answer {
-        Answer::Offer(Manifest { packs, end: at(end).into(), more })
-    }
-
-    async fn fetch(answers: Vec<Answer>, up_to: i64) -> Result<Kept, ClientError> {
-        let client = Client::new(Arc::new(Scripted(Mutex::new(answers))), Limits::default());
-        let mut kept = Kept::default();
-        let reader = SiteId::from_bytes(&[1; 16]).unwrap();
-        client.fetch(Cursor::ZERO, up_to, &reader, &mut kept).await.map(|()| kept)
-    }
-
-    #[tokio::test]
-    async fn packs_arrive_checked_and_in_order() {
-        let chunk = |bytes: &[u8]| Answer::Chunk { bytes: bytes.to_vec() };
-        let offered = offer(vec![entry(b"one", 0, 1), entry(b"two", 1, 2)], 3, false);
-        let kept = fetch(vec![Answer::Working, offered, chunk(b"one"), chunk(b"two")], 3).await.unwrap();
-        let [Fetched::Pack(_, one), Fetched::Pack(_, two), Fetched::Reached(end)] = kept.0.as_slice() else {
-            panic!("{:?}", kept.0)
-        };
-        assert_eq!((one.as_slice(), two.as_slice(), *end), (&b"one"[..], &b"two"[..], at(3)));
-    }
-
-    #[tokio::test]
-    async fn what_is_not_what_was_offered_is_refused() {
-        let chunk = Answer::Chunk { bytes: b"two".to_vec() };
-        let result = fetch(vec![offer(vec![entry(b"one", 0, 1)], 1, false), chunk], 1).await;
-        assert!(matches!(result, Err(ClientError::Damaged)));
-    }
-
-    #[tokio::test]
-    async fn offers_that_lie_are_refused() {
-        for (packs, end, more) in [
-            (vec![entry(b"a", 1, 1)], 1, false),
-            (vec![entry(b"a", 0, 2), entry(b"b", 1, 3)], 3, false),
-            (vec![entry(b"a", 0, 2)], 1, false),
-            (vec![entry(b"a", 0, 1); 65], 1, false),
-            (vec![], 0, true),
-        ] {
-            let result = fetch(vec![offer(packs.clone(), end, more)], 9).await;
-            assert!(matches!(result, Err(ClientError::Protocol(_))), "{packs:?}");
-        }
-        let huge = PackEntry { bytes: 1 << 40, ..entry(b"a", 0, 1) };
-        let result = fetch(vec![offer(vec![huge], 1, false)], 1).await;
-        assert!(matches!(result, Err(ClientError::TooLarge { .. })));
-    }
-
-    #[tokio::test]
-    async fn a_fetch_ends_though_the_peer_goes_on() {
-        let endless = fetch(vec![offer(vec![], 10, true)], 5).await.unwrap();
-        assert!(matches!(endless.0.as_slice(), [Fetched::Reached(_)]), "{:?}", endless.0);
-        let answers = (1..100).map(|end| offer(vec![], end, true)).collect();
-        assert!(matches!(fetch(answers, 1000).await, Err(ClientError::Protocol(_))));
-        let gone = vec![offer(vec![entry(b"one", 0, 1)], 1, false), Answer::Gone];
-        let gone = gone.into_iter().cycle().take(40).collect();
-        assert!(matches!(fetch(gone, 1).await, Err(ClientError::PacksVanish)));
-    }
-
-    #[tokio::test]
-    async fn a_later_version_is_said_to_be_one() {
-        struct Later;
-        impl Peer for Later {
-            fn call(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-                let later = Envelope { version: PROTOCOL_VERSION + 1, body: Answer::Busy };
-                Box::pin(async move { Ok(minicbor::to_vec(later).unwrap()) })
-            }
-        }
-        let error = Client::new(Arc::new(Later), Limits::default()).status().await.unwrap_err();
-        assert!(error.to_string().contains("version 2 of the protocol"), "{error}");
-    }
-}
+mod tests;

@@ -1,6 +1,9 @@
 //! The messages. Fields are numbered and may be added; a reader ignores numbers it does not know.
 
-use minicbor::{Decode, Encode};
+use minicbor::{
+    Decode, Encode,
+    bytes::{ByteArray, ByteVec},
+};
 
 use crate::{changeset::Cursor, transport::MAX_MESSAGE};
 
@@ -10,7 +13,11 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Bytes of a pack in one `Chunk` answer: a message less generous room for what surrounds them.
 pub const CHUNK_BYTES: usize = 32_000;
 
-/// A request, with the version of the protocol it is written in.
+/// Bytes of packs in one `Offer` answer, all together: a message less what [`MOST_PACKS`](super::server::MOST_PACKS)
+/// entries take and room for what surrounds them.
+pub(crate) const INLINE_BYTES: usize = 26_000;
+
+/// A message, with the version of the protocol it is written in.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub(crate) struct Envelope<T> {
@@ -18,7 +25,14 @@ pub(crate) struct Envelope<T> {
     pub(crate) version: u32,
     #[n(1)]
     pub(crate) body: T,
+    /// On requests: whose they are, so far as that can be told of an anonymous caller.
+    #[n(2)]
+    pub(crate) session: Option<Session>,
 }
+
+/// The name that a client gives itself for one connection, at random. It keeps callers apart and, once proved to
+/// be a remote's, stands for it: nobody else must know it.
+pub(crate) type Session = ByteArray<16>;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -43,6 +57,28 @@ pub(crate) enum Request {
         pack: [u8; 32],
         #[n(1)]
         index: u32,
+    },
+    /// Asks for a nonce, to prove with it that the session is of repository `caller`, whose owner has `key`.
+    #[n(8)]
+    #[cbor(map)]
+    Challenge {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        caller: [u8; 32],
+        #[cbor(n(1), with = "minicbor::bytes")]
+        key: [u8; 32],
+    },
+    /// The proof: `key`'s signature over [`super::access::proof_text`].
+    #[n(9)]
+    #[cbor(map)]
+    Proof {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        caller: [u8; 32],
+        #[cbor(n(1), with = "minicbor::bytes")]
+        key: [u8; 32],
+        #[cbor(n(2), with = "minicbor::bytes")]
+        nonce: [u8; 32],
+        #[cbor(n(3), with = "minicbor::bytes")]
+        signature: [u8; 64],
     },
 }
 
@@ -75,6 +111,24 @@ pub(crate) enum Answer {
         #[n(0)]
         reason: String,
     },
+    /// The repository is private, and the session has not proved that it is one of its remotes'.
+    #[n(16)]
+    #[cbor(map)]
+    NotAuthorised {
+        /// In an announcement: changes with the database, and tells nothing else.
+        #[n(0)]
+        change: Option<ByteArray<16>>,
+    },
+    /// The answer to `Challenge`.
+    #[n(17)]
+    #[cbor(map)]
+    Nonce {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        nonce: [u8; 32],
+    },
+    /// The answer to a good `Proof`: from now on the session is answered.
+    #[n(18)]
+    Authorised,
 }
 
 /// Who a repository is and how far its database is.
@@ -142,6 +196,9 @@ pub(crate) struct PackEntry {
     pub(crate) from: WireCursor,
     #[n(4)]
     pub(crate) to: WireCursor,
+    /// All of its bytes, if they are few.
+    #[n(5)]
+    pub(crate) content: Option<ByteVec>,
 }
 
 /// Why bytes are no message.
@@ -155,15 +212,44 @@ pub(crate) enum MessageError {
 
 /// The bytes of a message.
 pub(crate) fn encode<T: Encode<()>>(body: T) -> Vec<u8> {
-    let envelope = Envelope { version: PROTOCOL_VERSION, body };
+    seal(&Envelope { version: PROTOCOL_VERSION, body, session: None })
+}
+
+/// The bytes of a request of `session`.
+pub(crate) fn encode_request(session: Session, body: Request) -> Vec<u8> {
+    seal(&Envelope { version: PROTOCOL_VERSION, body, session: Some(session) })
+}
+
+fn seal<T: Encode<()>>(envelope: &Envelope<T>) -> Vec<u8> {
     // The messages hold nothing that CBOR cannot, and memory takes every write.
-    minicbor::to_vec(&envelope).unwrap_or_else(|error| unreachable!("a message could not be encoded: {error}"))
+    minicbor::to_vec(envelope).unwrap_or_else(|error| unreachable!("a message could not be encoded: {error}"))
 }
 
 /// The bytes a server publishes beside its routes: the answer to `Status` that nobody had to ask for.
 #[must_use]
 pub fn announcement(status: &RemoteStatus) -> Vec<u8> {
     encode(Answer::Status(status.clone()))
+}
+
+/// As [`announcement`], for a private repository: whoever does not know `secret` learns from it only that something
+/// has changed.
+#[must_use]
+pub fn private_announcement(status: &RemoteStatus, secret: &[u8; 32]) -> Vec<u8> {
+    let hash = blake3::keyed_hash(secret, &announcement(status));
+    let change = std::array::from_fn(|at| hash.as_bytes()[at]);
+    encode(Answer::NotAuthorised { change: Some(ByteArray::from(change)) })
+}
+
+/// Reads a request, and who sent it. Of one that cannot be read the session is told where that can be.
+pub(crate) fn decode_request(bytes: &[u8]) -> (Option<Session>, Result<Request, MessageError>) {
+    #[derive(Decode)]
+    #[cbor(map)]
+    struct SessionOnly {
+        #[n(2)]
+        session: Option<Session>,
+    }
+    let head = minicbor::decode::<SessionOnly>(bytes.get(..MAX_MESSAGE).unwrap_or(bytes));
+    (head.ok().and_then(|head| head.session), decode(bytes))
 }
 
 /// Reads a message. The version is looked at first, so that a later version's message is told from garbage.
@@ -201,14 +287,24 @@ mod tests {
     #[test]
     fn a_full_manifest_fits_one_message() {
         let cursor = Cursor { version: i64::MAX, seq: i64::MAX }.into();
-        let entry = PackEntry { id: [0xff; 32], bytes: u64::MAX, changes: u64::MAX, from: cursor, to: cursor };
-        let manifest = Manifest { packs: vec![entry; crate::protocol::server::MOST_PACKS], end: cursor, more: true };
-        assert!(encode(Answer::Offer(manifest)).len() <= MAX_MESSAGE);
+        let entry =
+            PackEntry { id: [0xff; 32], bytes: u64::MAX, changes: u64::MAX, from: cursor, to: cursor, content: None };
+        let mut packs = vec![entry; crate::protocol::server::MOST_PACKS];
+        // A few larger contents, and many small ones.
+        for sizes in [vec![INLINE_BYTES], vec![INLINE_BYTES / packs.len(); packs.len()]] {
+            for (pack, size) in packs.iter_mut().zip(sizes) {
+                pack.content = Some(vec![0xff; size].into());
+            }
+            let manifest = Manifest { packs: packs.clone(), end: cursor, more: true };
+            let bytes = encode(Answer::Offer(manifest)).len();
+            assert!(bytes <= MAX_MESSAGE, "{bytes}");
+            packs.iter_mut().for_each(|pack| pack.content = None);
+        }
     }
 
     #[test]
     fn another_version_is_named() {
-        let bytes = minicbor::to_vec(Envelope { version: 9, body: Request::Status }).unwrap();
+        let bytes = minicbor::to_vec(Envelope { version: 9, body: Request::Status, session: None }).unwrap();
         assert!(matches!(decode::<Request>(&bytes), Err(MessageError::Version(9))));
     }
 
@@ -222,6 +318,30 @@ mod tests {
         assert_eq!(decode::<Request>(&bytes).unwrap(), Request::Status);
     }
 
+    #[test]
+    fn contents_of_packs_are_a_field_that_older_programs_skip() {
+        #[derive(Encode, Decode)]
+        #[cbor(map)]
+        struct Older {
+            #[cbor(n(0), with = "minicbor::bytes")]
+            id: [u8; 32],
+            #[n(1)]
+            bytes: u64,
+            #[n(2)]
+            changes: u64,
+            #[n(3)]
+            from: WireCursor,
+            #[n(4)]
+            to: WireCursor,
+        }
+        let (from, to) = (Cursor::ZERO.into(), Cursor::whole(7).into());
+        let entry = PackEntry { id: [1; 32], bytes: 3, changes: 2, from, to, content: Some(vec![1, 2, 3].into()) };
+        let older: Older = minicbor::decode(&minicbor::to_vec(&entry).unwrap()).unwrap();
+        assert_eq!((older.id, older.bytes, older.to), (entry.id, entry.bytes, entry.to));
+        let entry: PackEntry = minicbor::decode(&minicbor::to_vec(&older).unwrap()).unwrap();
+        assert_eq!(entry.content, None);
+    }
+
     fn request() -> impl Strategy<Value = Request> {
         prop_oneof![
             Just(Request::Status),
@@ -229,6 +349,11 @@ mod tests {
                 |(job, (version, seq), reader)| Request::Offer { job, after: Cursor { version, seq }.into(), reader }
             ),
             (any::<[u8; 32]>(), any::<u32>()).prop_map(|(pack, index)| Request::Chunk { pack, index }),
+            any::<[[u8; 32]; 2]>().prop_map(|[caller, key]| Request::Challenge { caller, key }),
+            (any::<[[u8; 32]; 5]>()).prop_map(|[caller, key, nonce, first, second]| {
+                let signature = std::array::from_fn(|at| if at < 32 { first[at] } else { second[at - 32] });
+                Request::Proof { caller, key, nonce, signature }
+            }),
         ]
     }
 
@@ -239,8 +364,19 @@ mod tests {
         }
 
         #[test]
+        fn the_session_is_read_whatever_the_body_is(request in request(), session in any::<[u8; 16]>(), at in 3..20_usize) {
+            let bytes = encode_request(session.into(), request.clone());
+            let (read, body) = decode_request(&bytes);
+            prop_assert_eq!((read, body.unwrap()), (Some(session.into()), request));
+            let unknown = Envelope { version: PROTOCOL_VERSION, body: (99, at as u64), session: Some(session.into()) };
+            let (read, body) = decode_request(&minicbor::to_vec(unknown).unwrap());
+            prop_assert_eq!(read, Some(session.into()));
+            prop_assert!(body.is_err());
+        }
+
+        #[test]
         fn garbage_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode::<Request>(&bytes);
+            let _ = decode_request(&bytes);
             let _ = decode::<Answer>(&bytes);
         }
 
@@ -249,7 +385,7 @@ mod tests {
             let mut bytes = encode(request);
             let at = at.index(bytes.len());
             bytes[at] = with;
-            let _ = decode::<Request>(&bytes);
+            let _ = decode_request(&bytes);
         }
     }
 }

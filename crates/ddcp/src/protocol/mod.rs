@@ -4,13 +4,30 @@
 //! - `Status`: who are you, and how far is your database?
 //! - `Offer`: which packs hold what changed since this cursor?
 //! - `Chunk`: a part of a pack.
+//! - `Challenge` and `Proof`: to a private repository, who is asking.
 //!
 //! `docs/protocol.md` specifies it.
 
+mod access;
+mod cache;
 mod client;
-mod message;
+mod clock;
+mod credentials;
+mod gate;
+mod guard;
+pub(crate) mod message;
+mod parts;
+mod progress;
 mod server;
+mod turns;
+mod window;
 
+pub use access::Door;
 pub use client::{Client, ClientError, Fetched, Limits, OfferedPack, Sink};
-pub use message::{CHUNK_BYTES, PROTOCOL_VERSION, RemoteStatus, announcement};
+pub use credentials::Credentials;
+pub use gate::{DropReport, Drops};
+pub use guard::{Guarded, Rules};
+pub use message::{CHUNK_BYTES, PROTOCOL_VERSION, RemoteStatus, announcement, private_announcement};
+pub use parts::Parts;
+pub use progress::{Meter, Progress};
 pub use server::{Server, Source};

@@ -1,21 +1,39 @@
 //! The side that answers: cuts packs from the database on request and hands them out in chunks.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
+    io,
+    ops::ControlFlow,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, watch};
+use minicbor::bytes::ByteVec;
+use tokio::sync::watch;
 
-use super::message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request};
+use super::{
+    cache::{CacheLimits, Held, PackCache, Written},
+    gate::{Account, Preparing},
+    message::{self, Answer, CHUNK_BYTES, INLINE_BYTES, Manifest, PackEntry, RemoteStatus, Request},
+    turns::Turns,
+};
 use crate::{
-    changeset::{Cursor, Pack, PackId, SiteId},
+    changeset::{Cursor, Pack, SiteId},
+    database::TakePack,
+    host::Host,
     transport::{BoxFuture, Handler},
 };
 
-/// Packs in one offer: with the pack size target this bounds what one offer reads and what the cache must hold.
-pub(crate) const MOST_PACKS: usize = 8;
+/// Packs in one offer.
+pub(crate) const MOST_PACKS: usize = 32;
+
+/// An offer ends with the pack that reaches so many bytes, which bounds what is read ahead of a client and kept for it.
+const OFFER_BYTES: u64 = 8 << 20;
+
+/// An offer ends when it has taken so long since its first pack, or as long as that took, so that a client has
+/// something to download while the next one is prepared.
+const OFFER_TIME: Duration = Duration::from_millis(500);
 
 /// How long an offer may take before the client is told to ask again. A Veilid node has few slots for calls that
 /// are being handled; none may be held while a database is read.
@@ -30,9 +48,6 @@ const MOST_OFFERS: usize = 64;
 /// Offers being read from the database at once: more only compete for the same disk.
 const MOST_READERS: usize = 2;
 
-/// Bytes of packs kept for clients that are downloading them.
-const CACHE_BYTES: usize = 64 * 1024 * 1024;
-
 /// What the server reads from. The calls block; the server makes them off the executor.
 pub trait Source: Send + Sync + 'static {
     /// Who the repository is and how far its database is.
@@ -41,15 +56,17 @@ pub trait Source: Send + Sync + 'static {
     /// A sentence that may be shown to the peer: without paths of this machine.
     fn status(&self) -> Result<RemoteStatus, String>;
 
-    /// Up to `most` consecutive packs of what changed after `after`, less what `reader` wrote itself; where they
-    /// end; and whether there is more.
+    /// Gives consecutive packs of what changed after `after`, less what `reader` wrote itself, to `take`, until that
+    /// breaks off or there are no more; where they end; and whether there is more. The same packs again if asked
+    /// again, but for what has changed in between: downloads go on after a restart of this side.
     ///
     /// # Errors
     /// As [`Source::status`].
-    fn packs(&self, after: Cursor, reader: &SiteId, most: usize) -> Result<(Vec<Pack>, Cursor, bool), String>;
+    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String>;
 }
 
-/// Answers the requests of peers from a [`Source`]. Cheap to clone.
+/// Answers the requests of peers from a [`Source`]. Cheap to clone. As a [`Handler`] it is for a caller on this
+/// machine, whose limits are those of the files; for strangers it stands behind a [`Guarded`](super::Guarded).
 #[derive(Clone)]
 pub struct Server {
     inner: Arc<Inner>,
@@ -57,9 +74,13 @@ pub struct Server {
 
 struct Inner {
     source: Box<dyn Source>,
-    readers: Arc<Semaphore>,
+    host: Host,
+    /// Who may read the database.
+    turns: Arc<Turns>,
     offers: Mutex<HashMap<OfferKey, Offer>>,
     packs: Mutex<PackCache>,
+    /// Of a caller on this machine.
+    own: Arc<Account>,
 }
 
 type OfferKey = (SiteId, u64);
@@ -71,68 +92,76 @@ struct Offer {
 }
 
 impl Server {
-    /// A server that answers from `source`.
+    /// A server that answers from `source`. It keeps packs that are large in nameless files in `spool`, or everything
+    /// in memory without it.
     #[must_use]
-    pub fn new(source: impl Source) -> Self {
+    pub fn new(source: impl Source, spool: Option<PathBuf>, host: Host) -> Self {
         Self {
             inner: Arc::new(Inner {
                 source: Box::new(source),
-                readers: Arc::new(Semaphore::new(MOST_READERS)),
+                host,
+                turns: Turns::new(MOST_READERS),
                 offers: Mutex::default(),
-                packs: Mutex::default(),
+                packs: Mutex::new(PackCache::new(spool, CacheLimits::default())),
+                own: Arc::default(),
             }),
         }
     }
 
-    async fn answer(&self, request: &[u8]) -> Answer {
-        let request = match message::decode::<Request>(request) {
-            Ok(request) => request,
-            Err(error @ (MessageError::Version(_) | MessageError::Malformed(_))) => {
-                return Answer::Refused { reason: error.to_string() };
-            }
-        };
+    /// Answers `request` at the expense of `account`.
+    pub(super) async fn answer(&self, request: Request, account: &Arc<Account>) -> Answer {
         match request {
-            Request::Status => self.status().await,
+            Request::Status => self.status(account).await,
             Request::Offer { job, after, reader } => match SiteId::from_bytes(&reader) {
-                Ok(reader) => self.offer((reader, job), after.into()).await,
+                Ok(reader) => self.offer((reader, job), after.into(), account).await,
                 Err(error) => Answer::Refused { reason: error.to_string() },
             },
-            Request::Chunk { pack, index } => self.chunk(&pack, index),
+            Request::Chunk { pack, index } => self.chunk(&pack, index, account).await,
+            Request::Challenge { .. } | Request::Proof { .. } => {
+                Answer::Refused { reason: "nobody has to prove who he is here".to_owned() }
+            }
         }
     }
 
-    async fn status(&self) -> Answer {
+    async fn status(&self, account: &Arc<Account>) -> Answer {
         let inner = self.inner.clone();
         let read = async move {
-            let permit = inner.readers.clone().acquire_owned().await.ok()?;
-            let status = tokio::task::spawn_blocking(move || (inner.source.status(), permit));
-            status.await.ok().map(|(status, _)| status)
+            let turn = inner.turns.take(account).await;
+            let work = Arc::clone(&inner);
+            let status = inner.host.blocking(move || (work.source.status(), turn));
+            status.await.map(|(status, _)| status)
         };
-        match tokio::time::timeout(PATIENCE, read).await {
-            Ok(Some(Ok(status))) => Answer::Status(status),
-            Ok(Some(Err(reason))) => Answer::Refused { reason },
-            Ok(None) | Err(_) => Answer::Busy,
+        match self.inner.host.timeout(PATIENCE, read).await {
+            Some(Some(Ok(status))) => Answer::Status(status),
+            Some(Some(Err(reason))) => Answer::Refused { reason },
+            Some(None) | None => Answer::Busy,
         }
     }
 
     /// Starts preparing the offer or finds it, and waits a little for it.
-    async fn offer(&self, key: OfferKey, after: Cursor) -> Answer {
-        let Some(mut ready) = self.find_or_start(key, after) else { return Answer::Busy };
-        let answer = tokio::time::timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
+    async fn offer(&self, key: OfferKey, after: Cursor, account: &Arc<Account>) -> Answer {
+        let Some(mut ready) = self.find_or_start(key, after, account) else { return Answer::Busy };
+        let answer = self.inner.host.timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
         match answer {
-            Ok(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
+            Some(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
             // The job ended without an answer: it panicked or the runtime is going down.
-            Ok(Err(_)) => Answer::Busy,
-            Err(_) => Answer::Working,
+            Some(Err(_)) => Answer::Busy,
+            None => Answer::Working,
         }
     }
 
-    fn find_or_start(&self, key: OfferKey, after: Cursor) -> Option<watch::Receiver<Option<Answer>>> {
+    fn find_or_start(
+        &self,
+        key: OfferKey,
+        after: Cursor,
+        account: &Arc<Account>,
+    ) -> Option<watch::Receiver<Option<Answer>>> {
         let mut offers = lock(&self.inner.offers);
-        offers.retain(|_, offer| offer.made.elapsed() < OFFER_LIFE);
+        offers.retain(|_, offer| self.inner.host.since(offer.made) < OFFER_LIFE);
         if let Some(offer) = offers.get(&key) {
             return Some(offer.answer.clone());
         }
+        let preparing = account.begin_offer()?;
         if offers.len() >= MOST_OFFERS {
             // Answered offers are kept only in case the answer was lost.
             let answered = offers.iter().filter(|(_, offer)| offer.answer.borrow().is_some());
@@ -140,70 +169,134 @@ impl Server {
             offers.remove(&oldest);
         }
         let (sender, receiver) = watch::channel(None);
-        offers.insert(key, Offer { made: Instant::now(), answer: receiver.clone() });
-        tokio::spawn(prepare(self.inner.clone(), key.0, after, sender));
+        offers.insert(key, Offer { made: self.inner.host.now(), answer: receiver.clone() });
+        let work = prepare(self.inner.clone(), key.0, after, account.clone(), preparing, sender);
+        self.inner.host.spawn(work);
         Some(receiver)
     }
 
-    fn chunk(&self, pack: &[u8; 32], index: u32) -> Answer {
-        let Some(bytes) = lock(&self.inner.packs).get(pack) else { return Answer::Gone };
-        let start = (index as usize).saturating_mul(CHUNK_BYTES);
-        match bytes.get(start..bytes.len().min(start.saturating_add(CHUNK_BYTES))) {
-            Some(chunk) if !chunk.is_empty() => Answer::Chunk { bytes: chunk.to_vec() },
-            _ => Answer::Refused { reason: format!("the pack has no chunk {index}") },
+    async fn chunk(&self, pack: &[u8; 32], index: u32, account: &Account) -> Answer {
+        let Some((length, held)) = lock(&self.inner.packs).get(pack, self.inner.host.now()) else {
+            return Answer::Gone;
+        };
+        let start = u64::from(index) * CHUNK_BYTES as u64;
+        if start >= length {
+            account.fault("asks for chunks that packs do not have");
+            return Answer::Refused { reason: format!("the pack has no chunk {index}") };
+        }
+        let size = (length - start).min(CHUNK_BYTES as u64) as usize;
+        let read = match held {
+            Held::Memory(_) => held.read(start, size),
+            Held::File(_) => {
+                let read = self.inner.host.blocking(move || held.read(start, size)).await;
+                read.unwrap_or_else(|| Err(io::Error::other("stopped")))
+            }
+        };
+        match read {
+            Ok(bytes) => Answer::Chunk { bytes },
+            Err(error) => {
+                tracing::error!(%error, "a pack that was put aside cannot be read");
+                Answer::Gone
+            }
         }
     }
 }
 
 /// Reads an offer from the database and keeps its packs. Costs what the packs hold, not what the database holds.
-async fn prepare(inner: Arc<Inner>, reader: SiteId, after: Cursor, ready: watch::Sender<Option<Answer>>) {
-    let Ok(_permit) = inner.readers.acquire().await else { return };
+async fn prepare(
+    inner: Arc<Inner>,
+    reader: SiteId,
+    after: Cursor,
+    account: Arc<Account>,
+    _preparing: Preparing,
+    ready: watch::Sender<Option<Answer>>,
+) {
+    let _turn = inner.turns.take(&account).await;
     let work = inner.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let (packs, end, more) = work.source.packs(after, &reader, MOST_PACKS)?;
-        let packs = packs.iter().map(|pack| (PackFacts::of(pack), pack.encode())).collect::<Vec<_>>();
-        Ok::<_, String>((packs, end, more))
-    });
-    let answer = match read.await {
-        Ok(Ok((packs, end, more))) => {
-            let mut cache = lock(&inner.packs);
-            let packs = packs
-                .into_iter()
-                .map(|(about, bytes)| {
-                    let id = *PackId::of(&bytes).as_bytes();
-                    let entry = about.entry(id, bytes.len() as u64);
-                    cache.put(id, bytes.into());
-                    entry
-                })
-                .collect();
-            Answer::Offer(Manifest { packs, end: end.into(), more })
-        }
-        Ok(Err(reason)) => Answer::Refused { reason },
-        Err(_) => return,
+    let answer = match inner.host.blocking(move || work.cut(&reader, after)).await {
+        Some(Ok(manifest)) => Answer::Offer(manifest),
+        Some(Err(reason)) => Answer::Refused { reason },
+        None => return,
     };
     let _ = ready.send(Some(answer));
 }
 
-/// What a manifest says of a pack besides its hash and length.
-struct PackFacts {
-    changes: u64,
-    from: Cursor,
-    to: Cursor,
-}
-
-impl PackFacts {
-    fn of(pack: &Pack) -> Self {
-        Self { changes: pack.changes.len() as u64, from: pack.from, to: pack.to }
+impl Inner {
+    /// Cuts an offer's packs, each encoded and put away before the next is read. Blocks.
+    fn cut(&self, reader: &SiteId, after: Cursor) -> Result<Manifest, String> {
+        let started = self.host.now();
+        let mut until = None;
+        let mut offer = OfferedPacks::default();
+        let mut failure = None;
+        let (end, more) = self.source.packs(after, reader, &mut |pack| {
+            match self.keep(&pack) {
+                Ok(written) => offer.add(&pack, &written),
+                Err(error) => {
+                    failure = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
+            let now = self.host.now();
+            let until = *until.get_or_insert_with(|| now + OFFER_TIME.max(now - started));
+            if offer.is_full() || now >= until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if let Some(error) = failure {
+            tracing::error!(%error, "packs for a peer cannot be kept");
+            return Err("it has no room to prepare its changes at the moment".to_owned());
+        }
+        Ok(Manifest { packs: offer.packs, end: end.into(), more })
     }
 
-    fn entry(self, id: [u8; 32], bytes: u64) -> PackEntry {
-        PackEntry { id, bytes, changes: self.changes, from: self.from.into(), to: self.to.into() }
+    fn keep(&self, pack: &Pack) -> io::Result<Written> {
+        let mut writer = lock(&self.packs).writer(self.host.now());
+        pack.write_to(&mut writer)?;
+        let written = writer.finish()?;
+        lock(&self.packs).put(written.clone(), self.host.now());
+        Ok(written)
+    }
+}
+
+/// An offer in the making.
+#[derive(Default)]
+struct OfferedPacks {
+    packs: Vec<PackEntry>,
+    bytes: u64,
+    /// Bytes that go with the offer.
+    inline: usize,
+}
+
+impl OfferedPacks {
+    fn add(&mut self, pack: &Pack, written: &Written) {
+        self.bytes += written.length;
+        let content = match &written.held {
+            Held::Memory(bytes) if bytes.len() <= INLINE_BYTES - self.inline => Some(bytes.to_vec().into()),
+            _ => None,
+        };
+        self.inline += content.as_ref().map_or(0, |content: &ByteVec| content.len());
+        self.packs.push(PackEntry {
+            id: written.id,
+            bytes: written.length,
+            changes: pack.changes.len() as u64,
+            from: pack.from.into(),
+            to: pack.to.into(),
+            content,
+        });
+    }
+
+    fn is_full(&self) -> bool {
+        self.packs.len() >= MOST_PACKS || self.bytes >= OFFER_BYTES
     }
 }
 
 impl Handler for Server {
     fn handle(&self, request: Vec<u8>) -> BoxFuture<'_, Vec<u8>> {
-        Box::pin(async move { message::encode(self.answer(&request).await) })
+        Box::pin(async move {
+            let answer = match message::decode::<Request>(&request) {
+                Ok(request) => self.answer(request, &self.inner.own).await,
+                Err(error) => Answer::Refused { reason: error.to_string() },
+            };
+            message::encode(answer)
+        })
     }
 
     fn busy(&self) -> Vec<u8> {
@@ -211,44 +304,146 @@ impl Handler for Server {
     }
 }
 
-/// Packs by hash, the least recently asked for leaving first. A pack over the limit is kept alone.
-#[derive(Default)]
-struct PackCache {
-    packs: HashMap<[u8; 32], Arc<[u8]>>,
-    /// Hashes, the most recently used last.
-    order: VecDeque<[u8; 32]>,
-    bytes: usize,
-}
-
-impl PackCache {
-    fn get(&mut self, id: &[u8; 32]) -> Option<Arc<[u8]>> {
-        let pack = self.packs.get(id)?.clone();
-        self.touch(id);
-        Some(pack)
-    }
-
-    fn put(&mut self, id: [u8; 32], pack: Arc<[u8]>) {
-        self.touch(&id);
-        let length = pack.len();
-        if self.packs.insert(id, pack).is_none() {
-            self.bytes += length;
-        }
-        while self.bytes > CACHE_BYTES && self.order.len() > MOST_PACKS {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.bytes -= self.packs.remove(&oldest).map_or(0, |pack| pack.len());
-        }
-    }
-
-    fn touch(&mut self, id: &[u8; 32]) {
-        if self.order.back() == Some(id) {
-            return;
-        }
-        self.order.retain(|known| known != id);
-        self.order.push_back(*id);
-    }
-}
-
 /// What the mutexes guard is consistent after every statement, so a panic elsewhere does not spoil it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rusqlite::types::Value;
+
+    use super::*;
+    use crate::changeset::{Change, PackId, PackTable};
+
+    /// Has packs with one random value each, of the sizes given.
+    struct Values {
+        sizes: Vec<usize>,
+        /// Packs that were cut and not yet taken: more than one would mean that memory is not bounded.
+        alive: Arc<AtomicUsize>,
+    }
+
+    fn value(size: usize, salt: u64) -> Value {
+        let mut state = salt + 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        Value::Blob((0..size).map(|_| next()).collect())
+    }
+
+    impl Source for Values {
+        fn status(&self) -> Result<RemoteStatus, String> {
+            Ok(RemoteStatus { site_id: vec![7; 16], db_version: self.sizes.len() as i64, schema: vec![0; 32] })
+        }
+
+        fn packs(&self, after: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+            let site = SiteId::from_bytes(&[7; 16]).unwrap();
+            let mut at = after;
+            for (version, size) in (1..).zip(&self.sizes).skip(after.version as usize) {
+                let to = Cursor::whole(version);
+                let change = Change {
+                    table: "t".into(),
+                    pk: [1, 9, 1].as_slice().into(),
+                    cid: "c".into(),
+                    val: value(*size, version as u64),
+                    col_version: 1,
+                    db_version: version,
+                    site_id: site,
+                    cl: 1,
+                    seq: 0,
+                };
+                let tables = vec![PackTable { name: "t".into(), key_columns: vec!["id".into()] }];
+                assert_eq!(self.alive.fetch_add(1, Ordering::SeqCst), 0);
+                let flow = take(Pack { source: site, from: at, to, tables, changes: vec![change] });
+                self.alive.fetch_sub(1, Ordering::SeqCst);
+                at = to;
+                if flow.is_break() {
+                    break;
+                }
+            }
+            Ok((at, (at.version as usize) < self.sizes.len()))
+        }
+    }
+
+    fn server(sizes: &[usize], folder: &tempfile::TempDir) -> Server {
+        let source = Values { sizes: sizes.to_vec(), alive: Arc::default() };
+        Server::new(source, Some(folder.path().to_owned()), Host::default())
+    }
+
+    async fn ask(server: &Server, request: Request) -> Answer {
+        let bytes = server.handle(message::encode(request)).await;
+        assert!(bytes.len() <= crate::transport::MAX_MESSAGE);
+        message::decode(&bytes).unwrap()
+    }
+
+    async fn offer(server: &Server, after: Cursor) -> Manifest {
+        loop {
+            let request = Request::Offer { job: 1, after: after.into(), reader: vec![1; 16] };
+            match ask(server, request).await {
+                Answer::Offer(manifest) => return manifest,
+                Answer::Working => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn download(server: &Server, pack: &PackEntry) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < pack.bytes {
+            let index = u32::try_from(bytes.len() / CHUNK_BYTES).unwrap();
+            match ask(server, Request::Chunk { pack: pack.id, index }).await {
+                Answer::Chunk { bytes: chunk } => bytes.extend(chunk),
+                other => panic!("{other:?}"),
+            }
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn large_packs_are_held_in_files_and_read_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = server(&[9_000_000, 6_000_000, 10], &folder);
+        let first = offer(&server, Cursor::ZERO).await;
+        assert!(first.more && first.packs.len() == 1, "one pack is as much as an offer holds");
+        let packs = &lock(&server.inner.packs).get(&first.packs[0].id, Instant::now()).unwrap();
+        assert!(matches!(packs, (_, Held::File(_))));
+        let bytes = download(&server, &first.packs[0]).await;
+        assert_eq!(*PackId::of(&bytes).as_bytes(), first.packs[0].id);
+        let pack = Pack::decode(&bytes, &crate::changeset::Limits::default()).unwrap();
+        assert_eq!(pack.changes[0].val, value(9_000_000, 1));
+        let beyond = Request::Chunk { pack: first.packs[0].id, index: 9_000_000 / CHUNK_BYTES as u32 + 1 };
+        assert!(matches!(ask(&server, beyond).await, Answer::Refused { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_was_restarted_offers_the_same_packs() {
+        let folder = tempfile::tempdir().unwrap();
+        let sizes = [5_000_000, 100, 70_000, 3_000_000];
+        let before = offer(&server(&sizes, &folder), Cursor::ZERO).await;
+        let restarted = server(&sizes, &folder);
+        assert_eq!(ask(&restarted, Request::Chunk { pack: before.packs[0].id, index: 0 }).await, Answer::Gone);
+        let after = offer(&restarted, Cursor::ZERO).await;
+        let ids = |manifest: &Manifest| manifest.packs.iter().map(|pack| pack.id).collect::<Vec<_>>();
+        assert!(before.packs.len() >= 2, "{before:?}");
+        let both = before.packs.len().min(after.packs.len());
+        assert_eq!(ids(&before)[..both], ids(&after)[..both]);
+        let rest = offer(&server(&sizes, &folder), before.packs[0].to.into()).await;
+        assert_eq!(rest.packs[0].id, before.packs[1].id);
+    }
+
+    #[tokio::test]
+    async fn small_packs_come_with_the_offer() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = server(&[100, 20_000, 40_000, 20_000, 3000], &folder);
+        let manifest = offer(&server, Cursor::ZERO).await;
+        let inline: Vec<bool> = manifest.packs.iter().map(|pack| pack.content.is_some()).collect();
+        assert_eq!(inline, [true, true, false, false, true]);
+        for pack in &manifest.packs {
+            let bytes = download(&server, pack).await;
+            assert!(pack.content.as_ref().is_none_or(|content| ***content == *bytes));
+        }
+    }
 }

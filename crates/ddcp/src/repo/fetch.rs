@@ -1,17 +1,22 @@
 //! `fetch`: a remote's new changes go into the inbox; the user's tables stay as they are.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
-use tokio::task::JoinSet;
 
-use super::{DatabaseSource, FetchReport, LogEvent, Outcome, PerRemote, Repository, State};
+use super::{DatabaseSource, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
-    config::RemoteName,
+    config::{self, Config, RemoteName},
     database::{Database, OpenOptions},
-    protocol::{Client, Fetched, Limits, OfferedPack, RemoteStatus, Server, Sink},
+    protocol::{
+        Client, ClientError, Credentials, Fetched, Limits, Meter, OfferedPack, Parts, RemoteStatus, Server, Sink,
+    },
     transport::{Address, LocalPeer, Peer},
 };
 
@@ -21,61 +26,130 @@ impl Repository {
     /// # Errors
     /// [`Error::Config`]; what goes wrong with a remote is in its report.
     pub async fn fetch(&self, name: Option<&str>) -> Result<Vec<PerRemote<FetchReport>>, Error> {
-        let mut fetches = JoinSet::new();
-        for (name, address) in self.chosen(name)? {
-            let repository = self.clone();
-            fetches.spawn(async move { repository.fetch_and_note(name, address).await });
-        }
-        let mut reports = fetches.join_all().await;
-        reports.sort_by(|a, b| a.remote.cmp(&b.remote));
-        Ok(reports)
+        self.fetch_watched(name, &Monitor::default()).await
     }
 
-    async fn fetch_and_note(&self, name: RemoteName, address: Address) -> PerRemote<FetchReport> {
+    /// As [`Repository::fetch`]; `monitor` shows how far it is.
+    ///
+    /// # Errors
+    /// As [`Repository::fetch`].
+    pub async fn fetch_watched(
+        &self,
+        name: Option<&str>,
+        monitor: &Monitor,
+    ) -> Result<Vec<PerRemote<FetchReport>>, Error> {
+        let fetch = |(name, address): (RemoteName, Address)| {
+            let meter = monitor.meter(name.as_str());
+            self.fetch_and_note(name, address, meter)
+        };
+        Ok(join_all(self.chosen(name)?.into_iter().map(fetch)).await)
+    }
+
+    async fn fetch_and_note(&self, name: RemoteName, address: Address, meter: Meter) -> PerRemote<FetchReport> {
         let _alone = self.fetching(&name).await;
         let began = Timestamp::now();
-        let outcome = match self.fetch_one(&name, &address).await {
+        let outcome = match self.fetch_one(&name, &address, meter).await {
             Ok(report) => {
                 tracing::info!(remote = %name, changes = report.changes, bytes = report.bytes, "fetched");
                 Outcome::Done(report)
             }
             Err(error) => {
                 tracing::warn!(remote = %name, %error, "fetch failed");
-                let message = error.to_string();
-                let noted = (name.clone(), address);
-                let note = move |r: &Self| Ok(r.state()?.note_error(noted.0.as_str(), &noted.1, &message)?);
-                if let Err(error) = self.blocking(note).await {
-                    tracing::warn!(%error, "the failure could not be noted");
-                }
                 Outcome::Failed(error.report())
             }
         };
-        let (remote, event) = (name.to_string(), LogEvent::of_fetch(&outcome));
-        let noted = self.blocking(move |r| {
-            r.state()?.note_event(&remote, began, event);
-            Ok(())
-        });
-        if let Err(error) = noted.await {
-            tracing::warn!(%error, "the log cannot be written");
+        if let Some(event) = LogEvent::of_fetch(&outcome) {
+            let remote = name.clone();
+            let noted = self.blocking(move |repository| {
+                let mut state = repository.state()?;
+                if let LogEvent::Failed { message } = &event {
+                    state.note_error(remote.as_str(), &address, message)?;
+                }
+                state.note_event(remote.as_str(), began, Some(event));
+                Ok(())
+            });
+            if let Err(error) = noted.await {
+                tracing::warn!(%error, "the outcome of a fetch cannot be noted");
+            }
         }
         PerRemote { remote: name.to_string(), outcome }
     }
 
-    async fn fetch_one(&self, name: &RemoteName, address: &Address) -> Result<FetchReport, Error> {
-        let client = Client::new(self.connect(address).await?, Limits::default());
-        let status = client.status().await?;
+    /// Keeps for `status` what went wrong with a remote.
+    pub(crate) async fn note_failure(&self, name: &RemoteName, address: &Address, message: String) {
+        let (name, address) = (name.clone(), address.clone());
+        let note = move |r: &Self| Ok(r.state()?.note_error(name.as_str(), &address, &message)?);
+        if let Err(error) = self.blocking(note).await {
+            tracing::warn!(%error, "the failure could not be noted");
+        }
+    }
+
+    async fn fetch_one(&self, name: &RemoteName, address: &Address, meter: Meter) -> Result<FetchReport, Error> {
+        let limits = self.blocking(Self::config).await?.limits;
+        let client = self.client(address, &limits).await?.with_meter(meter);
+        self.fetch_through(client, &limits, name, address).await
+    }
+
+    async fn fetch_through(
+        &self,
+        client: Client,
+        limits: &config::Limits,
+        name: &RemoteName,
+        address: &Address,
+    ) -> Result<FetchReport, Error> {
+        let status = client.status().await.map_err(|error| self.explain(error))?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let schema = status.schema.clone();
-        let start = self.start(name.clone(), address.clone(), site, status).await?;
-        let mut inbox = Inbox { repository: self.clone(), site, reached: start.after, report: start.report };
-        client.fetch(start.after, start.up_to, &start.reader, &mut inbox).await?;
-        let name = name.clone();
-        self.blocking(move |repository| Ok(repository.state()?.note_schema(name.as_str(), &schema)?)).await?;
+        let Start { reader, after, up_to, held, report, state } =
+            self.start(name.clone(), address.clone(), site, status).await?;
+        let room = limits.inbox_bytes.get().saturating_sub(held);
+        let parts = self.layout().parts(&site.to_string());
+        let client = client.with_parts(Parts::in_folder(parts.clone()), room);
+        let limits = changeset::Limits { raw_bytes: usize_of(limits.unpacked_bytes.get()), ..Default::default() };
+        let state = Arc::new(Mutex::new(state));
+        let mut inbox = Inbox { repository: self.clone(), state, site, limits, reached: after, report };
+        client.fetch(after, up_to, &reader, &mut inbox).await.map_err(|error| match error {
+            Error::Remote(ClientError::Storage(source)) => Error::Io { path: parts, source },
+            Error::Remote(error) => self.explain(error),
+            other => other,
+        })?;
+        inbox.write(move |state| Ok(state.note_schema(&site, &schema)?)).await?;
         Ok(inbox.report)
+    }
+
+    /// What asks the repository at `address`.
+    async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
+        let limits = Limits {
+            pack_bytes: limits.pack_bytes.get(),
+            patience: Duration::from_secs(u64::from(limits.patience_seconds.get())),
+            ..Limits::default()
+        };
+        let client = Client::new(self.connect(address).await?, limits, self.inner.options.host.clone());
+        match address.repository() {
+            Some(server) if self.inner.options.connector.is_none() => {
+                let signer = Arc::new(self.node().await?.clone());
+                Ok(client.with_credentials(Credentials::new(signer, server)))
+            }
+            // Who may read the file may read the database; an application's own transport has its own rules.
+            _ => Ok(client),
+        }
+    }
+
+    /// With what the owner of a private repository needs to know.
+    fn explain(&self, error: ClientError) -> Error {
+        match error {
+            ClientError::NotAuthorised => {
+                Error::NotAuthorised(self.address().ok().flatten().map(|address| address.to_string()))
+            }
+            other => other.into(),
+        }
     }
 
     /// Somebody who answers for the repository at `address`.
     async fn connect(&self, address: &Address) -> Result<Arc<dyn Peer>, Error> {
+        if let Some(connector) = &self.inner.options.connector {
+            return connector.connect(address).await.map_err(|error| Error::Remote(error.into()));
+        }
         match address {
             Address::Veilid(record) => {
                 let peer = self.node().await?.connect(record).await.map_err(|e| Error::Remote(e.into()))?;
@@ -88,7 +162,9 @@ impl Repository {
                 let open = move || Database::open(&path, &options);
                 // Opened once before, so that what is wrong with the file is said in full.
                 let open = self.blocking(move |_| open().map_err(Error::RemoteDatabase).map(|_| open)).await?;
-                Ok(Arc::new(LocalPeer::new(Arc::new(Server::new(DatabaseSource::new(open))))))
+                let spool = Some(self.layout().state().to_owned());
+                let server = Server::new(DatabaseSource::new(open), spool, self.inner.options.host.clone());
+                Ok(Arc::new(LocalPeer::new(Arc::new(server))))
             }
         }
     }
@@ -108,35 +184,31 @@ impl Repository {
                 return Err(Error::SameSite(site));
             }
             let mut state = repository.state()?;
-            let known_schema = state.contact(name.as_str(), &address)?.schema;
+            let config = repository.config()?;
+            // Of two remotes that claim one site id at the same time, one is the first.
+            let alone = repository.inner.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(other) = claimant(&config, &state, &name, &address, &site)? {
+                return Err(Error::SharedSite { site, other });
+            }
             let now = Timestamp::now().as_second();
             state.note_answer(name.as_str(), &address, &site, status.db_version, now)?;
-            let mut after = state.fetched(&site, database.position(&site)?)?;
-            let rewound = status.db_version < after.version;
+            drop(alone);
+            let mut fetched = state.fetched(&site, database.position(&site)?)?;
+            let rewound = status.db_version < fetched.version;
             if rewound {
                 tracing::warn!(
-                    remote = %name, version = status.db_version, fetched = after.version,
+                    remote = %name, version = status.db_version, fetched = fetched.version,
                     "the remote's database is older than what was fetched from it (restored from a backup?); reading it from the start"
                 );
                 state.drop_inbox(&site)?;
-                after = Cursor::ZERO;
+                fetched = Cursor::ZERO;
             }
-            if known_schema.is_some_and(|known| known != status.schema) {
-                after = before_alteration(after);
-            }
+            let after = state.read_on(&site, fetched, &status.schema)?;
+            let held = state.inbox_bytes(&site)?;
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
-            Ok(Start { reader, after, up_to: status.db_version, report })
+            Ok(Start { reader, after, up_to: status.db_version, held, report, state })
         })
         .await
-    }
-}
-
-/// Where to read on when the remote's schema has changed since. Altering a table records cells under the db version
-/// that is current then, which may be the one that was read last: that one is read again.
-fn before_alteration(after: Cursor) -> Cursor {
-    match after.version {
-        ..=1 => Cursor::ZERO,
-        version => Cursor::whole(version - 1),
     }
 }
 
@@ -144,13 +216,40 @@ struct Start {
     reader: SiteId,
     after: Cursor,
     up_to: i64,
+    /// Bytes that are in the inbox already.
+    held: u64,
     report: FetchReport,
+    state: State,
+}
+
+/// Another remote that has answered with the site id `site`. One address has one site id, so two remotes at one
+/// address are no contradiction.
+fn claimant(
+    config: &Config,
+    state: &State,
+    name: &RemoteName,
+    address: &Address,
+    site: &SiteId,
+) -> Result<Option<RemoteName>, Error> {
+    for (other, remote) in config.remotes.iter().filter(|(other, remote)| *other != name && remote.address != *address)
+    {
+        if state.contact(other.as_str(), &remote.address)?.site_id == Some(*site) {
+            return Ok(Some(other.clone()));
+        }
+    }
+    Ok(None)
+}
+
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Stores what arrives, each step durably before the next.
 struct Inbox {
     repository: Repository,
+    state: Arc<Mutex<State>>,
     site: SiteId,
+    limits: changeset::Limits,
     reached: Cursor,
     report: FetchReport,
 }
@@ -163,7 +262,7 @@ impl Sink for Inbox {
             Fetched::Pack(offered, bytes) => self.store_pack(offered, bytes).await,
             Fetched::Reached(end) if end > self.reached => {
                 let (site, from) = (self.site, self.reached);
-                self.repository.blocking(move |r| Ok(r.state()?.store(&site, from, end, None)?)).await?;
+                self.write(move |state| Ok(state.store(&site, from, end, None)?)).await?;
                 self.reached = end;
                 Ok(())
             }
@@ -175,23 +274,105 @@ impl Sink for Inbox {
 impl Inbox {
     async fn store_pack(&mut self, offered: OfferedPack, bytes: Vec<u8>) -> Result<(), Error> {
         let (site, from, to) = (self.site, self.reached, offered.to);
-        let length = bytes.len() as u64;
+        let (length, limits) = (bytes.len() as u64, self.limits);
         let changes = self
-            .repository
-            .blocking(move |repository| {
-                let pack = Pack::decode(&bytes, &changeset::Limits::default())
-                    .map_err(|error| Error::BadPack(error.to_string()))?;
-                if pack.source != site || pack.from != offered.from || pack.to != offered.to {
-                    return Err(Error::BadPack("its head is not what was offered".into()));
-                }
-                let mut state: State = repository.state()?;
-                state.store(&site, from, to, Some((&bytes, pack.changes.len())))?;
-                Ok(pack.changes.len() as u64)
+            .write(move |state| {
+                let changes = check(&site, &offered, &bytes, &limits)?;
+                state.store(&site, from, to, Some((&bytes, changes)))?;
+                Ok(changes as u64)
             })
             .await?;
         self.reached = to;
         self.report.changes += changes;
         self.report.bytes += length;
         Ok(())
+    }
+
+    /// Runs `work` on the state file, which stays open.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let state = self.state.clone();
+        self.repository.blocking(move |_| work(&mut state.lock().unwrap_or_else(PoisonError::into_inner))).await
+    }
+}
+
+/// The number of changes in a pack that is what was offered. What it holds is dropped before it is stored.
+fn check(site: &SiteId, offered: &OfferedPack, bytes: &[u8], limits: &changeset::Limits) -> Result<usize, Error> {
+    let pack = Pack::decode(bytes, limits).map_err(|error| Error::BadPack(error.to_string()))?;
+    if pack.source != *site || pack.from != offered.from || pack.to != offered.to {
+        return Err(Error::BadPack("its head is not what was offered".into()));
+    }
+    Ok(pack.changes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        database::TakePack,
+        host::Host,
+        protocol::Source,
+        repo::{Layout, Options},
+    };
+
+    /// Says that it is `site`, and sends packs of `source`.
+    struct Liar {
+        site: SiteId,
+        source: SiteId,
+    }
+
+    impl Source for Liar {
+        fn status(&self) -> Result<RemoteStatus, String> {
+            Ok(RemoteStatus { site_id: self.site.as_bytes().to_vec(), db_version: 1, schema: vec![0; 32] })
+        }
+
+        fn packs(&self, from: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+            let to = Cursor::whole(1);
+            if from < to {
+                let _ = take(Pack { source: self.source, from, to, tables: Vec::new(), changes: Vec::new() });
+            }
+            Ok((to, false))
+        }
+    }
+
+    fn repository() -> (tempfile::TempDir, Repository) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
+        let repository = Repository::init(layout, Options::default()).unwrap();
+        (dir, repository)
+    }
+
+    async fn fetch(repository: &Repository, name: &str, liar: Liar) -> Result<FetchReport, Error> {
+        let peer = LocalPeer::new(Arc::new(Server::new(liar, None, Host::default())));
+        let client = Client::new(Arc::new(peer), Limits::default(), Host::default());
+        let config = repository.config().unwrap();
+        let (name, remote) = config.remote(name).unwrap();
+        repository.fetch_through(client, &config.limits, name, &remote.address).await
+    }
+
+    #[tokio::test]
+    async fn a_remote_that_lies_about_its_site_is_refused() {
+        let (_dir, repository) = repository();
+        for name in ["honest", "liar"] {
+            repository.add_remote(name, &format!("{name}.db"), crate::config::SyncMode::Manual).unwrap();
+        }
+        let own = repository.database().unwrap().site_id().unwrap();
+        let [one, other] = [1, 2].map(|byte| SiteId::from_bytes(&[byte; 16]).unwrap());
+        fetch(&repository, "honest", Liar { site: one, source: one }).await.unwrap();
+        let reached = |site| repository.state().unwrap().fetched(&site, Cursor::ZERO).unwrap();
+        assert_eq!(reached(one), Cursor::whole(1));
+
+        let claims_own = fetch(&repository, "liar", Liar { site: own, source: own }).await;
+        assert!(matches!(claims_own, Err(Error::SameSite(_))), "{claims_own:?}");
+        let claims_others = fetch(&repository, "liar", Liar { site: one, source: one }).await;
+        assert!(matches!(claims_others, Err(Error::SharedSite { .. })), "{claims_others:?}");
+        let sends_others = fetch(&repository, "liar", Liar { site: other, source: one }).await;
+        assert!(matches!(sends_others, Err(Error::BadPack(_))), "{sends_others:?}");
+        assert_eq!(reached(other), Cursor::ZERO);
+
+        fetch(&repository, "honest", Liar { site: one, source: one }).await.unwrap();
+        fetch(&repository, "liar", Liar { site: other, source: other }).await.unwrap();
     }
 }

@@ -64,15 +64,15 @@ impl Repository {
         };
         let repository = match (reason, mark) {
             (Some(reason), _) => {
-                let new = rand::random();
+                let new = self.new_id();
                 let old = database.site_id()?;
-                let site = database.renew_site_id(&new)?;
+                let site = database.renew_site_id(self.new_id(), &new)?;
                 tracing::warn!(database = %path.display(), %old, new = %site, "{reason}; it was given a new site id");
                 new
             }
             (None, Some(mark)) => mark,
             (None, None) => {
-                let new = rand::random();
+                let new = self.new_id();
                 database.set_repository_id(&new)?;
                 new
             }
@@ -82,6 +82,11 @@ impl Repository {
             state.set_home(&now)?;
         }
         Ok(())
+    }
+
+    fn new_id(&self) -> [u8; 16] {
+        let host = &self.inner.options.host;
+        (u128::from(host.random()) << 64 | u128::from(host.random())).to_le_bytes()
     }
 
     /// Notes that the database has reached `version`. Blocks.

@@ -51,6 +51,12 @@ impl Layout {
         self.state.join("state.db")
     }
 
+    /// What has arrived of packs that are being fetched from the site of this name.
+    #[must_use]
+    pub fn parts(&self, site: &str) -> PathBuf {
+        self.state.join("parts").join(site)
+    }
+
     /// The Veilid node's stores.
     #[must_use]
     pub fn node(&self) -> PathBuf {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{LogEvent, MergeReport, Outcome, PerRemote, Repository, State};
+use super::{LogEvent, MergeReport, Monitor, Outcome, PerRemote, Repository, State};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
@@ -59,7 +59,15 @@ impl Repository {
     /// # Errors
     /// As [`Repository::merge`]; what goes wrong with a remote is in its report.
     pub async fn pull(&self, name: Option<&str>) -> Result<super::PullReport, Error> {
-        let fetched = self.fetch(name).await?;
+        self.pull_watched(name, &Monitor::default()).await
+    }
+
+    /// As [`Repository::pull`]; `monitor` shows how far the fetch is.
+    ///
+    /// # Errors
+    /// As [`Repository::pull`].
+    pub async fn pull_watched(&self, name: Option<&str>, monitor: &Monitor) -> Result<super::PullReport, Error> {
+        let fetched = self.fetch_watched(name, monitor).await?;
         let any_came = fetched.iter().any(|remote| matches!(remote.outcome, Outcome::Done(_)));
         let merged = if name.is_none() || any_came { self.merge(name).await? } else { Vec::new() };
         Ok(super::PullReport { fetched, merged })
@@ -160,7 +168,9 @@ impl Merger {
 }
 
 fn decode(bytes: &[u8]) -> Result<Pack, Error> {
-    Pack::decode(bytes, &changeset::Limits::default()).map_err(|error| Error::DamagedPack(error.to_string()))
+    // How large it may be was looked at when it was fetched.
+    let limits = changeset::Limits { raw_bytes: usize::MAX, ..changeset::Limits::default() };
+    Pack::decode(bytes, &limits).map_err(|error| Error::DamagedPack(error.to_string()))
 }
 
 /// Puts changes that do not fit aside, with the reasons a person can act on.

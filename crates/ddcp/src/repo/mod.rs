@@ -4,7 +4,7 @@
 //! many tasks.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex as StdMutex, PoisonError},
 };
@@ -16,40 +16,53 @@ use crate::{
     config::{self, Config, ConfigError, NetworkConfig, Remote, RemoteName, SyncMode},
     database::{Database, DatabaseError, OpenOptions},
     files,
+    host::Host,
+    protocol::Server,
     transport::{
-        Address,
+        Address, Connector, Handler,
         veilid::{self, Node, NodeOptions},
     },
 };
 
+mod bundle;
 mod fetch;
+mod guard;
 mod identity;
 mod layout;
 mod lock;
 mod log;
 mod merge;
+mod monitor;
+mod reading;
 mod report;
 mod source;
 mod state;
 mod status;
 
+pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
+pub use monitor::Monitor;
 pub use report::{
     FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
 };
 pub use source::DatabaseSource;
+use source::OwnSource;
 pub(crate) use source::status_of;
 pub use state::{State, StateError};
 
 /// What a repository is opened with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// A library to load into every connection in place of the engine in this program.
     pub extension: Option<PathBuf>,
     /// The private network to join, in place of what `config.toml` says.
     pub network: Option<NetworkConfig>,
+    /// How remotes are reached, all of them, in place of Veilid and of files on this machine.
+    pub connector: Option<Arc<dyn Connector>>,
+    /// What time, chance and threads are taken from.
+    pub host: Host,
 }
 
 /// An open repository. Cheap to clone.
@@ -67,6 +80,11 @@ struct Inner {
     merging: Arc<Mutex<()>>,
     /// Held, per remote, while it is fetched from.
     fetching: StdMutex<HashMap<RemoteName, Arc<Mutex<()>>>>,
+    /// Held while it is looked at whose site id a remote's is.
+    claiming: StdMutex<()>,
+    guarding: guard::Guarding,
+    /// Held while a bundle is fetched.
+    importing: Arc<Mutex<()>>,
 }
 
 impl Repository {
@@ -113,6 +131,9 @@ impl Repository {
                 node: OnceCell::new(),
                 merging: Arc::default(),
                 fetching: StdMutex::default(),
+                claiming: StdMutex::default(),
+                guarding: guard::Guarding::default(),
+                importing: Arc::default(),
             }),
         })
     }
@@ -171,7 +192,8 @@ impl Repository {
     /// [`Error::Config`].
     pub fn add_remote(&self, name: &str, address: &str, sync: SyncMode) -> Result<(), Error> {
         let (name, address) = (parse_name(name)?, absolute_address(address)?);
-        Ok(config::add_remote(&self.inner.layout.config(), &name, &Remote { address, sync })?)
+        config::add_remote(&self.inner.layout.config(), &name, &Remote { address, sync })?;
+        self.reload().map(drop)
     }
 
     /// Removes a remote. What was fetched from it stays, for `merge`.
@@ -180,7 +202,10 @@ impl Repository {
     /// [`Error::Config`], [`Error::State`].
     pub fn remove_remote(&self, name: &str) -> Result<(), Error> {
         config::remove_remote(&self.inner.layout.config(), name)?;
-        Ok(self.state()?.forget_contact(name)?)
+        self.reload()?;
+        let mut state = self.state()?;
+        state.forget_mark(name)?;
+        Ok(state.forget_contact(name)?)
     }
 
     /// Gives a remote another name.
@@ -189,7 +214,9 @@ impl Repository {
     /// [`Error::Config`], [`Error::State`].
     pub fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
         config::rename_remote(&self.inner.layout.config(), old, &parse_name(new)?)?;
-        Ok(self.state()?.rename_contact(old, new)?)
+        let mut state = self.state()?;
+        state.rename_mark(old, new)?;
+        Ok(state.rename_contact(old, new)?)
     }
 
     /// Gives a remote another address.
@@ -197,7 +224,8 @@ impl Repository {
     /// # Errors
     /// [`Error::Config`].
     pub fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
-        Ok(config::set_remote_address(&self.inner.layout.config(), name, &absolute_address(address)?)?)
+        config::set_remote_address(&self.inner.layout.config(), name, &absolute_address(address)?)?;
+        self.reload().map(drop)
     }
 
     /// Changes what the daemon does about a remote by itself.
@@ -206,6 +234,23 @@ impl Repository {
     /// [`Error::Config`].
     pub fn set_remote_sync(&self, name: &str, sync: SyncMode) -> Result<(), Error> {
         Ok(config::set_remote_sync(&self.inner.layout.config(), name, sync)?)
+    }
+
+    /// The settings that are no remotes, by their keys.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn settings(&self) -> Result<BTreeMap<String, String>, Error> {
+        Ok(config::settings(&self.config()?))
+    }
+
+    /// Changes a setting that is no remote's.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn set_setting(&self, key: &str, value: &str) -> Result<(), Error> {
+        config::set_setting(&self.inner.layout.config(), key, value)?;
+        self.reload().map(drop)
     }
 
     /// The address that peers use, if there is one yet. Needs no network.
@@ -255,6 +300,19 @@ impl Repository {
         Database::open(self.inner.layout.database(), &options)
     }
 
+    /// What answers the requests of peers, over Veilid or over a transport of an application's own. It keeps what
+    /// peers are in the middle of downloading, so one repository needs one.
+    #[must_use]
+    pub fn handler(&self) -> Arc<dyn Handler> {
+        Arc::new(self.server())
+    }
+
+    /// What reads the database for peers. For strangers it stands behind a [`Guarded`](crate::protocol::Guarded).
+    pub(crate) fn server(&self) -> Server {
+        let spool = Some(self.inner.layout.state().to_owned());
+        Server::new(OwnSource::new(self.clone()), spool, self.inner.options.host.clone())
+    }
+
     /// Opens the state file. Blocks.
     fn state(&self) -> Result<State, Error> {
         Ok(State::open(&self.inner.layout.state_db())?)
@@ -287,20 +345,20 @@ impl Repository {
         work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let repository = self.clone();
-        tokio::task::spawn_blocking(move || work(&repository))
-            .await
-            .map_err(|error| Error::Interrupted(error.to_string()))?
+        let done = self.inner.options.host.blocking(move || work(&repository)).await;
+        done.unwrap_or_else(|| Err(Error::Interrupted("a thread of this program stopped".into())))
     }
 }
 
 /// Whether a folder is there for a repository to take. Another program's must not be closed to its users.
 fn is_missing_or_empty(folder: &Path) -> std::io::Result<bool> {
     match std::fs::read_dir(folder) {
-        // A first start that was killed leaves nothing but these.
-        Ok(entries) => {
-            let ours = ["config.toml", "config.lock", "lock", "veilid"];
-            Ok(entries.flatten().all(|entry| ours.iter().any(|name| entry.file_name() == *name)))
-        }
+        // A first start that was killed leaves nothing but these; of `config.` there may be one that was half written.
+        Ok(mut entries) => Ok(entries.try_fold(true, |ours, entry| {
+            let name = entry?.file_name();
+            let name = name.as_encoded_bytes();
+            Ok::<_, std::io::Error>(ours && (name.starts_with(b"config.") || name == b"lock" || name == b"veilid"))
+        })?),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),
     }
@@ -308,6 +366,8 @@ fn is_missing_or_empty(folder: &Path) -> std::io::Result<bool> {
 
 const CONFIG_TEMPLATE: &str = "\
 # Settings of this repository. `ddcp remote add NAME ADDRESS` adds remotes below.
+#
+# access = \"private\"             # answer configured remotes only; without it, whoever has the address
 #
 # [network]                      # a private Veilid network; the public one without this table
 # key = \"…\"                      # the network key

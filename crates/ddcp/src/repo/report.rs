@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, config::SyncMode};
+use crate::{
+    Failure,
+    config::{Access, SyncMode},
+    protocol::DropReport,
+};
 
 /// A configured remote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,8 +89,14 @@ pub struct StatusReport {
     pub tables: Vec<String>,
     /// The address that peers use, once there is one.
     pub address: Option<String>,
+    /// Whom `ddcp serve` answers.
+    #[serde(default)]
+    pub access: Access,
     /// Whether `ddcp serve` runs here.
     pub serving: bool,
+    /// Callers that it has dropped, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<DropReport>,
     /// The remotes.
     pub remotes: Vec<RemoteStatusReport>,
 }

@@ -1,9 +1,13 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicI64, Ordering},
+};
 
 use crate::{
-    changeset::{Cursor, Pack, SiteId},
-    database::{Database, DatabaseError, ReadLimits},
+    changeset::{Cursor, SiteId},
+    database::{Database, DatabaseError, PACK_BYTES, Selection, TakePack},
     protocol::{RemoteStatus, Source},
+    repo::Repository,
 };
 
 /// Serves a database to peers. Connections are opened as requests need them and kept.
@@ -38,12 +42,53 @@ impl Source for DatabaseSource {
         self.with(status_of)
     }
 
-    fn packs(&self, after: Cursor, reader: &SiteId, most: usize) -> Result<(Vec<Pack>, Cursor, bool), String> {
-        let limits = ReadLimits { max_packs: most, ..ReadLimits::default() };
+    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
         self.with(|database| {
-            let batch = database.read_packs(after, reader, &limits)?;
-            Ok((batch.packs, batch.end, batch.more))
+            let reached = database.stream_packs(after, &Selection::without(*reader), PACK_BYTES, take)?;
+            Ok((reached.end, reached.more))
         })
+    }
+}
+
+/// Serves a repository's own database. How far peers may have read is noted before they are told: a database that is
+/// below that one day was restored from an older copy.
+pub(super) struct OwnSource {
+    repository: Repository,
+    database: DatabaseSource,
+    noted: AtomicI64,
+}
+
+impl OwnSource {
+    pub(super) fn new(repository: Repository) -> Self {
+        let opened = repository.clone();
+        let database = DatabaseSource::new(move || opened.open_database());
+        Self { repository, database, noted: AtomicI64::new(0) }
+    }
+
+    fn note(&self, version: i64) -> Result<(), String> {
+        if version <= self.noted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.repository.note_version(version).map_err(|error| {
+            tracing::error!(%error, "a peer's request could not be answered");
+            "its state cannot be written at the moment".to_owned()
+        })?;
+        self.noted.fetch_max(version, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Source for OwnSource {
+    fn status(&self) -> Result<RemoteStatus, String> {
+        let status = self.database.status()?;
+        self.note(status.db_version)?;
+        Ok(status)
+    }
+
+    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+        let (end, more) = self.database.packs(after, reader, take)?;
+        self.note(end.version)?;
+        Ok((end, more))
     }
 }
 

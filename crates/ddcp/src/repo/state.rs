@@ -1,20 +1,36 @@
 //! `state.db`: what was fetched and not yet merged, what waits for a table, and what is known of remotes.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params};
 
 use crate::{
     changeset::{Cursor, PackId, SiteId},
-    files,
+    disk, files,
     transport::Address,
 };
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
-const STEPS: [&str; 3] = [TABLES, LOG, HOME];
+const STEPS: [&str; 4] = [TABLES, LOG, HOME, BUNDLES];
+
+/// The schema of a source belongs to its site, whether it was read as a remote or from a bundle. A mark says up to which
+/// version of the database `source` the last bundle for a remote went.
+const BUNDLES: &str = "
+    CREATE TABLE source_schema (site_id BLOB PRIMARY KEY, schema BLOB NOT NULL) STRICT;
+    INSERT OR REPLACE INTO source_schema
+        SELECT site_id, schema FROM contact WHERE site_id IS NOT NULL AND schema IS NOT NULL;
+    ALTER TABLE contact DROP COLUMN schema;
+    CREATE TABLE bundle_mark (
+        remote TEXT PRIMARY KEY,
+        address TEXT NOT NULL,
+        source BLOB NOT NULL,
+        version INTEGER NOT NULL
+    ) STRICT;
+";
 
 const LOG: &str = "
     CREATE TABLE log (
@@ -70,7 +86,7 @@ const TABLES: &str = "
 
 /// The state file could not be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", path.display())]
+#[error("{}", self.message())]
 pub struct StateError {
     path: PathBuf,
     source: rusqlite::Error,
@@ -80,6 +96,38 @@ impl StateError {
     /// What SQLite said.
     pub fn sqlite(&self) -> &rusqlite::Error {
         &self.source
+    }
+
+    /// Whether the disk that holds the file has no space left.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        match (&self.source, self.source.sqlite_error_code()) {
+            (_, Some(ErrorCode::DiskFull)) => true,
+            (_, Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)) => disk::is_full(&self.path),
+            (rusqlite::Error::ToSqlConversionFailure(source), _) => {
+                source.downcast_ref().is_some_and(disk::is_full_error)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the file could not be read or written, for a reason that lies in the disk.
+    #[must_use]
+    pub fn is_io(&self) -> bool {
+        match &self.source {
+            rusqlite::Error::ToSqlConversionFailure(source) => source.is::<io::Error>(),
+            other => matches!(other.sqlite_error_code(), Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)),
+        }
+    }
+
+    fn message(&self) -> String {
+        let Self { path, source } = self;
+        let path = path.display();
+        match self {
+            _ if self.is_disk_full() => format!("the disk that holds {path} is full"),
+            _ if self.is_io() => format!("{path} cannot be read or written ({source})"),
+            _ => format!("{path}: {source}"),
+        }
     }
 }
 
@@ -112,8 +160,6 @@ pub struct Contact {
     pub site_id: Option<SiteId>,
     /// The database version it last answered with.
     pub db_version: Option<i64>,
-    /// The fingerprint of its schema when it was last fetched from to the end.
-    pub schema: Option<Vec<u8>>,
     /// When it last answered, in seconds since 1970.
     pub last_contact: Option<i64>,
     /// What went wrong since.
@@ -277,6 +323,14 @@ impl State {
         self.count("SELECT coalesce(sum(changes), 0) FROM inbox WHERE site_id = ?", site)
     }
 
+    /// Bytes of packs in the inbox that `site` sent.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn inbox_bytes(&self, site: &SiteId) -> Result<u64, StateError> {
+        self.count("SELECT coalesce(sum(length(pack)), 0) FROM inbox WHERE site_id = ?", site)
+    }
+
     /// Keeps changes that could not be merged; keeping the same ones twice is once.
     ///
     /// # Errors
@@ -372,7 +426,7 @@ impl State {
         let contact = self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT site_id, db_version, schema, last_contact, last_error FROM contact
+                    "SELECT site_id, db_version, last_contact, last_error FROM contact
                      WHERE remote = ? AND address = ?",
                 )?
                 .query_row([name, &address.to_string()], |row| {
@@ -380,9 +434,8 @@ impl State {
                     Ok(Contact {
                         site_id: site_id.and_then(|bytes| SiteId::from_bytes(&bytes).ok()),
                         db_version: row.get(1)?,
-                        schema: row.get(2)?,
-                        last_contact: row.get(3)?,
-                        last_error: row.get(4)?,
+                        last_contact: row.get(2)?,
+                        last_error: row.get(3)?,
                     })
                 })
                 .optional()
@@ -406,21 +459,12 @@ impl State {
             transaction
                 .execute(
                     "INSERT INTO contact (remote, address, site_id, db_version, last_contact) VALUES (?, ?, ?, ?, ?)
-                     ON CONFLICT (remote) DO UPDATE SET address = excluded.address,
-                         schema = iif(site_id IS excluded.site_id, schema, NULL), site_id = excluded.site_id,
+                     ON CONFLICT (remote) DO UPDATE SET address = excluded.address, site_id = excluded.site_id,
                          db_version = excluded.db_version, last_contact = excluded.last_contact, last_error = NULL",
                     params![name, address.to_string(), site.as_bytes(), db_version, now],
                 )
                 .map(drop)
         })
-    }
-
-    /// Notes the fingerprint of the schema with which the remote `name` was fetched from to the end.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn note_schema(&mut self, name: &str, schema: &[u8]) -> Result<(), StateError> {
-        self.write(|t| t.execute("UPDATE contact SET schema = ? WHERE remote = ?", params![schema, name]).map(drop))
     }
 
     /// Notes that talking to the remote `name` failed.
@@ -543,9 +587,13 @@ mod tests {
         let path = dir.path().join("state.db");
         let first = Connection::open(&path).unwrap();
         first.execute_batch(TABLES).unwrap();
+        let contact = "INSERT INTO contact (remote, address, site_id, schema) VALUES ('a', '/a.db', ?, ?)";
+        first.execute(contact, params![site(1).as_bytes(), b"schema"]).unwrap();
         first.pragma_update(None, "user_version", 1).unwrap();
         drop(first);
-        assert!(State::open(&path).unwrap().log(None, 1).unwrap().is_empty());
+        let mut state = State::open(&path).unwrap();
+        assert!(state.log(None, 1).unwrap().is_empty());
+        assert_eq!(state.read_on(&site(1), at(7), b"schema").unwrap(), at(7), "the schema it was read with is kept");
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = State::open(&path).err().unwrap().to_string();
         assert!(error.contains("made by a later ddcp (layout 99"), "{error}");

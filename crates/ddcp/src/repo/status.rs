@@ -27,7 +27,9 @@ impl Repository {
                 version: database.version()?,
                 tables: database.tables()?.into_iter().map(|table| table.name).collect(),
                 address: repository.address()?.map(|address| address.to_string()),
+                access: config.access,
                 serving,
+                dropped: repository.dropped(),
                 remotes,
             })
         })

@@ -2,6 +2,8 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use veilid_core::{HASH_COORDINATE_LENGTH, RecordKey, VLD0_SHARED_SECRET_LENGTH};
 
+use super::RecordId;
+
 /// Where a repository is: a Veilid record key (`VLD0:<record>:<secret>`) or the path of its database on this
 /// machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -10,6 +12,22 @@ pub enum Address {
     Veilid(RecordKey),
     /// Another repository's database file on this machine.
     Path(PathBuf),
+}
+
+impl Address {
+    /// The repository there, if it has an identity of its own to prove: one on the network has.
+    #[must_use]
+    pub fn repository(&self) -> Option<RecordId> {
+        match self {
+            Self::Veilid(key) => repository_of(key),
+            Self::Path(_) => None,
+        }
+    }
+}
+
+/// The repository whose record has `key`; `None` for a key of another length than VLD0's.
+pub(super) fn repository_of(key: &RecordKey) -> Option<RecordId> {
+    <[u8; HASH_COORDINATE_LENGTH]>::try_from(key.value().key().as_ref()).ok().map(RecordId)
 }
 
 /// A text that is no address.
@@ -70,6 +88,8 @@ impl fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -80,6 +100,9 @@ mod tests {
         let address: Address = text.parse().unwrap();
         assert!(matches!(address, Address::Veilid(_)));
         assert_eq!(address.to_string(), text);
+        let repository = address.repository().unwrap();
+        assert_eq!(repository.0, std::array::from_fn(|at| at as u8));
+        assert_eq!(repository.to_string(), format!("VLD0:{KEY}"), "its text is the address without the secret");
         for (text, reason) in [
             (format!("VLD0:{KEY}"), "secret part is missing"),
             (format!("VLD0:{KEY}:{}", &KEY[..40]), "secret part is damaged"),
@@ -107,6 +130,30 @@ mod tests {
         ] {
             let message = text.parse::<Address>().unwrap_err().to_string();
             assert!(message.contains(reason), "{text:?}: {message}");
+        }
+    }
+
+    /// Any text, and texts that come near to a key.
+    fn texts() -> impl Strategy<Value = String> {
+        let key = |range| proptest::string::string_regex(&format!("[A-Za-z0-9_=+/-]{range}")).unwrap();
+        prop_oneof![
+            any::<String>(),
+            "VLD0:\\PC*",
+            "[A-Z0-9]{4}:\\PC{0,100}",
+            (key("{42,44}"), key("{42,44}")).prop_map(|(record, secret)| format!("VLD0:{record}:{secret}")),
+            (key("{0,60}"), key("{0,60}"), any::<char>()).prop_map(|(a, b, c)| format!("VLD0:{a}{c}{b}")),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Addresses come from people and from files.
+        #[test]
+        fn any_text_is_an_address_or_refused(text in texts()) {
+            if let Ok(address) = text.parse::<Address>() {
+                prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address));
+            }
         }
     }
 }

@@ -79,8 +79,8 @@ fn a_database_restored_from_an_older_copy_gets_everything_again() {
     assert_snapshot!(b.run(["pull"]), @"
     status 0
     --- stdout
-    a: fetched 5 changes in SIZE
-    a: merged 5 changes (note 5)
+    a: fetched 6 changes in SIZE
+    a: merged 6 changes (note 5)
 
     --- stderr
     TIME  WARN ddcp::repo::identity: its version went back from 3 to 1: restored from a copy, or a table was dropped; it was given a new site id database=DIR/b.db old=SITE new=SITE
@@ -119,6 +119,25 @@ fn a_restored_database_gets_back_also_what_it_wrote_itself() {
     a.pull();
     assert_converged(&[&a, &b]);
     assert_eq!(a.notes(), ["1|one|5", "2|lost here|2", "5|five|5"]);
+}
+
+#[test]
+fn a_restored_database_gets_again_what_waited_beside_it() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    let colour =
+        "SELECT crsql_begin_alter('note'); ALTER TABLE note ADD COLUMN colour; SELECT crsql_commit_alter('note')";
+    a.sql(colour).sql("INSERT INTO note VALUES ('1', 'one', 1, 'red')");
+    b.follows(&[&a]).pull();
+    let copy = backup(&b);
+    // What waits is in the state, from where it goes into the database that is to be lost.
+    b.sql(colour).pull();
+    assert_eq!(b.rows("SELECT colour FROM note"), ["red"]);
+
+    restore(&b, &copy);
+    b.sql(colour).pull();
+    assert_eq!(b.rows("SELECT colour FROM note"), ["red"]);
+    assert_converged(&[&a, &b]);
 }
 
 #[test]

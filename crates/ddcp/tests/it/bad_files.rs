@@ -67,7 +67,7 @@ fn a_remote_that_is_damaged() {
     good: merged 2 changes (note 2)
 
     --- stderr
-    error: a: its database DIR/a.db is corrupt (database disk image is malformed)
+    error: a: its database DIR/a.db is corrupt or cannot be read (database disk image is malformed)
     hint: check the path with `ddcp remote list`; `ddcp remote set-address` changes it
     ");
     assert_eq!(b.notes(), ["2|two|2"]);
@@ -87,12 +87,12 @@ fn a_database_that_is_damaged() {
     assert_snapshot!(b.run(["merge"]), @"
     status 1
     --- stderr
-    error: the database DIR/b.db is corrupt (database disk image is malformed): restore it from a backup, or save what is left with `sqlite3 DIR/b.db .recover`
+    error: the database DIR/b.db is corrupt or cannot be read (database disk image is malformed): check the disk and repeat; if it is the file, restore it from a backup, or save what is left with `sqlite3 DIR/b.db .recover`
     ");
     assert_snapshot!(b.run(["status"]), @"
     status 1
     --- stderr
-    error: the database DIR/b.db is corrupt (database disk image is malformed): restore it from a backup, or save what is left with `sqlite3 DIR/b.db .recover`
+    error: the database DIR/b.db is corrupt or cannot be read (database disk image is malformed): check the disk and repeat; if it is the file, restore it from a backup, or save what is left with `sqlite3 DIR/b.db .recover`
     ");
     assert!(fs::read(b.db()).unwrap() == spoilt, "nothing is written into a damaged file");
     // With the backup back in place, what had been fetched is still there.
@@ -112,7 +112,7 @@ fn a_state_file_that_is_damaged() {
     status 1
     --- stderr
     error: DIR/.ddcp/b.db/state.db: file is not a database
-    hint: move it away and run `ddcp init`: what was fetched and not merged is then fetched again; what waited for a table is not
+    hint: check the disk and repeat; if it is the file, move it away and run `ddcp init`: what was fetched and not merged is then fetched again; what waited for a table is not
     ");
     // What the hint says helps.
     fs::remove_file(b.state("state.db")).unwrap();
@@ -270,7 +270,7 @@ fn a_full_disk_under_the_state() {
     a: merged 4 changes (note 4)
 
     --- stderr
-    error: a: DIR/disk/state.db: database or disk is full
+    error: a: DIR/disk/parts/SITE: No space left on device (os error 28)
     hint: free some space and repeat; nothing is lost
     ");
     assert_converged(&[&a, &b]);

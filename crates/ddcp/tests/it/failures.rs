@@ -170,7 +170,7 @@ fn a_remote_that_is_no_repository_is_4() {
     assert_snapshot!(a.run(["fetch"]), @"
     status 4
     --- stderr
-    error: folder: the database DIR/folder.db cannot be opened (it is a folder): check the path and its permissions
+    error: folder: the database DIR/folder.db cannot be opened (it is a folder): check the path, its permissions and the disk
     hint: check the path with `ddcp remote list`; `ddcp remote set-address` changes it
     error: plain: DIR/plain.db is no repository's database
     hint: `ddcp --db DIR/plain.db init` makes it one

@@ -5,13 +5,18 @@
 // Half of a test's code is helpers outside of `#[test]` functions, where clippy.toml's exception does not reach.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod backups;
 mod bad_files;
+mod bundles;
 mod crashes;
 mod extension;
 mod failures;
+mod faults;
 mod follow;
+mod history;
 mod output;
+mod progress;
 mod remotes;
 mod repositories;
 mod schemas;

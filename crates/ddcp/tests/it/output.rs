@@ -22,9 +22,11 @@ fn help() {
                    next one
       address      Print the repository's address, which peers use as a remote. Needs no network
       remote       Add, list and change the repositories that this one fetches from
+      config       Show and change the settings that are no remotes
       fetch        Download new changes of one or all remotes. Tables do not change until `merge`
       merge        Merge what was fetched, of one or all remotes
       pull         Fetch, then merge, one or all remotes
+      bundle       Carry changes in a file, where no network leads
       status       Show where the repository stands. Asks no remote
       log          Show what was fetched and merged, and what failed: when, from whom, how much. The
                    newest first
@@ -267,6 +269,7 @@ fn json_has_the_documented_fields() {
         "note"
       ],
       "address": null,
+      "access": "address",
       "serving": false,
       "remotes": [
         {

@@ -102,7 +102,7 @@ fn without_db_the_database_is_ddcp_db_in_the_current_folder() {
     assert_snapshot!(world.run(["--db", "missing/a.db", "init"]), @"
     status 1
     --- stderr
-    error: the database DIR/missing/a.db cannot be opened (there is no folder DIR/missing): check the path and its permissions
+    error: the database DIR/missing/a.db cannot be opened (there is no folder DIR/missing): check the path, its permissions and the disk
     ");
     assert_snapshot!(world.run(["--db", "/", "init"]), @"
     status 1

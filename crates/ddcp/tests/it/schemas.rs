@@ -94,6 +94,21 @@ fn a_column_that_does_not_exist_here() {
 }
 
 #[test]
+fn a_table_that_came_while_the_remote_was_forgotten() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.follows(&[&a]).pull();
+    b.ok(["remote", "remove", "a"]);
+    // Rows that are there already are recorded under the version that is current, which has been read.
+    let extra = "CREATE TABLE extra (id INTEGER NOT NULL PRIMARY KEY, x)";
+    a.sql(&format!("{extra}; INSERT INTO extra VALUES (1, 'one'); SELECT crsql_as_crr('extra')"));
+    b.sql(&format!("{extra}; SELECT crsql_as_crr('extra')")).follows(&[&a]).pull();
+    assert_eq!(b.rows("SELECT x FROM extra"), ["one"]);
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
 fn a_table_with_another_key() {
     let world = World::new();
     let a = world.notes("a");

@@ -37,7 +37,8 @@ fn network(world: &World) -> PathBuf {
     path
 }
 
-fn serve(world: &World, repo: &Repo) -> Command {
+/// The daemon, to be started.
+pub(crate) fn serve(world: &World, repo: &Repo) -> Command {
     let mut command = repo.command();
     command.env("DDCP_NETWORK", network(world)).arg("serve");
     command

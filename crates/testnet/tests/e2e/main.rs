@@ -7,5 +7,6 @@
 
 mod failures;
 mod interrupted;
+mod private;
 mod sharing;
 mod support;

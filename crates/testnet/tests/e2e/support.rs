@@ -106,6 +106,13 @@ impl Peer {
         count.unwrap_or(0)
     }
 
+    /// Bytes that have come of packs that are not complete.
+    pub(crate) fn parts_bytes(&self) -> u64 {
+        let sites = self.dir.path().join(".ddcp/peer.db/parts").read_dir();
+        let files = sites.into_iter().flatten().flatten().filter_map(|site| site.path().read_dir().ok()).flatten();
+        files.flatten().filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+    }
+
     pub(crate) fn add_remote(&self, name: &str, address: &str) {
         self.ok(&["remote", "add", name, address]);
     }

@@ -15,7 +15,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Failed> {
-    let reports: Vec<PerRemote<FetchReport>> = session.run(Command::Fetch { remote: args.remote }).await?;
+    let reports: Vec<PerRemote<FetchReport>> = session.run_shown(Command::Fetch { remote: args.remote }).await?;
     if reports.is_empty() {
         session.say("there are no remotes; `ddcp remote add NAME ADDRESS` adds one");
     }

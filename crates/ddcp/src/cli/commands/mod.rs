@@ -1,7 +1,9 @@
 //! One file a verb.
 
 pub(super) mod address;
+pub(super) mod bundle;
 pub(super) mod completions;
+pub(super) mod config;
 pub(super) mod extension;
 pub(super) mod fetch;
 pub(super) mod init;

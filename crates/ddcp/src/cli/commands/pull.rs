@@ -13,7 +13,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Failed> {
-    let report: PullReport = session.run(Command::Pull { remote: args.remote }).await?;
+    let report: PullReport = session.run_shown(Command::Pull { remote: args.remote }).await?;
     if report.fetched.is_empty() {
         session.say("there are no remotes; `ddcp remote add NAME ADDRESS` adds one");
     }

@@ -4,8 +4,9 @@ use jiff::Timestamp;
 
 use crate::{
     cli::{Failed, Session, output},
-    config::SyncMode,
+    config::{Access, SyncMode},
     control::Command,
+    protocol::DropReport,
     repo::{RemoteStatusReport, StatusReport},
 };
 
@@ -29,8 +30,25 @@ fn print(out: &mut dyn Write, status: &StatusReport) -> io::Result<()> {
     writeln!(out, "site id  {}", status.site_id)?;
     writeln!(out, "tables   {tables}")?;
     writeln!(out, "address  {}", status.address.as_deref().unwrap_or("none yet; `ddcp serve` gives it one"))?;
+    if status.access != Access::default() {
+        writeln!(out, "access   {}", status.access)?;
+    }
     writeln!(out, "serving  {}", if status.serving { "yes" } else { "no" })?;
+    if let Some(dropped) = &status.dropped {
+        print_dropped(out, dropped)?;
+    }
     status.remotes.iter().try_for_each(|remote| print_remote(out, remote))
+}
+
+fn print_dropped(out: &mut dyn Write, dropped: &DropReport) -> io::Result<()> {
+    writeln!(
+        out,
+        "dropped  {}; last a caller which {} ({}, {})",
+        output::count(dropped.count, "caller"),
+        dropped.last_reason.as_deref().unwrap_or("is unknown"),
+        dropped.last_caller.as_deref().unwrap_or("unknown"),
+        dropped.last_at.map_or_else(|| "at an unknown time".to_owned(), moment),
+    )
 }
 
 fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! Databases in real files that read each other's changes.
 
+use std::ops::ControlFlow;
+
 use rusqlite::types::Value;
 use tempfile::TempDir;
 
@@ -13,6 +15,40 @@ mod sync;
 
 const NOTES: &str = "CREATE TABLE notes (id INTEGER PRIMARY KEY NOT NULL, title TEXT, body);
                      SELECT crsql_as_crr('notes');";
+
+/// How much to read at once.
+struct ReadLimits {
+    target_raw_bytes: usize,
+    max_packs: usize,
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        Self { target_raw_bytes: PACK_BYTES, max_packs: 8 }
+    }
+}
+
+/// What was read at once.
+#[derive(Debug)]
+struct Batch {
+    packs: Vec<Pack>,
+    version: i64,
+    more: bool,
+    end: Cursor,
+}
+
+impl Database {
+    fn read_packs(&self, after: Cursor, exclude: &SiteId, limits: &ReadLimits) -> Result<Batch, DatabaseError> {
+        let mut packs = Vec::new();
+        let mut take = |pack| {
+            packs.push(pack);
+            if packs.len() < limits.max_packs { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let ReadEnd { version, more, end } =
+            self.stream_packs(after, &Selection::without(*exclude), limits.target_raw_bytes, &mut take)?;
+        Ok(Batch { packs, version, more, end })
+    }
+}
 
 struct Site {
     folder: TempDir,
@@ -90,7 +126,7 @@ impl Site {
                 count += pack.changes.len();
                 self.merge(&pack);
             }
-            assert!(batch.packs.is_empty() || at == batch.end);
+            assert!(at <= batch.end && (!batch.more || at == batch.end));
             self.database.merge(&source, &[], &[], Some(batch.end), &mut |_| Ok(())).unwrap();
             if !batch.more {
                 return count;

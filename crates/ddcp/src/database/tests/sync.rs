@@ -85,6 +85,37 @@ fn a_large_transaction_is_cut_within_its_version() {
     assert_equal(&[&a, &b], ALL_NOTES);
 }
 
+/// What lets a download go on after either side was restarted.
+#[test]
+fn packs_are_the_same_whenever_and_from_wherever_they_are_read() {
+    let (a, b) = (Site::new(NOTES), Site::new(NOTES));
+    let limits = |max_packs| ReadLimits { target_raw_bytes: 1000, max_packs };
+    for id in 0..40 {
+        a.run(&format!("INSERT INTO notes VALUES ({id}, '{}', {id})", "t".repeat(usize::try_from(id * 7).unwrap())));
+    }
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+           INSERT INTO notes SELECT i, 'many', zeroblob(i) FROM n",
+    );
+    a.run("UPDATE notes SET id = 1000 WHERE id = 7; DELETE FROM notes WHERE id BETWEEN 110 AND 120");
+    a.run("INSERT INTO notes VALUES (2000, 'large', zeroblob(5000))");
+    let encoded = |packs: &[Pack]| packs.iter().map(Pack::encode).collect::<Vec<_>>();
+    let all = a.database.read_packs(Cursor::ZERO, &b.id(), &limits(1000)).unwrap();
+    let whole = encoded(&all.packs);
+    assert!(whole.len() > 20, "{}", whole.len());
+
+    // Another process, from the end of any pack on.
+    let restarted = Database::open(&a.path(), &options()).unwrap();
+    for (index, pack) in all.packs.iter().enumerate() {
+        let rest = restarted.read_packs(pack.to, &b.id(), &limits(1000)).unwrap();
+        assert_eq!(encoded(&rest.packs), whole[index + 1..], "after {}", pack.to);
+    }
+    // A last pack that has its size stays what it is when more is written.
+    a.run("INSERT INTO notes VALUES (3000, 'more', 1)");
+    let more = a.database.read_packs(Cursor::ZERO, &b.id(), &limits(1000)).unwrap();
+    assert_eq!(encoded(&more.packs)[..whole.len()], whole);
+}
+
 #[test]
 fn changes_at_the_same_place_stay_together() {
     let (a, mut b, mut c) = (Site::new(NOTES), Site::new(NOTES), Site::new(NOTES));

@@ -4,9 +4,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use veilid_core::{CRYPTO_KIND_VLD0, DHTSchema, KeyPair, RecordKey, VeilidAPI, VeilidAPIResult};
+use veilid_core::{
+    BarePublicKey, CRYPTO_KIND_VLD0, DHTSchema, KeyPair, PublicKey, RecordKey, VeilidAPI, VeilidAPIResult,
+};
 
-use super::{super::TransportError, error::transport_error, record::SUBKEYS};
+use super::{
+    super::{Party, TransportError, address::repository_of},
+    error::transport_error,
+    record::SUBKEYS,
+};
 use crate::files;
 
 const FILE: &str = "identity.toml";
@@ -85,6 +91,26 @@ pub(super) async fn check(api: &VeilidAPI, dir: &Path, identity: &Identity) -> R
     }
 }
 
+/// Whether `party`'s key owns its record: the key determines the record. Needs no network.
+pub(super) async fn is_owner(api: &VeilidAPI, party: &Party) -> bool {
+    let Ok(schema) = schema() else { return false };
+    let derived = api.get_dht_record_key(schema, public_key(party), None).await;
+    derived.ok().as_ref().and_then(repository_of) == Some(party.repository)
+}
+
+/// The owner key that `party` names.
+pub(super) fn public_key(party: &Party) -> PublicKey {
+    PublicKey::new(CRYPTO_KIND_VLD0, BarePublicKey::new(&party.key))
+}
+
+/// The identity as others see it.
+pub(super) fn party(identity: &Identity) -> Result<Party, TransportError> {
+    let damaged = || TransportError::Other("this repository's identity is damaged".to_owned());
+    let repository = repository_of(&identity.address).ok_or_else(damaged)?;
+    let key = identity.owner.key().value().as_ref().try_into().map_err(|_| damaged())?;
+    Ok(Party { repository, key })
+}
+
 /// Opens the own record for writing.
 ///
 /// If Veilid's stores were lost and the network does not have the record either, it is made again: the owner
@@ -104,6 +130,13 @@ pub(super) async fn open(api: &VeilidAPI, identity: &Identity) -> VeilidAPIResul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::NetworkConfig,
+        transport::{
+            RecordId, Signer, Verifier,
+            veilid::{Node, NodeOptions},
+        },
+    };
     use std::str::FromStr;
 
     const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -132,5 +165,32 @@ mod tests {
         let error = stored_address(dir.path()).unwrap_err().to_string();
         assert!(error.contains(FILE) && error.contains("damaged"), "{error}");
         assert!(!error.contains(KEY), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_key_owns_its_own_record_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let network = NetworkConfig {
+            key: "nobody else's".to_owned(),
+            listen: Some(format!("127.0.0.1:{port}")),
+            ..NetworkConfig::default()
+        };
+        let options = NodeOptions { dir: dir.path().to_owned(), network: Some(network) };
+        let node = Box::pin(Node::start(options)).await.unwrap();
+        let party = node.party().await.unwrap();
+        assert_eq!(Some(party.repository), repository_of(&node.address().await.unwrap()));
+
+        let text = b"a text".to_vec();
+        let signature = node.sign(text.clone()).await.unwrap();
+        assert!(node.verify(party, text.clone(), signature).await);
+        assert!(!node.verify(party, b"another text".to_vec(), signature).await);
+        assert!(!node.verify(party, text.clone(), [0; 64]).await);
+        let elsewhere = Party { repository: RecordId([1; 32]), ..party };
+        assert!(!node.verify(elsewhere, text.clone(), signature).await, "a good signature, for somebody else's record");
+        for key in [[0; 32], [0xff; 32], [1; 32]] {
+            assert!(!node.verify(Party { key, ..party }, text.clone(), signature).await, "{key:?}");
+        }
+        node.shutdown().await;
     }
 }

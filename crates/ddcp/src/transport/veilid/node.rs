@@ -17,12 +17,13 @@ use veilid_core::{
 };
 
 use super::{
-    super::{BoxFuture, Handler, TransportError},
+    super::{BoxFuture, Handler, Party, SignatureBytes, Signer, TransportError, Verifier},
     error::{retry, transport_error},
     health::Health,
     identity::{self, Identity},
     peer::VeilidPeer,
     publisher::Publisher,
+    record::Age,
     server::Server,
     settings::veilid_config,
     watchdog,
@@ -61,6 +62,8 @@ pub(super) struct Inner {
     way_out: WayOut,
     /// Whom to tell when a record changes.
     watched: Mutex<HashMap<OpaqueRecordKey, Arc<Notify>>>,
+    /// The newest status that was seen of each record.
+    pub(super) newest: Mutex<HashMap<OpaqueRecordKey, Age>>,
     readiness: watch::Sender<Readiness>,
     serving: OnceLock<Serving>,
     /// A message that only this node knows: it sends it to itself to test its routes.
@@ -117,6 +120,7 @@ impl Node {
             health: Health::default(),
             way_out: WayOut::default(),
             watched: Mutex::default(),
+            newest: Mutex::default(),
             readiness: watch::Sender::new(Readiness { ready: false, epoch: 0, since: Instant::now() }),
             serving: OnceLock::new(),
             probe: rand::random::<[u8; 32]>().to_vec(),
@@ -213,6 +217,30 @@ impl Node {
     }
 }
 
+impl Signer for Node {
+    fn party(&self) -> BoxFuture<'_, Result<Party, TransportError>> {
+        Box::pin(async move { identity::party(&self.inner.identity().await?) })
+    }
+
+    fn sign(&self, text: Vec<u8>) -> BoxFuture<'_, Result<SignatureBytes, TransportError>> {
+        Box::pin(async move {
+            let identity = self.inner.identity().await?;
+            let signature = self.inner.sign(&identity.owner, text).await.map_err(transport_error)?;
+            signature.try_into().map_err(|_| TransportError::Other("the signature has an odd length".to_owned()))
+        })
+    }
+}
+
+impl Verifier for Node {
+    fn verify(&self, party: Party, text: Vec<u8>, signature: SignatureBytes) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let signed = self.inner.verify(&identity::public_key(&party), text, &signature).await;
+            let owned = identity::is_owner(&self.inner.api, &party).await;
+            signed && owned
+        })
+    }
+}
+
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("dir", &self.inner.dir).finish_non_exhaustive()
@@ -293,6 +321,18 @@ impl Inner {
 
     fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<OpaqueRecordKey, Arc<Notify>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a status of the record `key` that is older than one seen before; otherwise remembers its age.
+    pub(super) fn check_age(&self, key: &RecordKey, age: Age) -> Result<(), TransportError> {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = newest.entry(key.opaque()).or_insert(age);
+        if age.is_replay_after(*known) {
+            tracing::warn!(record = %key.opaque(), "the network gives an older status than before; it is ignored");
+            return Err(TransportError::Replayed);
+        }
+        *known = age;
+        Ok(())
     }
 
     async fn identity(&self) -> Result<Identity, TransportError> {

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use super::{
     super::{BoxFuture, MAX_MESSAGE, Peer, TransportError},
     error::transport_error,
     node::Inner,
-    record::{self, RecordError, RouteBytes, STATUS_SUBKEY, Status},
+    record::{self, Age, RecordError, RouteBytes, STATUS_SUBKEY, Status},
     rtt::Rtt,
 };
 use crate::backoff::Backoff;
@@ -30,10 +31,12 @@ const ISOLATION: Duration = Duration::from_secs(10);
 
 /// A repository reached over Veilid. A cheap handle; calls may be made concurrently and dropped at any time.
 ///
-/// A call goes over one of the routes that the peer has published. When an answer does not come in little more
-/// than the time that answers usually take, the next route is asked as well and the first answer counts, so
-/// requests must be such that answering one twice does no harm. When no route answers, the record is read again
-/// for new ones.
+/// A call goes over one of the routes that the peer has published. When that route has answered nothing for little
+/// more than the time that answers usually take, one of the calls that wait becomes the *scout*: it asks over the next
+/// routes as well, and when none answers it reads the record again for new ones. The others wait for what it finds,
+/// so that a broken link does not multiply the large answers that come when it is mended. While a route answers
+/// others, a call waits its turn: its answer is on the way behind theirs. The first answer counts, so requests must be
+/// such that answering one twice does no harm.
 #[derive(Clone)]
 pub struct VeilidPeer {
     shared: Arc<Shared>,
@@ -46,6 +49,10 @@ struct Shared {
     state: Mutex<State>,
     /// Held while the record is read again; the moment at which that was last finished.
     refreshed: tokio::sync::Mutex<Instant>,
+    /// Held by the call that looks for a route that answers.
+    scout: tokio::sync::Mutex<()>,
+    /// Tells calls that wait for the scout that something was answered.
+    answered: Notify,
 }
 
 struct State {
@@ -53,12 +60,55 @@ struct State {
     /// The index of the route that answered last.
     preferred: usize,
     rtt: Rtt,
+    /// When something was answered last, over any route.
+    answered: Option<Instant>,
+    /// Somebody is looking for a route that answers.
+    is_silent: bool,
     announcement: Vec<u8>,
 }
 
 struct Route {
     id: RouteId,
     blob: Vec<u8>,
+    pulse: Mutex<Pulse>,
+}
+
+/// What a route has answered.
+#[derive(Clone, Copy, Default)]
+struct Pulse {
+    /// When it answered last.
+    answered: Option<Instant>,
+    /// When the latest of the calls was made that it has answered.
+    latest_asked: Option<Instant>,
+}
+
+impl Pulse {
+    fn note(&mut self, asked: Instant, now: Instant) {
+        self.answered = Some(now);
+        self.latest_asked = self.latest_asked.max(Some(asked));
+    }
+
+    /// When to stop waiting for the answer to a call made at `asked`: `patience` after the call, or after the last
+    /// answer to others as long as none of them has been made later.
+    fn overdue(&self, asked: Instant, patience: Duration) -> Instant {
+        let is_overtaken = self.latest_asked > Some(asked);
+        let waited_since = if is_overtaken { asked } else { self.answered.map_or(asked, |last| last.max(asked)) };
+        waited_since + patience
+    }
+
+    fn is_silent_since(&self, asked: Instant) -> bool {
+        self.answered.is_none_or(|last| last < asked)
+    }
+}
+
+impl Route {
+    fn new(id: RouteId, blob: Vec<u8>) -> Self {
+        Self { id, blob, pulse: Mutex::default() }
+    }
+
+    fn pulse(&self) -> std::sync::MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a failed call tells about its efforts.
@@ -93,13 +143,17 @@ impl VeilidPeer {
             routes: import(&node, status.routes),
             preferred: 0,
             rtt: Rtt::default(),
+            answered: None,
+            is_silent: false,
             announcement: status.announcement,
         };
         if state.routes.is_empty() {
             return Err(TransportError::Unreachable("it publishes no usable route".to_owned()));
         }
         let refreshed = tokio::sync::Mutex::new(Instant::now());
-        Ok(Self { shared: Arc::new(Shared { node, key, owner, state: Mutex::new(state), refreshed }) })
+        let (state, scout) = (Mutex::new(state), tokio::sync::Mutex::default());
+        let shared = Shared { node, key, owner, state, refreshed, scout, answered: Notify::new() };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// What the peer announced when its record was last read.
@@ -139,35 +193,123 @@ impl VeilidPeer {
             return Err(TransportError::TooLong(request.len()));
         }
         let deadline = Instant::now() + limit;
-        // Dropping the set, and so this future, ends all attempts.
-        let mut attempts = JoinSet::new();
-        let mut efforts = Efforts::default();
+        let mut call =
+            Call { shared: &self.shared, request, deadline, attempts: JoinSet::new(), efforts: Efforts::default() };
+        let answer = call.run().await;
+        answer.ok_or_else(|| self.shared.unreachable(&call.efforts, limit))
+    }
+}
+
+/// A call in progress. Dropping it ends all attempts.
+struct Call<'a> {
+    shared: &'a Arc<Shared>,
+    request: Vec<u8>,
+    deadline: Instant,
+    attempts: Attempts,
+    efforts: Efforts,
+}
+
+impl Call<'_> {
+    /// The answer, if there is one before the deadline.
+    async fn run(&mut self) -> Option<Vec<u8>> {
+        let mut lost = 0;
+        while Instant::now() < self.deadline {
+            let asked = Instant::now();
+            if !self.shared.state().is_silent {
+                let routes = self.shared.routes();
+                let route = routes.get(lost % routes.len().max(1))?;
+                if let Some(answer) = self.ask(route, asked).await {
+                    return Some(answer);
+                }
+                if !route.pulse().is_silent_since(asked) {
+                    // The route works; this message was lost on it.
+                    lost += 1;
+                    continue;
+                }
+                self.shared.demote(route);
+            }
+            if let Some(answer) = self.wait_for_scout(asked).await {
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    /// Asks over `route`, and waits for the answer for as long as the route gives reason to.
+    async fn ask(&mut self, route: &Arc<Route>, asked: Instant) -> Option<Vec<u8>> {
+        self.send(route);
+        loop {
+            let patience = self.shared.state().rtt.patience();
+            let until = route.pulse().overdue(asked, patience).min(self.deadline);
+            if self.attempts.is_empty() || until <= Instant::now() {
+                return None;
+            }
+            if let Some(answer) = self.first_answer(until).await {
+                return Some(answer);
+            }
+        }
+    }
+
+    fn send(&mut self, route: &Arc<Route>) {
+        self.attempts.spawn(Arc::clone(self.shared).attempt(Arc::clone(route), self.request.clone()));
+        self.efforts.attempts += 1;
+    }
+
+    /// Waits until something has been answered since `asked`, or becomes the one who looks for a route itself. The
+    /// answer if it came meanwhile.
+    async fn wait_for_scout(&mut self, asked: Instant) -> Option<Vec<u8>> {
+        let shared = self.shared;
+        let mut answered = pin!(shared.answered.notified());
+        answered.as_mut().enable();
+        if shared.state().answered.is_none_or(|last| last < asked) {
+            tokio::select! {
+                answer = next_answer(&mut self.attempts, &mut self.efforts) => return Some(answer),
+                () = answered => {}
+                _scout = shared.scout.lock() => {
+                    // It may have been given back because something was answered.
+                    if shared.state().answered.is_none_or(|last| last < asked) {
+                        return self.scout().await;
+                    }
+                }
+                () = sleep_until(self.deadline) => return None,
+            }
+        }
+        // What was asked before the silence may be on its way.
+        let patience = shared.state().rtt.patience();
+        self.first_answer(self.deadline.min(Instant::now() + patience)).await
+    }
+
+    /// Asks over one route after the other; when none has answered, over all together, with the record read again
+    /// before each further round.
+    async fn scout(&mut self) -> Option<Vec<u8>> {
+        self.shared.state().is_silent = true;
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
-        // At first one route after the other; when none has answered, all together, with the record read again
-        // before each further round.
         let mut stagger = self.shared.state().rtt.patience();
         loop {
             let round_started = Instant::now();
             let routes = self.shared.routes();
             for route in &routes {
-                attempts.spawn(Arc::clone(&self.shared).attempt(Arc::clone(route), request.clone()));
-                efforts.attempts += 1;
-                let until = deadline.min(Instant::now() + stagger);
-                if let Some(answer) = first_answer(&mut attempts, until, &mut efforts).await {
-                    return Ok(answer);
+                drop(self.shared.node.change_way_out());
+                self.send(route);
+                if let Some(answer) = self.first_answer(self.deadline.min(Instant::now() + stagger)).await {
+                    return Some(answer);
                 }
                 self.shared.demote(route);
-                drop(self.shared.node.change_way_out());
             }
             stagger = Duration::ZERO;
-            efforts.reads += 1;
+            self.efforts.reads += 1;
             let pause = backoff.step();
             tokio::select! {
-                answer = next_answer(&mut attempts, &mut efforts) => return Ok(answer),
+                answer = next_answer(&mut self.attempts, &mut self.efforts) => return Some(answer),
                 () = self.shared.await_new_routes(&routes, round_started, pause) => {}
-                () = sleep_until(deadline) => return Err(self.shared.unreachable(&efforts, limit)),
+                () = sleep_until(self.deadline) => return None,
             }
         }
+    }
+
+    /// The first answer until `until`; `None` also as soon as all attempts have failed.
+    async fn first_answer(&mut self, until: Instant) -> Option<Vec<u8>> {
+        first_answer(&mut self.attempts, until, &mut self.efforts).await
     }
 }
 
@@ -234,11 +376,17 @@ impl Shared {
         match &outcome {
             Ok(_) => {
                 self.node.health.success();
+                let now = Instant::now();
+                route.pulse().note(started, now);
                 let mut state = self.state();
-                state.rtt.note(started.elapsed());
+                state.rtt.note(now - started);
+                state.answered = Some(now);
+                state.is_silent = false;
                 if let Some(index) = state.routes.iter().position(|known| Arc::ptr_eq(known, &route)) {
                     state.preferred = index;
                 }
+                drop(state);
+                self.answered.notify_waiters();
             }
             Err(error) => {
                 tracing::debug!(%error, route = %route.id, "a call over this route failed");
@@ -365,6 +513,8 @@ async fn read_status(
         tracing::warn!("a published status is not signed by the owner of its record");
         return Err(TransportError::Unreadable);
     }
+    let age = Age { seq: value.seq().to_option().unwrap_or_default(), published: signed.status.published };
+    node.check_age(key, age)?;
     Ok(signed.status)
 }
 
@@ -373,9 +523,36 @@ fn import(node: &Inner, routes: Vec<RouteBytes>) -> Vec<Arc<Route>> {
     let mut imported = Vec::new();
     for RouteBytes(blob) in routes {
         match node.api.import_remote_private_route(blob.clone()) {
-            Ok(id) => imported.push(Arc::new(Route { id, blob })),
+            Ok(id) => imported.push(Arc::new(Route::new(id, blob))),
             Err(error) => tracing::debug!(%error, "a published route cannot be used"),
         }
     }
     imported
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(500);
+
+    #[test]
+    fn a_call_waits_its_turn_on_a_route_that_answers_others() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut pulse = Pulse::default();
+        assert!(pulse.is_silent_since(at(0)));
+        assert_eq!(pulse.overdue(at(100), PATIENCE), at(600));
+        // Answers to earlier calls put it off, again and again.
+        for ms in [0, 20, 40] {
+            pulse.note(at(ms), at(ms + 900));
+            assert_eq!(pulse.overdue(at(100), PATIENCE), at(ms + 900) + PATIENCE);
+        }
+        assert!(!pulse.is_silent_since(at(100)) && pulse.is_silent_since(at(950)));
+        // One to a later call does not: this call was lost.
+        pulse.note(at(120), at(1000));
+        assert_eq!(pulse.overdue(at(100), PATIENCE), at(600));
+        // What was answered long before counts for nothing.
+        assert_eq!(pulse.overdue(at(5000), PATIENCE), at(5500));
+    }
 }

@@ -37,6 +37,23 @@ pub(super) struct Status {
     pub(super) announcement: Vec<u8>,
 }
 
+/// How old a status is, among those of one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Age {
+    /// The sequence number under which the network holds it.
+    pub(super) seq: u32,
+    /// When it says that it was published.
+    pub(super) published: u64,
+}
+
+impl Age {
+    /// Whether this is an earlier status that somebody shows again after `newest`. One sign alone does not tell: an
+    /// owner's clock may be put back, and a network that has lost a record counts from the start.
+    pub(super) fn is_replay_after(self, newest: Self) -> bool {
+        self.seq < newest.seq && self.published < newest.published
+    }
+}
+
 /// One route blob, a CBOR byte string.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
@@ -137,6 +154,16 @@ mod tests {
             if let Ok(signed) = decode(&value[..cut]) {
                 prop_assert!(signed.covered != encode(&status) || signed.signature != [9; 64]);
             }
+        }
+    }
+
+    #[test]
+    fn a_status_shown_again_is_told_from_a_new_one() {
+        let age = |seq, published| Age { seq, published };
+        let newest = age(7, 1000);
+        assert!(age(6, 900).is_replay_after(newest));
+        for honest in [age(7, 1000), age(8, 1100), age(8, 500), age(0, 1100)] {
+            assert!(!honest.is_replay_after(newest), "{honest:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the network itself carries: app_calls over a private route, each answered with as many bytes as one can
+//! What the network itself carries: calls over a private route, each answered with as many bytes as one can
 //! hold, and nothing of DDCP in between.
 
 use std::{
@@ -85,7 +85,7 @@ async fn start(
     let network: Network = toml::from_str(&std::fs::read_to_string(network_file()?)?)?;
     let api = Box::pin(veilid_core::api_startup(Arc::new(updates), config(dir, network))).await?;
     Box::pin(api.attach()).await?;
-    let _ = api.wait_for_attachment_condition(None, Some(READY_LIMIT.into())).await?;
+    let _ = api.wait_for_attachment_condition(None, Some(READY_LIMIT)).await?;
     Ok(api)
 }
 

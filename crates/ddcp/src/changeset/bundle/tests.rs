@@ -1,0 +1,171 @@
+use std::io::{self, Read};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::changeset::{tests::one_change, wire::put_uint};
+
+fn header() -> BundleHeader {
+    BundleHeader {
+        source: one_change().source,
+        version: 6,
+        from: Cursor::whole(3),
+        schema: [9; 32],
+        created: 1_750_000_000_123,
+        tables: None,
+        without: None,
+    }
+}
+
+/// A pack with the change of version `version`.
+fn pack(version: i64) -> Pack {
+    let mut pack = one_change();
+    (pack.from, pack.to) = (Cursor::whole(version - 1), Cursor::whole(version));
+    pack.changes[0].db_version = version;
+    pack
+}
+
+fn written(header: &BundleHeader, packs: &[Pack], to: Cursor) -> Vec<u8> {
+    let mut writer = BundleWriter::new(Vec::new(), header).unwrap();
+    packs.iter().for_each(|pack| writer.add(pack).unwrap());
+    writer.finish(to).unwrap().0
+}
+
+fn bundle() -> Vec<u8> {
+    written(&header(), &[pack(4), pack(6)], Cursor::whole(7))
+}
+
+/// Everything in a bundle, read to its end.
+fn read(input: impl Read) -> Result<(BundleHeader, Vec<Pack>, BundleEnd), BundleError> {
+    let mut reader = BundleReader::open(input)?;
+    let mut packs = Vec::new();
+    while let Some(pack) = reader.next_pack()? {
+        packs.push(pack.decode(reader.header())?);
+    }
+    let end = reader.end().unwrap();
+    assert_eq!(reader.next_pack().unwrap(), None);
+    Ok((reader.header().clone(), packs, end))
+}
+
+fn refused(bytes: &[u8]) -> String {
+    read(bytes).unwrap_err().to_string()
+}
+
+#[test]
+fn bundles_survive() {
+    let bytes = bundle();
+    let end = BundleEnd { to: Cursor::whole(7), packs: 2, changes: 2, bytes: bytes.len() as u64 };
+    assert_eq!(read(bytes.as_slice()).unwrap(), (header(), vec![pack(4), pack(6)], end));
+    let site = SiteId::from_bytes(b"reader").unwrap();
+    let partial = BundleHeader { tables: Some(vec!["notes".into()]), without: Some(site), ..header() };
+    assert_eq!(read(written(&partial, &[], partial.from).as_slice()).unwrap().0, partial);
+}
+
+#[test]
+fn a_bundle_is_complete_for_whom_nothing_was_left_out() {
+    let [a, b] = [[1; 16], [2; 16]].map(|bytes| SiteId::from_bytes(&bytes).unwrap());
+    assert!(header().is_complete_for(&a));
+    let for_a = BundleHeader { without: Some(a), ..header() };
+    assert!(for_a.is_complete_for(&a) && !for_a.is_complete_for(&b));
+    assert!(!BundleHeader { tables: Some(Vec::new()), ..for_a }.is_complete_for(&a));
+}
+
+#[test]
+fn every_cut_is_noticed() {
+    let bytes = bundle();
+    for length in 0..bytes.len() {
+        let expected = if length < MAGIC.len() { "no bundle" } else { "ends too early" };
+        let error = refused(&bytes[..length]);
+        assert!(error.contains(expected), "{length}: {error}");
+    }
+    let longer = [bytes.as_slice(), b"\0"].concat();
+    assert!(refused(&longer).contains("left over"));
+}
+
+#[test]
+fn packs_out_of_order_are_refused() {
+    let wrong = |packs: &[Pack], to| refused(&written(&header(), packs, to));
+    assert!(wrong(&[pack(6), pack(4)], Cursor::whole(7)).contains("out of order"));
+    assert!(wrong(&[pack(4), pack(4)], Cursor::whole(7)).contains("out of order"));
+    assert!(wrong(&[pack(3)], Cursor::whole(7)).contains("out of order"), "before the start");
+    assert!(wrong(&[pack(6)], Cursor::whole(5)).contains("not that of its packs"), "behind the end");
+}
+
+#[test]
+fn packs_that_do_not_belong_here_are_refused() {
+    let foreign = BundleHeader { source: SiteId::from_bytes(b"other").unwrap(), ..header() };
+    assert!(refused(&written(&foreign, &[pack(4)], Cursor::whole(4))).contains("another database"));
+    let restricted = BundleHeader { tables: Some(vec!["other".into()]), ..header() };
+    assert!(refused(&written(&restricted, &[pack(4)], Cursor::whole(4))).contains("does not name"));
+    let broken = Pack { changes: vec![crate::changeset::Change { cl: -1, ..pack(4).changes.remove(0) }], ..pack(4) };
+    assert!(refused(&written(&header(), &[broken], Cursor::whole(4))).contains("pack 1 of the bundle: change 0"));
+}
+
+#[test]
+fn claims_are_not_believed() {
+    let start = |version: u64, length: u64| {
+        let mut bytes = MAGIC.to_vec();
+        put_uint(&mut bytes, version);
+        put_uint(&mut bytes, length);
+        bytes
+    };
+    assert!(refused(&start(2, 0)).contains("format version 2"));
+    assert!(refused(&start(1, u64::MAX)).contains("too many bytes in its header"));
+    // So many bytes are allowed, but do not come, and are not allocated before they do.
+    assert!(refused(&start(1, 1 << 20)).contains("ends too early"));
+    let garbage = [start(1, 9), vec![0xff; 9]].concat();
+    assert!(refused(&garbage).contains("header"));
+    assert!(refused(&[MAGIC.as_slice(), &[0xff; 20]].concat()).contains("number is too long"));
+
+    let head = header().encode();
+    let with_pack = |length: u64| {
+        let mut bytes = [start(1, head.len() as u64), head.clone(), vec![PACK]].concat();
+        put_uint(&mut bytes, length);
+        [bytes, vec![0; 64]].concat()
+    };
+    assert!(refused(&with_pack(MAX_PACK + 1)).contains("too many bytes in a pack"));
+    let absent = BundleHeader { from: Cursor { version: MAX_VERSION + 1, seq: 0 }, ..header() };
+    assert!(refused(&written(&absent, &[], absent.from)).contains("out of range"));
+    let long = BundleHeader { tables: Some(vec!["t".repeat(MAX_NAME + 1)]), ..header() };
+    assert!(refused(&written(&long, &[], long.from)).contains("name is too long"));
+    let many = BundleHeader { tables: Some(vec![String::new(); MAX_TABLES + 1]), ..header() };
+    assert!(refused(&written(&many, &[], many.from)).contains("too many tables"));
+}
+
+#[test]
+fn an_input_that_fails_is_told_from_a_short_one() {
+    struct Broken;
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("the stick was pulled out"))
+        }
+    }
+    let bytes = bundle();
+    let error = read(bytes[..40].chain(Broken)).unwrap_err();
+    assert_eq!(error.to_string(), "it cannot be read: the stick was pulled out");
+}
+
+/// Written by the first program that knew bundles: every later one reads it.
+#[test]
+fn the_first_version_is_read_for_ever() {
+    let (read_header, packs, end) = read(include_bytes!("version-1.bundle").as_slice()).unwrap();
+    let alice = SiteId::from_bytes(b"alice").unwrap();
+    let header = BundleHeader { tables: Some(vec!["notes".into()]), without: Some(alice), ..header() };
+    assert_eq!((read_header, packs), (header, vec![pack(4), pack(6)]));
+    assert_eq!((end.to, end.packs, end.changes), (Cursor::whole(7), 2, 2));
+}
+
+proptest! {
+    #[test]
+    fn no_altered_byte_is_missed(at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+        let mut bytes = bundle();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        prop_assert!(read(bytes.as_slice()).is_err(), "byte {at}");
+    }
+
+    #[test]
+    fn random_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..500), kept in 0..120_usize) {
+        let _ = read([&bundle()[..kept], bytes.as_slice()].concat().as_slice());
+    }
+}

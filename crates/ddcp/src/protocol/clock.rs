@@ -1,0 +1,33 @@
+//! The time by which callers are judged.
+
+#[cfg(not(test))]
+pub(super) fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
+#[cfg(test)]
+pub(super) use test::{advance, now};
+
+/// In tests time stands still until it is put forward.
+#[cfg(test)]
+mod test {
+    use std::{cell::Cell, time::Duration};
+
+    use tokio::time::Instant;
+
+    thread_local! {
+        static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+
+    pub(in crate::protocol) fn now() -> Instant {
+        NOW.with(|now| {
+            let time = now.get().unwrap_or_else(Instant::now);
+            now.set(Some(time));
+            time
+        })
+    }
+
+    pub(in crate::protocol) fn advance(by: Duration) {
+        NOW.set(Some(now() + by));
+    }
+}

@@ -1,0 +1,221 @@
+use std::{
+    fs::File,
+    io::{Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{end_of, first_version};
+use crate::{
+    Error,
+    changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack, SiteId},
+    config::RemoteName,
+    protocol::Meter,
+    repo::{LogEvent, Monitor, Outcome, Repository, State, report::FetchReport},
+};
+
+/// Why changes of a bundle that is not all of its source wait: until the next merge, no longer.
+const NOT_YET_MERGED: &str = "fetched from a bundle; `ddcp merge` merges them";
+
+/// What a bundle brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleFetchReport {
+    /// The remote whose database it is of, or `site` and the site id.
+    pub remote: String,
+    /// That database's site id, in hexadecimal.
+    pub site_id: String,
+    /// Changes that are new here.
+    pub changes: u64,
+    /// Bytes of the packs that hold them.
+    pub bytes: u64,
+    /// The first version of that database in the bundle.
+    pub from_version: i64,
+    /// The last.
+    pub to_version: i64,
+    /// Whether something that may be lacked here is not in the bundle (of other tables, say), so that it does not count
+    /// as having read the database up to its end.
+    pub partial: bool,
+}
+
+/// A bundle that was found to be whole.
+struct Checked {
+    file: File,
+    /// What messages call it.
+    shown: String,
+    header: BundleHeader,
+    end: BundleEnd,
+}
+
+impl Repository {
+    /// Puts the changes of the bundle in `file` into the inbox, as if they had been fetched from its source. The file is
+    /// read twice: it is looked at as a whole before anything of it is taken.
+    ///
+    /// # Errors
+    /// [`Error::Bundle`], [`Error::OwnBundle`], [`Error::BundleGap`], [`Error::Io`], [`Error::Database`],
+    /// [`Error::State`].
+    pub async fn fetch_bundle(
+        &self,
+        file: PathBuf,
+        shown: Option<String>,
+        monitor: &Monitor,
+    ) -> Result<BundleFetchReport, Error> {
+        let began = Timestamp::now();
+        let checked = self.blocking(move |_| Checked::open(&file, shown)).await?;
+        let site = checked.header.source;
+        let names = self.blocking(move |repository| repository.names_of(&site)).await?;
+        // Of one source one fetch at a time, and of all bundles one; always in this order.
+        let mut alone = vec![self.inner.importing.clone().lock_owned().await];
+        for name in &names {
+            alone.push(self.fetching(name).await);
+        }
+        let label = names.first().map_or_else(|| format!("site {site}"), RemoteName::to_string);
+        let meter = monitor.meter(&label);
+        self.blocking(move |repository| {
+            let _alone = alone;
+            let report = repository.take_bundle(checked, &label, &meter)?;
+            tracing::info!(remote = %label, changes = report.changes, bytes = report.bytes, "fetched from a bundle");
+            let fetched = FetchReport { changes: report.changes, bytes: report.bytes, ..FetchReport::default() };
+            repository.state()?.note_event(&label, began, LogEvent::of_fetch(&Outcome::Done(fetched)));
+            Ok(report)
+        })
+        .await
+    }
+
+    /// The remotes that last answered as `site`.
+    fn names_of(&self, site: &SiteId) -> Result<Vec<RemoteName>, Error> {
+        let state = self.state()?;
+        let mut names = Vec::new();
+        for (name, remote) in self.config()?.remotes {
+            if state.contact(name.as_str(), &remote.address)?.site_id == Some(*site) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn take_bundle(&self, checked: Checked, label: &str, meter: &Meter) -> Result<BundleFetchReport, Error> {
+        let Checked { header, end, .. } = &checked;
+        let site = header.source;
+        let database = self.database()?;
+        let reader = database.site_id()?;
+        if site == reader {
+            return Err(Error::OwnBundle { file: checked.shown });
+        }
+        let mut state = self.state()?;
+        let fetched = state.fetched(&site, database.position(&site)?)?;
+        // A bundle that ends before what is here is an old one, or its source went back in time. Only the latter has
+        // something new; merging it in either case is harmless.
+        let partial = !header.is_complete_for(&reader) || end.to < fetched;
+        let mut report = BundleFetchReport {
+            remote: label.to_owned(),
+            site_id: site.to_string(),
+            changes: 0,
+            bytes: 0,
+            from_version: first_version(header.from),
+            to_version: end.to.version,
+            partial,
+        };
+        let mut taker = match partial {
+            true => Taker { state, site, place: Place::Aside },
+            false => {
+                let reached = state.read_on(&site, fetched, &header.schema)?;
+                if header.from > reached {
+                    let (begins, known) = (report.from_version, fetched.version);
+                    return Err(Error::BundleGap { file: checked.shown, source_name: label.to_owned(), begins, known });
+                }
+                Taker { state, site, place: Place::Inbox { reached } }
+            }
+        };
+        meter.update(|progress| {
+            progress.offer(end.bytes, end.changes);
+            (progress.version, progress.target) = (header.from.version, end.to.version);
+        });
+        let (schema, to) = (header.schema, end.to);
+        checked.each_pack(meter, |bytes, pack| taker.take(bytes, pack, &mut report))?;
+        taker.finish(to, &schema)?;
+        Ok(report)
+    }
+}
+
+impl Checked {
+    /// Reads the file to its end, so that what was cut off or altered is noticed before anything is taken.
+    fn open(path: &Path, shown: Option<String>) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let shown = shown.unwrap_or_else(|| path.display().to_string());
+        let wrong = |source| Error::Bundle { file: shown.clone(), source };
+        let mut reader = BundleReader::open(&file).map_err(wrong)?;
+        while reader.next_pack().map_err(wrong)?.is_some() {}
+        let end = end_of(&reader).map_err(wrong)?;
+        let header = reader.header().clone();
+        drop(reader);
+        Ok(Self { file, shown, header, end })
+    }
+
+    /// Reads the file again and gives each pack to `take`, encoded and decoded.
+    fn each_pack(
+        mut self,
+        meter: &Meter,
+        mut take: impl FnMut(&[u8], &Pack) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let wrong = |source| Error::Bundle { file: self.shown.clone(), source };
+        self.file.seek(SeekFrom::Start(0)).map_err(|error| wrong(error.into()))?;
+        let mut reader = BundleReader::open(&self.file).map_err(wrong)?;
+        if *reader.header() != self.header {
+            return Err(wrong(BundleError::Damaged("it has been altered since it was looked at")));
+        }
+        while let Some(entry) = reader.next_pack().map_err(wrong)? {
+            let pack = entry.decode(&self.header).map_err(wrong)?;
+            take(&entry.bytes, &pack)?;
+            meter.update(|progress| {
+                progress.bytes = reader.position();
+                progress.store(entry.changes, entry.to.version);
+            });
+        }
+        meter.update(|progress| progress.bytes = reader.position());
+        Ok(())
+    }
+}
+
+/// Where the packs of a bundle go.
+enum Place {
+    /// Behind what was fetched before, up to `reached`.
+    Inbox { reached: Cursor },
+    /// To what waits for the next merge: they say nothing of how far their source was read.
+    Aside,
+}
+
+struct Taker {
+    state: State,
+    site: SiteId,
+    place: Place,
+}
+
+impl Taker {
+    fn take(&mut self, bytes: &[u8], pack: &Pack, report: &mut BundleFetchReport) -> Result<(), Error> {
+        match &mut self.place {
+            Place::Inbox { reached } if pack.to <= *reached => return Ok(()),
+            Place::Inbox { reached } => {
+                self.state.store(&self.site, *reached, pack.to, Some((bytes, pack.changes.len())))?;
+                *reached = pack.to;
+            }
+            // Encoded as this program does, so that what still waits after a merge is known to be the same.
+            Place::Aside => {
+                self.state.keep_waiting(&self.site, &pack.encode(), pack.changes.len(), NOT_YET_MERGED)?;
+            }
+        }
+        report.changes += pack.changes.len() as u64;
+        report.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(&mut self, to: Cursor, schema: &[u8]) -> Result<(), Error> {
+        let Place::Inbox { reached } = self.place else { return Ok(()) };
+        if to > reached {
+            self.state.store(&self.site, reached, to, None)?;
+        }
+        self.state.note_schema(&self.site, schema)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! Bundles: changes in a file, for where no network leads.
+//!
+//! What is in a bundle, whoever made it, goes through the inbox and `merge` as what is fetched does.
+
+use std::{collections::BTreeMap, io::Read};
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error,
+    changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack},
+};
+
+mod create;
+mod fetch;
+mod marks;
+mod spool;
+
+pub use create::{BundleRequest, BundleTarget, Since, Stop};
+pub use fetch::BundleFetchReport;
+pub use spool::Spooled;
+
+/// What is in a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleReport {
+    /// The file, or what stands for it.
+    pub file: String,
+    /// The site id of the database whose changes it holds, in hexadecimal.
+    pub site_id: String,
+    /// When it was begun: milliseconds since 1970.
+    pub created: i64,
+    /// Fingerprint of that database's schema then, in hexadecimal.
+    pub schema: String,
+    /// The first version of that database that is in it.
+    pub from_version: i64,
+    /// The last.
+    pub to_version: i64,
+    /// The tables it was restricted to, if it was.
+    pub only_tables: Option<Vec<String>>,
+    /// The site whose own changes are left out, in hexadecimal, if one's are.
+    pub without: Option<String>,
+    /// Number of changes by table.
+    pub tables: BTreeMap<String, u64>,
+    /// Number of changes.
+    pub changes: u64,
+    /// Number of packs.
+    pub packs: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+impl BundleReport {
+    fn new(file: &str, header: &BundleHeader, end: BundleEnd, tables: BTreeMap<String, u64>) -> Self {
+        Self {
+            file: file.to_owned(),
+            site_id: header.source.to_string(),
+            created: header.created,
+            schema: HEXLOWER.encode(&header.schema),
+            from_version: first_version(header.from),
+            to_version: end.to.version,
+            only_tables: header.tables.clone(),
+            without: header.without.map(|site| site.to_string()),
+            tables,
+            changes: end.changes,
+            packs: end.packs,
+            bytes: end.bytes,
+        }
+    }
+}
+
+/// Reads the bundle `input`, called `shown`, to its end and checks everything. Blocks.
+///
+/// # Errors
+/// [`Error::Bundle`].
+pub fn verify_bundle(input: impl Read, shown: &str) -> Result<BundleReport, Error> {
+    let wrong = |source: BundleError| Error::Bundle { file: shown.to_owned(), source };
+    let mut reader = BundleReader::open(input).map_err(wrong)?;
+    let mut tables = BTreeMap::new();
+    while let Some(entry) = reader.next_pack().map_err(wrong)? {
+        let pack = entry.decode(reader.header()).map_err(wrong)?;
+        count_changes(&mut tables, &pack);
+    }
+    let end = end_of(&reader).map_err(wrong)?;
+    Ok(BundleReport::new(shown, reader.header(), end, tables))
+}
+
+fn count_changes(tables: &mut BTreeMap<String, u64>, pack: &Pack) {
+    // Neighbours are mostly of one table.
+    for run in pack.changes.chunk_by(|a, b| a.table == b.table) {
+        *tables.entry(run[0].table.to_string()).or_default() += run.len() as u64;
+    }
+}
+
+/// The end of a bundle that was read to it.
+fn end_of<R: Read>(reader: &BundleReader<R>) -> Result<BundleEnd, BundleError> {
+    reader.end().ok_or(BundleError::CutShort)
+}
+
+/// The first version with something behind `after`.
+fn first_version(after: Cursor) -> i64 {
+    if after.seq == i64::MAX || after == Cursor::ZERO { after.version + 1 } else { after.version }
+}
