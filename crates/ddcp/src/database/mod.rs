@@ -25,7 +25,9 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-pub use definition::{BadDefinition, Declared, TableDefinition, TableDifference};
+pub use definition::{
+    BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableDefinition, TableDifference, check_number,
+};
 pub use error::DatabaseError;
 pub use identity::RepositoryId;
 pub use library::own_library;

@@ -59,10 +59,10 @@ fn columns_are_added_and_what_cannot_be_mended_is_named() {
             (
                 "t".to_owned(),
                 vec![
-                    D::ColumnMissingHere(column("b")),
-                    D::ColumnMissingHere(column("c")),
+                    D::ColumnMissingHere { column: column("b") },
+                    D::ColumnMissingHere { column: column("c") },
                     D::OtherType { column: column("e"), here: column("TEXT"), there: column("REAL") },
-                    D::ColumnMissingThere(column("d")),
+                    D::ColumnMissingThere { column: column("d") },
                 ]
             ),
         ]
@@ -86,6 +86,97 @@ fn an_adoption_that_fails_changes_nothing() {
     let before = site.rows("SELECT name FROM sqlite_master ORDER BY name");
     site.database.adopt(&statements.map(str::to_owned)).unwrap_err();
     assert_eq!(site.rows("SELECT name FROM sqlite_master ORDER BY name"), before);
+}
+
+#[test]
+fn what_a_type_or_a_default_holds_runs_nowhere() {
+    let a = Site::new(
+        r#"CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, a "TEXT; DROP TABLE kept", b "INT CHECK (b > 7)",
+               c TEXT DEFAULT ('x' -- ), d); DROP TABLE kept
+               ), e DEFAULT -5, f TEXT DEFAULT 'it''s');
+           SELECT crsql_as_crr('t');"#,
+    );
+    let b = Site::new(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL); CREATE TABLE kept (x); SELECT crsql_as_crr('t');
+         INSERT INTO t VALUES (1)",
+    );
+    let declared = Declared::new(a.database.definitions().unwrap()).unwrap();
+    b.database.adopt(&declared.adoption(&b.database).unwrap()).unwrap();
+    assert_eq!(b.rows("SELECT count(*) FROM kept"), ["[Integer(0)]"]);
+    let columns = "SELECT name, type FROM pragma_table_info('t') ORDER BY name";
+    assert_eq!(b.rows(columns), a.rows(columns));
+    b.run("INSERT INTO t (id, b) VALUES (2, 1)");
+    assert_eq!(b.rows("SELECT c, e, f FROM t WHERE id = 2"), [r#"[Text("x"), Integer(-5), Text("it's")]"#]);
+}
+
+#[test]
+fn a_table_of_another_case_is_not_taken_for_the_peer_s() {
+    let a = Site::new("CREATE TABLE Note (id INTEGER PRIMARY KEY NOT NULL); SELECT crsql_as_crr('Note')");
+    let b = Site::new("CREATE TABLE note (id INTEGER PRIMARY KEY NOT NULL); SELECT crsql_as_crr('note')");
+    let declared = Declared::new(a.database.definitions().unwrap()).unwrap();
+    assert_eq!(b.database.differences(&declared).unwrap()["Note"], [D::NotShared]);
+    assert!(declared.adoption(&b.database).unwrap().is_empty());
+}
+
+#[test]
+fn an_idiom_of_defaults_is_taken() {
+    const UUID: &str =
+        "lower(hex(randomblob(4)) || '-' || substr('89ab', abs(random()) % 4 + 1, 1) || hex(RandomBlob ( 16 )))";
+    let sql = format!(
+        "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL DEFAULT ({UUID}), format TEXT, at TEXT DEFAULT CURRENT_TIMESTAMP,
+             n AS (printf('%05d-%-10.3s', id, at)), CHECK (length(printf('%s', format)) < 9))"
+    );
+    // `format` is a column here, which only a call of the function of that name would make doubtful.
+    Declared::new(vec![table("t", &sql, &["CREATE INDEX i ON t (format)"])]).unwrap();
+}
+
+#[test]
+fn why_a_declaration_is_refused_is_said() {
+    let refused = |sql: &str| {
+        let error = Declared::new(vec![table("t", sql, &[])]).err().map(|error| error.to_string());
+        error.unwrap_or_else(|| panic!("{sql}"))
+    };
+    for (sql, words) in [
+        ("CREATE TRIGGER t AFTER INSERT ON t BEGIN SELECT 1; END", "table t: its declaration cannot be used"),
+        ("ATTACH 'x.db' AS x", "table t: its declaration does more than declare a table or an index"),
+        ("CREATE VIEW t AS SELECT load_extension('x')", "table t: its declaration does more than declare"),
+        (
+            "CREATE TABLE t (id PRIMARY KEY, v DEFAULT (load_extension('x')))",
+            "table t: its declaration calls load_extension()",
+        ),
+        ("CREATE TABLE t (id PRIMARY KEY, v CHECK (zeroblob(9)))", "table t: its declaration calls zeroblob()"),
+        ("CREATE TABLE t (id PRIMARY KEY, v DEFAULT (readfile('/etc/passwd')))", "no such function: readfile"),
+        ("CREATE TABLE t (id PRIMARY KEY, v DEFAULT (randomblob(1000000000)))", "calls randomblob() with an argument"),
+        ("CREATE TABLE t (id PRIMARY KEY, v DEFAULT (randomblob(1e9)))", "calls randomblob() with an argument"),
+        ("CREATE TABLE t (id PRIMARY KEY, v DEFAULT (randomblob(9 * 99999)))", "calls randomblob() with an argument"),
+        ("CREATE TABLE t (id PRIMARY KEY, v CHECK (length(\"randomblob\"(v))))", "calls randomblob() with an argument"),
+        ("CREATE TABLE t (id PRIMARY KEY, v AS (printf('%1000000000d', id)))", "calls printf() with an argument"),
+        ("CREATE TABLE t (id PRIMARY KEY, v AS (format('%*d', id, id)))", "calls format() with an argument"),
+        ("CREATE TABLE t (id PRIMARY KEY, v AS (format(id, id)))", "calls format() with an argument"),
+        ("CREATE TABLE t (id PRIMARY KEY, v AS (format('%''9999d', id)))", "calls format() with an argument"),
+        ("CREATE TABLE t (id PRIMARY KEY /* \u{1b}]0;\u{7} */)", "its declaration holds control characters"),
+        ("CREATE TABLE t (id PRIMARY KEY); CREATE TABLE u (id)", "Multiple statements"),
+    ] {
+        let error = refused(sql);
+        assert!(error.contains(words), "{sql}: {error}");
+    }
+    for name in ["sqlite_x", "crsql_x", "CRSQL_x", "note__crsql_clock", "a__crsql_pks", "a\u{7}"] {
+        let sql = format!("CREATE TABLE \"{name}\" (id PRIMARY KEY)");
+        let error = Declared::new(vec![table(name, &sql, &[])]).err().unwrap().to_string();
+        assert!(error.contains("its name will not do"), "{error}");
+    }
+    let index = table("t", "CREATE TABLE t (id PRIMARY KEY, v)", &["CREATE INDEX t__crsql_clock_dbv_idx ON t (v)"]);
+    assert!(Declared::new(vec![index]).err().unwrap().to_string().contains("declares something else"));
+}
+
+#[test]
+fn the_number_of_declarations_is_bounded() {
+    let many = |tables: usize, indexes: usize| {
+        let one = TableDefinition { name: String::new(), sql: String::new(), indexes: vec![String::new(); indexes] };
+        Declared::new(vec![one; tables]).err().unwrap().to_string()
+    };
+    assert!(many(10_001, 0).contains("there are 10001 tables; at most 10000 are taken"));
+    assert!(many(2, 10_000).contains("there are 20002 tables and indexes; at most 20000 are taken"));
 }
 
 #[test]
