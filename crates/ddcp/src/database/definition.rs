@@ -13,7 +13,7 @@ use std::{
 };
 
 use rusqlite::{
-    Connection, ErrorCode,
+    Connection,
     hooks::{AuthAction, AuthContext, Authorization},
 };
 use serde::{Deserialize, Serialize};
@@ -22,11 +22,11 @@ use super::{Database, DatabaseError, TableShape, schema};
 use crate::changeset::MAX_NAME;
 
 /// The longest statement in bytes.
-pub const MAX_STATEMENT: usize = 256 * 1024;
+const MAX_STATEMENT: usize = 256 * 1024;
 /// The most tables of a peer. Declaring so many takes seconds, and the time grows with their square.
-pub const MAX_TABLES: usize = 10_000;
+pub const MAX_TABLES: usize = 2_000;
 /// The most statements that declare a peer's tables and indexes, all together.
-pub const MAX_STATEMENTS: usize = 20_000;
+pub const MAX_STATEMENTS: usize = 4_000;
 
 /// Functions that a declaration may call: what people write into defaults, checks and generated columns. None reads
 /// files, loads code, or changes anything; those of [`GROWING`] only as [`is_bounded`] says.
@@ -517,11 +517,9 @@ fn checked(
         connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
         result
     };
-    run().map_err(|error| match (error.sqlite_error_code(), lock(asked).refused.take()) {
-        (Some(ErrorCode::AuthorizationForStatementDenied), Some(what)) => {
-            format!("its declaration {what}, which a peer's may not")
-        }
-        _ => format!("its declaration cannot be used: {error}"),
+    run().map_err(|error| match lock(asked).refused.take() {
+        Some(what) => format!("its declaration {what}, which a peer's may not"),
+        None => format!("its declaration cannot be used: {error}"),
     })
 }
 

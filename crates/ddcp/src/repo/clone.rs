@@ -111,7 +111,7 @@ fn begin(layout: Layout, options: Options, name: &RemoteName, address: &Address)
     if !mark.exists() {
         // Another may have begun and ended since it was looked at first.
         check_target(&layout)?;
-        files::replace(&mark, b"").map_err(io(&mark))?;
+        files::open_private(&mark).and_then(|_| files::sync_folder(&mark)).map_err(io(&mark))?;
     }
     let repository = Repository::init(layout, options)?;
     repository.check_identity()?;
@@ -161,5 +161,95 @@ impl Repository {
                 Ok(config::add_remote(&path, name, &remote)?)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        changeset::{Cursor, SiteId},
+        database::{TableDefinition, TakePack},
+        host::Host,
+        protocol::{RemoteStatus, Server, Source},
+        transport::{BoxFuture, Connector, LocalPeer, Peer, TransportError},
+    };
+
+    /// Tells these declarations.
+    #[derive(Clone)]
+    struct Tells(Vec<TableDefinition>);
+
+    impl Source for Tells {
+        fn status(&self) -> Result<RemoteStatus, String> {
+            Ok(RemoteStatus { site_id: vec![7; 16], db_version: 0, schema: vec![0; 32] })
+        }
+
+        fn packs(&self, after: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<(Cursor, bool), String> {
+            Ok((after, false))
+        }
+
+        fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
+            Ok(self.0.clone())
+        }
+    }
+
+    impl Connector for Tells {
+        fn connect(&self, _: &Address) -> BoxFuture<'_, Result<Arc<dyn Peer>, TransportError>> {
+            let peer = LocalPeer::new(Arc::new(Server::new(self.clone(), None, Host::default())));
+            Box::pin(async move { Ok(Arc::new(peer) as Arc<dyn Peer>) })
+        }
+    }
+
+    fn table(name: &str, sql: &str, indexes: &[&str]) -> TableDefinition {
+        let indexes = indexes.iter().map(|&index| index.to_owned()).collect();
+        TableDefinition { name: name.to_owned(), sql: sql.to_owned(), indexes }
+    }
+
+    async fn clone(layout: &Layout, definitions: Vec<TableDefinition>) -> Result<CloneReport, Error> {
+        let options = Options { connector: Some(Arc::new(Tells(definitions))), ..Options::default() };
+        Repository::clone_from(layout.clone(), options, "origin", "elsewhere.db", &Monitor::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_hostile_schema_is_not_cloned_and_an_honest_one_is_afterwards() {
+        const GOOD: &str = "CREATE TABLE good (id INTEGER PRIMARY KEY NOT NULL, v)";
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("new.db"), None).unwrap();
+        let good = || table("good", GOOD, &["CREATE INDEX good_v ON good (v)"]);
+        for hostile in [
+            table("t", "CREATE TRIGGER t AFTER INSERT ON good BEGIN DELETE FROM good; END", &[]),
+            table("t", "CREATE VIEW t AS SELECT load_extension('x')", &[]),
+            table("t", "ATTACH 'other.db' AS t", &[]),
+            table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL); DROP TABLE good", &[]),
+            table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v CHECK (load_extension(v)))", &[]),
+            table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v DEFAULT (randomblob(1000000000)))", &[]),
+            table(
+                "t",
+                "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v)",
+                &["CREATE INDEX i ON t (writefile(v, v))"],
+            ),
+            table("good__crsql_clock", "CREATE TABLE good__crsql_clock (id INTEGER PRIMARY KEY NOT NULL)", &[]),
+            good(),
+        ] {
+            let what = format!("{hostile:?}");
+            let result = clone(&layout, vec![good(), hostile]).await;
+            assert!(matches!(result, Err(Error::BadSchema(_))), "{what}: {result:?}");
+            let database = Database::open(layout.database(), &OpenOptions::default()).unwrap();
+            assert!(database.definitions().unwrap().is_empty(), "{what}");
+        }
+        // A table that SQLite takes and the engine does not.
+        let unfit = table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v UNIQUE)", &[]);
+        let result = clone(&layout, vec![good(), unfit]).await;
+        assert!(matches!(result, Err(Error::Database(_))), "{result:?}");
+        assert!(Repository::is_unfinished_clone(&layout));
+
+        let report = clone(&layout, vec![good()]).await.unwrap();
+        assert_eq!(report.tables, ["good"]);
+        assert!(!Repository::is_unfinished_clone(&layout));
+        let database = Database::open(layout.database(), &OpenOptions::default()).unwrap();
+        assert_eq!(database.definitions().unwrap(), [good()]);
+        assert!(matches!(clone(&layout, vec![good()]).await, Err(Error::CloneTarget(_))));
     }
 }

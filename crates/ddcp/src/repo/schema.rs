@@ -174,8 +174,7 @@ impl Repository {
                 return Ok(Some(SchemaReport::default()));
             }
             let known = repository.state()?.differences(&name, &address)?;
-            let known = known.filter(|known| known.here == here && known.there == there);
-            Ok(known.map(|known| known.report).filter(|report| report.unknown.is_none()))
+            Ok(known.filter(|known| known.here == here && known.there == there).map(|known| known.report))
         });
         if let Some(known) = known.await? {
             return Ok(known);
@@ -185,12 +184,20 @@ impl Repository {
             let database = repository.database()?;
             let compared = match definitions {
                 Ok(definitions) => differences(&database, definitions),
-                Err(ClientError::NotKnown) => {
-                    Ok(SchemaReport::unknown("it runs an older version of ddcp, which does not tell"))
-                }
                 Err(error) => Err(error.into()),
             };
-            let report = compared.unwrap_or_else(|error| SchemaReport::unknown(error.to_string()));
+            let report = match compared {
+                Ok(report) => report,
+                // As long as the remote's schema stays as it is, so does this.
+                Err(error @ (Error::BadSchema(_) | Error::Remote(ClientError::Definitions(_)))) => {
+                    SchemaReport::unknown(error.to_string())
+                }
+                Err(error) => {
+                    let report = SchemaReport::unknown(error.to_string());
+                    asked.note_for(repository, &database, &[], &report)?;
+                    return Ok(report);
+                }
+            };
             asked.note(repository, &database, &report)?;
             Ok(report)
         })
@@ -201,8 +208,19 @@ impl Repository {
 impl Asked {
     /// Keeps for `status` what differs.
     fn note(&self, repository: &Repository, database: &Database, report: &SchemaReport) -> Result<(), Error> {
+        self.note_for(repository, database, &self.status.schema, report)
+    }
+
+    /// As [`Asked::note`], of a remote's schema with the fingerprint `there`; nothing is known of one without.
+    fn note_for(
+        &self,
+        repository: &Repository,
+        database: &Database,
+        there: &[u8],
+        report: &SchemaReport,
+    ) -> Result<(), Error> {
         let here = database.schema_fingerprint()?;
-        Ok(repository.state()?.note_differences(&self.name, &self.address, &here, &self.status.schema, report)?)
+        Ok(repository.state()?.note_differences(&self.name, &self.address, &here, there, report)?)
     }
 }
 

@@ -35,5 +35,5 @@ pub(super) fn line(out: &mut dyn Write, name: &str, report: &FetchReport) -> io:
     }
     let Some(schema) = &report.schema else { return Ok(()) };
     writeln!(out, "{name}: its tables differ from those here:")?;
-    super::schema::lines(out, schema)
+    super::schema::lines(out, "  ", schema)
 }

@@ -51,7 +51,7 @@ async fn diff(session: &Session, remote: String) -> Result<(), Failed> {
     if report.is_same() {
         session.say("no shared table differs");
     }
-    output::print(session.format, &report, |out| lines(out, &report))
+    output::print(session.format, &report, |out| lines(out, "", &report))
 }
 
 async fn adopt(session: &Session, remote: String, apply: bool) -> Result<(), Failed> {
@@ -60,7 +60,7 @@ async fn adopt(session: &Session, remote: String, apply: bool) -> Result<(), Fai
         report.statements.iter().try_for_each(|sql| writeln!(out, "{sql};"))?;
         if !report.left.is_same() {
             writeln!(out, "stays as it is:")?;
-            lines(out, &report.left)?;
+            lines(out, "  ", &report.left)?;
         }
         output::each_done(&report.merged, |name, report| super::merge::lines(out, name, report))
     })?;
@@ -74,18 +74,18 @@ async fn adopt(session: &Session, remote: String, apply: bool) -> Result<(), Fai
     output::failures(&report.merged)
 }
 
-/// A line for each difference.
-pub(super) fn lines(out: &mut dyn Write, report: &SchemaReport) -> io::Result<()> {
+/// A line for each difference, after `indent`.
+pub(super) fn lines(out: &mut dyn Write, indent: &str, report: &SchemaReport) -> io::Result<()> {
     for (table, differences) in &report.tables {
         differences
             .iter()
-            .try_for_each(|difference| writeln!(out, "  table {}: {difference}", table.escape_debug()))?;
+            .try_for_each(|difference| writeln!(out, "{indent}table {}: {difference}", table.escape_debug()))?;
     }
     if report.more > 0 {
-        writeln!(out, "  and {}", output::count(report.more, "more difference"))?;
+        writeln!(out, "{indent}and {}", output::count(report.more, "more difference"))?;
     }
     match &report.unknown {
-        Some(why) => writeln!(out, "  not known where: {why}"),
+        Some(why) => writeln!(out, "{indent}not known where: {why}"),
         None => Ok(()),
     }
 }

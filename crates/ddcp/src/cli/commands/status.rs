@@ -66,7 +66,7 @@ fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport) -> io::Result<
     }
     if let Some(schema) = &remote.schema {
         writeln!(out, "schema   differs:")?;
-        super::schema::lines(out, schema)?;
+        super::schema::lines(out, "  ", schema)?;
     }
     writeln!(out, "fetched  {} not merged", output::count(remote.unmerged, "change"))?;
     if remote.waiting > 0 {

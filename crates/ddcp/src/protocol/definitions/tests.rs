@@ -77,8 +77,8 @@ async fn declarations_of_any_length_arrive() {
 async fn a_server_with_too_many_says_so() {
     let error = told(vec![table("t", &"x".repeat(1 << 20), &[]); 9]).await.unwrap_err().to_string();
     assert!(error.contains("it refuses: it cannot tell how its tables are declared: they take 94"), "{error}");
-    let error = told(vec![table("t", "", &[]); 10_001]).await.unwrap_err().to_string();
-    assert!(error.contains("there are 10001 tables"), "{error}");
+    let error = told(vec![table("t", "", &[]); 2_001]).await.unwrap_err().to_string();
+    assert!(error.contains("there are 2001 tables"), "{error}");
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ fn claim(entries: u64) -> Vec<u8> {
 
 #[test]
 fn lengths_are_not_believed() {
-    for entries in [1, 10_000, 10_001, u64::MAX] {
+    for entries in [1, 2_000, 2_001, u64::MAX] {
         assert!(matches!(decode_definitions(&claim(entries)), Err(DefinitionsError::Malformed(_))), "{entries}");
     }
     let too_many = [0xa2, 0, 1, 1, 0x81, 0xa1, 2, 0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
