@@ -311,8 +311,9 @@ impl Declared {
             let Some(differences) = differences.get(&definition.name) else { continue };
             if differences.contains(&TableDifference::MissingHere) {
                 statements.push(definition.sql.clone());
-                statements.extend(definition.indexes.iter().cloned());
                 statements.push(format!("SELECT crsql_as_crr({})", literal(&definition.name)));
+                // Last: the engine takes no table with a unique index, which a CRR may be given later.
+                statements.extend(definition.indexes.iter().cloned());
             }
             let columns = differences.iter().filter_map(|difference| match difference {
                 TableDifference::ColumnMissingHere { column } => Some(column.as_str()),

@@ -41,7 +41,7 @@ impl Repository {
     /// [`Error::CloneTarget`], [`Error::Config`], [`Error::Locked`], [`Error::RemoteDatabase`], [`Error::Remote`],
     /// [`Error::NotAuthorised`], [`Error::BadSchema`], [`Error::Database`], [`Error::State`], [`Error::Io`]. What
     /// goes wrong with the first pull is in the report.
-    pub async fn clone_from(
+    pub async fn clone_of(
         layout: Layout,
         options: Options,
         name: &str,
@@ -209,7 +209,7 @@ mod tests {
 
     async fn clone(layout: &Layout, definitions: Vec<TableDefinition>) -> Result<CloneReport, Error> {
         let options = Options { connector: Some(Arc::new(Tells(definitions))), ..Options::default() };
-        Repository::clone_from(layout.clone(), options, "origin", "elsewhere.db", &Monitor::default()).await
+        Repository::clone_of(layout.clone(), options, "origin", "elsewhere.db", &Monitor::default()).await
     }
 
     #[tokio::test]

@@ -214,8 +214,8 @@ fn what_a_remote_has_more_is_shown_and_adopted() {
     status 0
     --- stdout
     CREATE TABLE extra (id INTEGER NOT NULL PRIMARY KEY, x);
-    CREATE INDEX extra_x ON extra (x);
     SELECT crsql_as_crr('extra');
+    CREATE INDEX extra_x ON extra (x);
     SELECT crsql_begin_alter('note');
     ALTER TABLE "note" ADD COLUMN "colour" "TEXT" DEFAULT ('red');
     SELECT crsql_commit_alter('note');

@@ -39,7 +39,7 @@ impl Args {
 
 pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Failed> {
     let (layout, options, monitor) = (session.layout.clone(), session.options.clone(), Monitor::default());
-    let work = Repository::clone_from(layout, options, &args.name, &args.address, &monitor);
+    let work = Repository::clone_of(layout, options, &args.name, &args.address, &monitor);
     let report = progress::shown(session, &monitor, work).await.map_err(|error| {
         let failure = error.report();
         match Repository::is_unfinished_clone(&session.layout) {

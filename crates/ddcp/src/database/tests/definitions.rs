@@ -17,6 +17,7 @@ fn what_one_database_has_another_can_declare() {
            SELECT crsql_as_crr('odd "name');
            CREATE TABLE plain (id INTEGER PRIMARY KEY NOT NULL, at TEXT DEFAULT CURRENT_TIMESTAMP);
            SELECT crsql_as_crr('plain');
+           CREATE UNIQUE INDEX plain_at ON plain (at);
            CREATE TABLE private (id INTEGER PRIMARY KEY NOT NULL);"#,
     );
     let definitions = a.database.definitions().unwrap();
