@@ -12,8 +12,14 @@
 mod changeset;
 #[path = "../../crates/ddcp/src/config/mod.rs"]
 mod config;
+#[path = "../../crates/ddcp/src/database/mod.rs"]
+mod database;
+#[path = "../../crates/ddcp/src/disk.rs"]
+mod disk;
 #[path = "../../crates/ddcp/src/files.rs"]
 mod files;
+#[path = "../../crates/ddcp/src/host.rs"]
+mod host;
 #[path = "../../crates/ddcp/src/protocol/mod.rs"]
 mod protocol;
 #[path = "../../crates/ddcp/src/transport/veilid/record.rs"]

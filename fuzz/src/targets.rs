@@ -2,6 +2,7 @@
 
 mod client;
 mod config;
+mod definitions;
 mod message;
 mod pack;
 mod record;
@@ -9,6 +10,7 @@ mod server;
 
 pub use client::client;
 pub use config::config;
+pub use definitions::definitions;
 pub use message::message;
 pub use pack::pack;
 pub use record::record;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     changeset::{BundleError, SiteId},
     config::{ConfigError, RemoteName},
-    database::DatabaseError,
+    database::{BadDefinition, DatabaseError},
     disk,
     protocol::ClientError,
     repo::StateError,
@@ -85,6 +85,12 @@ pub enum Error {
     /// The path of a remote cannot be read as a repository's database.
     #[error("{}", remote_database(.0))]
     RemoteDatabase(#[source] DatabaseError),
+    /// A remote's tables cannot be declared in this database, or may not.
+    #[error("its tables cannot be declared here: {0}")]
+    BadSchema(#[source] BadDefinition),
+    /// What a clone would make is there already.
+    #[error("{} exists already: a clone makes a new database", .0.display())]
+    CloneTarget(PathBuf),
     /// Nothing was ever fetched from a remote, so there is nothing to merge.
     #[error("nothing has been fetched from `{0}` yet")]
     NothingFetched(String),
@@ -189,9 +195,11 @@ impl Error {
             | Self::Database(DatabaseError::Locked { .. })
             | Self::Node(TransportError::InUse(_)) => ErrorKind::Locked,
             Self::Config(ConfigError::Io { .. }) => ErrorKind::Failed,
-            Self::Config(_) | Self::ForeignFolder(_) | Self::BundleRequest { .. } | Self::FileExists(_) => {
-                ErrorKind::Usage
-            }
+            Self::Config(_)
+            | Self::ForeignFolder(_)
+            | Self::BundleRequest { .. }
+            | Self::FileExists(_)
+            | Self::CloneTarget(_) => ErrorKind::Usage,
             Self::Remote(ClientError::Transport(error)) => transport_kind(error),
             Self::Node(TransportError::Offline(_)) | Self::RemoteDatabase(_) | Self::Remote(ClientError::Busy(_)) => {
                 ErrorKind::Unreachable
@@ -236,6 +244,21 @@ impl Error {
             Self::Remote(ClientError::Transport(error)) => transport_hint(error)?.into(),
             Self::Remote(ClientError::Refused(_) | ClientError::Protocol(_)) => {
                 "check that both sides run the same version of ddcp (`ddcp --version`)".into()
+            }
+            Self::Remote(ClientError::NotKnown) => {
+                "ask its owner to update ddcp; tables can be made by hand (`ddcp shell`), and what waits for them is then \
+                 merged"
+                    .into()
+            }
+            Self::BadSchema(_) | Self::Remote(ClientError::Definitions(_)) => {
+                "check that the peer is who you think; what you trust of its tables can be made by hand (`ddcp shell`), and \
+                 what waits for them is then merged"
+                    .into()
+            }
+            Self::CloneTarget(_) => {
+                "name another file (`ddcp clone ADDRESS FILE`); to a database that is there, `ddcp remote add NAME ADDRESS` \
+                 adds a remote, and `ddcp schema adopt NAME` its tables"
+                    .into()
             }
             Self::Remote(ClientError::Busy(_) | ClientError::PacksVanish) => "try again later".into(),
             Self::Remote(ClientError::NoRoom { .. }) => {

@@ -135,7 +135,7 @@ fn check_place(path: &Path, replace: bool) -> io::Result<()> {
 }
 
 /// Makes the name of the file at `path` durable.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) => File::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?.sync_all(),
         None => Ok(()),

@@ -8,6 +8,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use super::runtime;
 use crate::{
     changeset::{Cursor, PackId, SiteId},
+    host::Host,
     protocol::{
         Client, ClientError, Fetched, Limits, Sink,
         message::{self, Answer, CHUNK_BYTES, Manifest, PackEntry, RemoteStatus, Request},
@@ -66,7 +67,8 @@ impl Pack {
             Self::Unknown { bytes } => bytes,
             _ => bytes.len() as u64,
         };
-        PackEntry { id: *PackId::of(&bytes).as_bytes(), bytes: claimed, changes: 1, from: from.into(), to: to.into() }
+        let id = *PackId::of(&bytes).as_bytes();
+        PackEntry { id, bytes: claimed, changes: 1, from: from.into(), to: to.into(), content: None }
     }
 }
 
@@ -169,7 +171,7 @@ pub fn client(bytes: &[u8]) {
         script.iter().all(|reply| matches!(reply, Reply::Right | Reply::Working | Reply::Busy)) && script.len() < 8;
     let packs = Pack::HONEST.map(|pack| (*PackId::of(&pack.bytes()).as_bytes(), pack.bytes()));
     let peer = Scripted { script: Mutex::new(script.into_iter()), packs: packs.into() };
-    let client = Client::new(Arc::new(peer), Limits::default());
+    let client = Client::new(Arc::new(peer), Limits::default(), Host::default());
     let reader = SiteId::from_bytes(&[1; 16]).expect("16 bytes");
     let mut arrived = Arrived { reached: Cursor::ZERO, packs: 0 };
     let result = runtime().block_on(client.fetch(Cursor::ZERO, 3, &reader, &mut arrived));

@@ -1,8 +1,12 @@
+use std::ops::ControlFlow;
+
 use arbitrary::{Arbitrary, Unstructured};
 
 use super::runtime;
 use crate::{
     changeset::{Change, Cursor, Pack, PackTable, SiteId},
+    database::{TableDefinition, TakePack},
+    host::Host,
     protocol::{
         RemoteStatus, Server, Source,
         message::{self, Answer, Request},
@@ -14,6 +18,9 @@ use crate::{
 enum Question {
     Bytes(Vec<u8>),
     Status,
+    Schema {
+        job: u8,
+    },
     Offer {
         job: u8,
         after: [i8; 2],
@@ -40,14 +47,21 @@ impl Source for Versions {
         Ok(RemoteStatus { site_id: vec![7; 16], db_version: LAST, schema: vec![1; 32] })
     }
 
-    fn packs(&self, after: Cursor, reader: &SiteId, most: usize) -> Result<(Vec<Pack>, Cursor, bool), String> {
+    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
         if reader.as_bytes()[0] == 0 {
             return Err("its database cannot be read at the moment".into());
         }
-        let versions = (1..=LAST).filter(|version| Cursor::whole(*version) > after);
-        let packs: Vec<_> = versions.map(|version| pack(version, after)).take(most).collect();
-        let end = packs.last().map_or(after.max(Cursor::whole(LAST)), |pack| pack.to);
-        Ok((packs, end, end.version < LAST))
+        for version in (1..=LAST).filter(|version| Cursor::whole(*version) > after) {
+            if let ControlFlow::Break(()) = take(pack(version, after)) {
+                return Ok((Cursor::whole(version), version < LAST));
+            }
+        }
+        Ok((after.max(Cursor::whole(LAST)), false))
+    }
+
+    fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
+        let sql = format!("CREATE TABLE note (id PRIMARY KEY, body /* {} */)", "x".repeat(40_000));
+        Ok(vec![TableDefinition { name: "note".into(), sql, indexes: Vec::new() }])
     }
 }
 
@@ -78,12 +92,13 @@ pub fn server(bytes: &[u8]) {
     let mut bytes = Unstructured::new(bytes);
     let Ok(questions) = Vec::<Question>::arbitrary(&mut bytes) else { return };
     runtime().block_on(async {
-        let server = Server::new(Versions);
+        let server = Server::new(Versions, None, Host::default());
         let mut offered = Vec::new();
         for question in questions.into_iter().take(30) {
             let request = match question {
                 Question::Bytes(bytes) => bytes,
                 Question::Status => message::encode(Request::Status),
+                Question::Schema { job } => message::encode(Request::Schema { job: job.into() }),
                 Question::Offer { job, after: [version, seq], reader } => message::encode(Request::Offer {
                     job: job.into(),
                     after: Cursor { version: version.into(), seq: seq.into() }.into(),
@@ -99,6 +114,7 @@ pub fn server(bytes: &[u8]) {
             assert!(answer.len() <= MAX_MESSAGE);
             match message::decode::<Answer>(&answer).expect("an answer of the protocol") {
                 Answer::Offer(manifest) => offered.extend(manifest.packs.iter().map(|pack| pack.id)),
+                Answer::Schema { id, .. } => offered.push(id),
                 Answer::Chunk { bytes } => assert!(!bytes.is_empty()),
                 _ => {}
             }

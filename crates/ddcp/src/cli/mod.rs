@@ -38,15 +38,19 @@ Examples:
   ddcp --db notes.db serve
   ddcp --db notes.db remote add alice VLD0:…
   ddcp --db notes.db pull
+  ddcp clone VLD0:… notes.db
 
 Exit status: 0 done, 1 failed, 2 usage or settings, 3 some remotes failed, 4 remote unreachable,
 10 no repository here, 11 locked by another process, 70 internal error.";
 
+/// The database where none is named.
+const DEFAULT_DB: &str = "ddcp.db";
+
 #[derive(clap::Args)]
 struct Global {
-    /// The database.
-    #[arg(long, global = true, env = "DDCP_DB", value_name = "FILE", default_value = "ddcp.db")]
-    db: PathBuf,
+    /// The database [default: ddcp.db].
+    #[arg(long, global = true, env = "DDCP_DB", value_name = "FILE")]
+    db: Option<PathBuf>,
     /// Where the repository's state is kept [default: .ddcp/NAME beside the database].
     #[arg(long, global = true, env = "DDCP_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -80,6 +84,7 @@ enum Format {
 #[derive(Subcommand)]
 enum Command {
     Init(commands::init::Args),
+    Clone(commands::clone::Args),
     Serve(commands::serve::Args),
     Stop(commands::stop::Args),
     Address(commands::address::Args),
@@ -88,6 +93,7 @@ enum Command {
     Fetch(commands::fetch::Args),
     Merge(commands::merge::Args),
     Pull(commands::pull::Args),
+    Schema(commands::schema::Args),
     Bundle(commands::bundle::Args),
     Status(commands::status::Args),
     Log(commands::log::Args),
@@ -128,10 +134,14 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-async fn dispatch(arguments: Arguments) -> Result<(), Failed> {
+async fn dispatch(mut arguments: Arguments) -> Result<(), Failed> {
+    if let Command::Clone(args) = &arguments.command {
+        arguments.global.db = args.database(arguments.global.db);
+    }
     let session = Session::new(arguments.global)?;
     match arguments.command {
         Command::Init(args) => commands::init::run(&session, args).await,
+        Command::Clone(args) => commands::clone::run(&session, args).await,
         Command::Serve(args) => commands::serve::run(session, args).await,
         Command::Stop(args) => commands::stop::run(&session, args).await,
         Command::Address(args) => commands::address::run(&session, args),
@@ -140,6 +150,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failed> {
         Command::Fetch(args) => commands::fetch::run(&session, args).await,
         Command::Merge(args) => commands::merge::run(&session, args).await,
         Command::Pull(args) => commands::pull::run(&session, args).await,
+        Command::Schema(args) => commands::schema::run(&session, args).await,
         Command::Bundle(args) => commands::bundle::run(&session, args).await,
         Command::Status(args) => commands::status::run(&session, args).await,
         Command::Log(args) => commands::log::run(&session, args).await,
@@ -160,8 +171,8 @@ struct Session {
 
 impl Session {
     fn new(global: Global) -> Result<Self, Failed> {
-        let layout = Layout::new(&global.db, global.state_dir.as_deref())
-            .map_err(|source| Error::Io { path: global.db, source })?;
+        let db = global.db.unwrap_or_else(|| DEFAULT_DB.into());
+        let layout = Layout::new(&db, global.state_dir.as_deref()).map_err(|source| Error::Io { path: db, source })?;
         let network = global.network.as_deref().map(load_network).transpose().map_err(Error::from)?;
         let options = Options { extension: global.extension, network, ..Options::default() };
         Ok(Self { layout, options, format: global.format, verbose: global.verbose, quiet: global.quiet })

@@ -118,6 +118,21 @@ pub enum Command {
         /// One remote, or all.
         remote: Option<String>,
     },
+    /// How a remote's tables differ from those here: a [`SchemaReport`](crate::repo::SchemaReport).
+    #[serde(rename = "schema.diff")]
+    SchemaDiff {
+        /// The remote.
+        remote: String,
+    },
+    /// Adds the tables and columns of a remote that are not here: an [`AdoptReport`](crate::repo::AdoptReport).
+    #[serde(rename = "schema.adopt")]
+    SchemaAdopt {
+        /// The remote.
+        remote: String,
+        /// Whether to do it; else it is only said what would be done.
+        #[serde(default)]
+        apply: bool,
+    },
     /// Fetches what is in a bundle: a [`BundleFetchReport`](crate::repo::BundleFetchReport).
     #[serde(rename = "bundle.fetch")]
     BundleFetch {
@@ -131,7 +146,15 @@ pub enum Command {
 impl Command {
     /// Whether one process at a time may do this.
     fn is_exclusive(&self) -> bool {
-        matches!(self, Self::Fetch { .. } | Self::Merge { .. } | Self::Pull { .. } | Self::BundleFetch { .. })
+        matches!(
+            self,
+            Self::Fetch { .. }
+                | Self::Merge { .. }
+                | Self::Pull { .. }
+                | Self::SchemaDiff { .. }
+                | Self::SchemaAdopt { .. }
+                | Self::BundleFetch { .. }
+        )
     }
 }
 
@@ -158,6 +181,8 @@ async fn execute(repository: &Repository, command: Command, serving: bool, monit
         Command::Fetch { remote } => json(repository.fetch_watched(remote.as_deref(), monitor).await?),
         Command::Merge { remote } => json(repository.merge(remote.as_deref()).await?),
         Command::Pull { remote } => json(repository.pull_watched(remote.as_deref(), monitor).await?),
+        Command::SchemaDiff { remote } => json(repository.schema_diff(&remote).await?),
+        Command::SchemaAdopt { remote, apply } => json(repository.schema_adopt(&remote, apply).await?),
         Command::BundleFetch { file, name } => json(repository.fetch_bundle(file, name, monitor).await?),
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::{Database, DatabaseError, from_sql_error};
+use super::{Database, DatabaseError, from_sql_error, schema};
 use crate::changeset::SiteId;
 
 /// The key in `crsql_master`.
@@ -60,8 +60,8 @@ impl Database {
         const ADD: &str = "INSERT INTO crsql_site_id (site_id) VALUES (?) RETURNING ordinal";
         let ordinal: i64 = self.wrap(self.connection.query_row(ADD, [old.as_bytes()], |row| row.get(0)))?;
         for table in self.tables()? {
-            let clock = format!("{}__crsql_clock", table.name).replace('"', "\"\"");
-            let sql = format!("UPDATE \"{clock}\" SET site_id = ? WHERE site_id = 0");
+            let clock = schema::quote(&format!("{}__crsql_clock", table.name));
+            let sql = format!("UPDATE {clock} SET site_id = ? WHERE site_id = 0");
             self.wrap(self.connection.execute(&sql, [ordinal]))?;
         }
         // What waited for a table or a column waited in the state, which is another one, or a later one, than this file

@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, named_params
 
 use crate::changeset::{Cursor, SiteId};
 
+mod definition;
 mod error;
 mod identity;
 mod library;
@@ -24,6 +25,9 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use definition::{
+    BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableDefinition, TableDifference, check_number,
+};
 pub use error::DatabaseError;
 pub use identity::RepositoryId;
 pub use library::own_library;

@@ -49,7 +49,7 @@ pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Vec<TableShape
     names.map(|name| table(connection, name?)).collect()
 }
 
-fn table(connection: &Connection, name: String) -> rusqlite::Result<TableShape> {
+pub(super) fn table(connection: &Connection, name: String) -> rusqlite::Result<TableShape> {
     // Leaves out generated and hidden columns, as the engine does.
     let mut statement = connection.prepare_cached("SELECT name, type, pk FROM pragma_table_info(?1, 'main')")?;
     let mut rows = statement.query([&name])?;

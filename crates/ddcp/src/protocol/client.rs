@@ -18,7 +18,10 @@ use tokio::sync::mpsc;
 use super::{
     Meter,
     credentials::Credentials,
-    message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request, Session},
+    definitions::DefinitionsError,
+    message::{
+        self, Answer, CHUNK_BYTES, Manifest, MessageError, NO_MESSAGE, PackEntry, RemoteStatus, Request, Session,
+    },
     parts::{Assembly, AssemblyError, Parts},
     window::{Gate, MOST},
 };
@@ -105,6 +108,12 @@ pub enum ClientError {
     /// Packs kept vanishing before they could be downloaded.
     #[error("it drops packs faster than they can be downloaded")]
     PacksVanish,
+    /// The peer is older than the question.
+    #[error("it does not know this request: it runs an older version of ddcp")]
+    NotKnown,
+    /// The declarations of the peer's tables are none, or too much.
+    #[error("the declarations of its tables cannot be used: {0}")]
+    Definitions(#[from] DefinitionsError),
     /// What arrived could not be kept on this side.
     #[error("what arrives cannot be kept: {0}")]
     Storage(#[source] std::io::Error),
@@ -430,7 +439,8 @@ impl Client {
         Ok(Arrival::Pack(pack, assembly))
     }
 
-    async fn chunk(&self, pack: [u8; 32], length: u64, index: u32) -> Result<Option<Vec<u8>>, ClientError> {
+    /// A part of what has the hash `pack` and `length` bytes; `None` if the peer no longer has it.
+    pub(super) async fn chunk(&self, pack: [u8; 32], length: u64, index: u32) -> Result<Option<Vec<u8>>, ClientError> {
         let rest = length.saturating_sub(u64::from(index) * CHUNK_BYTES as u64);
         match self.ask(Request::Chunk { pack, index }).await? {
             Answer::Chunk { bytes } if bytes.len() as u64 == rest.min(CHUNK_BYTES as u64) => Ok(Some(bytes)),
@@ -440,7 +450,7 @@ impl Client {
     }
 
     /// Asks until there is an answer, proving who asks if that is demanded.
-    async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
+    pub(super) async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
         let proofs = self.credentials.as_ref().map(|credentials| credentials.proofs());
         match self.exchange(request.clone()).await? {
             Answer::NotAuthorised { .. } => {}
@@ -454,6 +464,11 @@ impl Client {
             Answer::NotAuthorised { .. } => Err(ClientError::NotAuthorised),
             answer => Ok(answer),
         }
+    }
+
+    /// What time, chance and threads are taken from.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The name of this connection.
@@ -472,6 +487,7 @@ impl Client {
             let place = if needs_place { Some(self.gate.enter(|| self.host.now()).await) } else { None };
             let failure = match self.peer.call(request.clone()).await {
                 Ok(bytes) => match message::decode(&bytes)? {
+                    Answer::Refused { reason } if reason.starts_with(NO_MESSAGE) => return Err(ClientError::NotKnown),
                     Answer::Refused { reason } => return Err(ClientError::Refused(printable(&reason))),
                     Answer::Working => {
                         // It has waited itself before it said so.
@@ -580,7 +596,7 @@ impl<S: Sink> Store<'_, S> {
     }
 }
 
-fn stopped() -> std::io::Error {
+pub(super) fn stopped() -> std::io::Error {
     std::io::Error::other("the work was broken off")
 }
 
@@ -589,6 +605,7 @@ pub(super) fn unexpected(answer: &Answer) -> ClientError {
         Answer::Status(_) => "a status",
         Answer::Offer(_) => "an offer",
         Answer::Chunk { .. } => "a chunk of the wrong size",
+        Answer::Schema { .. } => "declarations of tables",
         Answer::Gone => "that something is gone",
         Answer::Nonce { .. } | Answer::Authorised => "about a proof",
         Answer::Working | Answer::Busy | Answer::Refused { .. } | Answer::NotAuthorised { .. } => "something else",

@@ -58,6 +58,13 @@ pub(crate) enum Request {
         #[n(1)]
         index: u32,
     },
+    /// How are the shared tables declared? `job` as in `Offer`.
+    #[n(3)]
+    #[cbor(map)]
+    Schema {
+        #[n(0)]
+        job: u64,
+    },
     /// Asks for a nonce, to prove with it that the session is of repository `caller`, whose owner has `key`.
     #[n(8)]
     #[cbor(map)]
@@ -110,6 +117,19 @@ pub(crate) enum Answer {
     Refused {
         #[n(0)]
         reason: String,
+    },
+    /// The answer to `Schema`: what holds the declarations is read by `Chunk`, as a pack is.
+    #[n(7)]
+    #[cbor(map)]
+    Schema {
+        /// The BLAKE3 hash of its bytes.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        id: [u8; 32],
+        #[n(1)]
+        bytes: u64,
+        /// All of its bytes, if they are few.
+        #[n(2)]
+        content: Option<ByteVec>,
     },
     /// The repository is private, and the session has not proved that it is one of its remotes'.
     #[n(16)]
@@ -206,9 +226,13 @@ pub(crate) struct PackEntry {
 pub(crate) enum MessageError {
     #[error("it speaks version {0} of the protocol and this program version {PROTOCOL_VERSION}")]
     Version(u32),
-    #[error("it is no message of this protocol ({0})")]
+    #[error("{NO_MESSAGE} ({0})")]
     Malformed(String),
 }
+
+/// How a server begins its refusal of a request that it cannot read. To a client, whose requests are well-formed, it
+/// says that the server is older than the request.
+pub(crate) const NO_MESSAGE: &str = "it is no message of this protocol";
 
 /// The bytes of a message.
 pub(crate) fn encode<T: Encode<()>>(body: T) -> Vec<u8> {
@@ -303,6 +327,20 @@ mod tests {
     }
 
     #[test]
+    fn a_full_schema_fits_one_message() {
+        let content = Some(vec![0xff; INLINE_BYTES].into());
+        let bytes = encode(Answer::Schema { id: [0xff; 32], bytes: u64::MAX, content });
+        assert!(bytes.len() <= MAX_MESSAGE, "{}", bytes.len());
+    }
+
+    #[test]
+    fn a_request_of_a_later_program_is_refused_in_known_words() {
+        let later = Envelope { version: PROTOCOL_VERSION, body: (99, 0_u64), session: None };
+        let error = decode::<Request>(&minicbor::to_vec(later).unwrap()).unwrap_err();
+        assert!(error.to_string().starts_with(NO_MESSAGE), "{error}");
+    }
+
+    #[test]
     fn another_version_is_named() {
         let bytes = minicbor::to_vec(Envelope { version: 9, body: Request::Status, session: None }).unwrap();
         assert!(matches!(decode::<Request>(&bytes), Err(MessageError::Version(9))));
@@ -349,6 +387,7 @@ mod tests {
                 |(job, (version, seq), reader)| Request::Offer { job, after: Cursor { version, seq }.into(), reader }
             ),
             (any::<[u8; 32]>(), any::<u32>()).prop_map(|(pack, index)| Request::Chunk { pack, index }),
+            any::<u64>().prop_map(|job| Request::Schema { job }),
             any::<[[u8; 32]; 2]>().prop_map(|[caller, key]| Request::Challenge { caller, key }),
             (any::<[[u8; 32]; 5]>()).prop_map(|[caller, key, nonce, first, second]| {
                 let signature = std::array::from_fn(|at| if at < 32 { first[at] } else { second[at - 32] });

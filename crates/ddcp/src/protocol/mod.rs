@@ -4,6 +4,7 @@
 //! - `Status`: who are you, and how far is your database?
 //! - `Offer`: which packs hold what changed since this cursor?
 //! - `Chunk`: a part of a pack.
+//! - `Schema`: how are the shared tables declared?
 //! - `Challenge` and `Proof`: to a private repository, who is asking.
 //!
 //! `docs/protocol.md` specifies it.
@@ -13,6 +14,7 @@ mod cache;
 mod client;
 mod clock;
 mod credentials;
+mod definitions;
 mod gate;
 mod guard;
 pub(crate) mod message;
@@ -25,6 +27,7 @@ mod window;
 pub use access::Door;
 pub use client::{Client, ClientError, Fetched, Limits, OfferedPack, Sink};
 pub use credentials::Credentials;
+pub use definitions::{DefinitionsError, MAX_DEFINITIONS_BYTES, decode_definitions, encode_definitions};
 pub use gate::{DropReport, Drops};
 pub use guard::{Guarded, Rules};
 pub use message::{CHUNK_BYTES, PROTOCOL_VERSION, RemoteStatus, announcement, private_announcement};

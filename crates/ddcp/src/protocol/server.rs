@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io,
+    io::{self, Write},
     ops::ControlFlow,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,14 +13,15 @@ use minicbor::bytes::ByteVec;
 use tokio::sync::watch;
 
 use super::{
-    cache::{CacheLimits, Held, PackCache, Written},
+    cache::{CacheLimits, Held, PackCache, PackWriter, Written},
+    definitions::encode_definitions,
     gate::{Account, Preparing},
     message::{self, Answer, CHUNK_BYTES, INLINE_BYTES, Manifest, PackEntry, RemoteStatus, Request},
     turns::Turns,
 };
 use crate::{
     changeset::{Cursor, Pack, SiteId},
-    database::TakePack,
+    database::{TableDefinition, TakePack},
     host::Host,
     transport::{BoxFuture, Handler},
 };
@@ -63,6 +64,14 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// As [`Source::status`].
     fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String>;
+
+    /// How the shared tables are declared. A source that has no declarations of its own to tell need not.
+    ///
+    /// # Errors
+    /// As [`Source::status`].
+    fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
+        Err("it does not tell how its tables are declared".to_owned())
+    }
 }
 
 /// Answers the requests of peers from a [`Source`]. Cheap to clone. As a [`Handler`] it is for a caller on this
@@ -77,15 +86,20 @@ struct Inner {
     host: Host,
     /// Who may read the database.
     turns: Arc<Turns>,
-    offers: Mutex<HashMap<OfferKey, Offer>>,
+    jobs: Mutex<HashMap<JobKey, Job>>,
     packs: Mutex<PackCache>,
     /// Of a caller on this machine.
     own: Arc<Account>,
 }
 
-type OfferKey = (SiteId, u64);
+/// What is being prepared, and for which number of a client's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum JobKey {
+    Offer(SiteId, u64),
+    Schema(u64),
+}
 
-struct Offer {
+struct Job {
     made: Instant,
     /// `None` until it is ready.
     answer: watch::Receiver<Option<Answer>>,
@@ -101,7 +115,7 @@ impl Server {
                 source: Box::new(source),
                 host,
                 turns: Turns::new(MOST_READERS),
-                offers: Mutex::default(),
+                jobs: Mutex::default(),
                 packs: Mutex::new(PackCache::new(spool, CacheLimits::default())),
                 own: Arc::default(),
             }),
@@ -113,10 +127,15 @@ impl Server {
         match request {
             Request::Status => self.status(account).await,
             Request::Offer { job, after, reader } => match SiteId::from_bytes(&reader) {
-                Ok(reader) => self.offer((reader, job), after.into(), account).await,
+                Ok(reader) => {
+                    let after = after.into();
+                    let cut = move |inner: &Inner| inner.cut(&reader, after).map(Answer::Offer);
+                    self.job(JobKey::Offer(reader, job), account, cut).await
+                }
                 Err(error) => Answer::Refused { reason: error.to_string() },
             },
             Request::Chunk { pack, index } => self.chunk(&pack, index, account).await,
+            Request::Schema { job } => self.job(JobKey::Schema(job), account, Inner::schema).await,
             Request::Challenge { .. } | Request::Proof { .. } => {
                 Answer::Refused { reason: "nobody has to prove who he is here".to_owned() }
             }
@@ -138,9 +157,14 @@ impl Server {
         }
     }
 
-    /// Starts preparing the offer or finds it, and waits a little for it.
-    async fn offer(&self, key: OfferKey, after: Cursor, account: &Arc<Account>) -> Answer {
-        let Some(mut ready) = self.find_or_start(key, after, account) else { return Answer::Busy };
+    /// Starts `work` or finds what was started under this key, and waits a little for its answer.
+    async fn job(
+        &self,
+        key: JobKey,
+        account: &Arc<Account>,
+        work: impl FnOnce(&Inner) -> Result<Answer, String> + Send + 'static,
+    ) -> Answer {
+        let Some(mut ready) = self.find_or_start(key, account, work) else { return Answer::Busy };
         let answer = self.inner.host.timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
         match answer {
             Some(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
@@ -152,26 +176,25 @@ impl Server {
 
     fn find_or_start(
         &self,
-        key: OfferKey,
-        after: Cursor,
+        key: JobKey,
         account: &Arc<Account>,
+        work: impl FnOnce(&Inner) -> Result<Answer, String> + Send + 'static,
     ) -> Option<watch::Receiver<Option<Answer>>> {
-        let mut offers = lock(&self.inner.offers);
-        offers.retain(|_, offer| self.inner.host.since(offer.made) < OFFER_LIFE);
-        if let Some(offer) = offers.get(&key) {
-            return Some(offer.answer.clone());
+        let mut jobs = lock(&self.inner.jobs);
+        jobs.retain(|_, job| self.inner.host.since(job.made) < OFFER_LIFE);
+        if let Some(job) = jobs.get(&key) {
+            return Some(job.answer.clone());
         }
         let preparing = account.begin_offer()?;
-        if offers.len() >= MOST_OFFERS {
-            // Answered offers are kept only in case the answer was lost.
-            let answered = offers.iter().filter(|(_, offer)| offer.answer.borrow().is_some());
-            let oldest = *answered.min_by_key(|(_, offer)| offer.made)?.0;
-            offers.remove(&oldest);
+        if jobs.len() >= MOST_OFFERS {
+            // What was answered is kept only in case the answer was lost.
+            let answered = jobs.iter().filter(|(_, job)| job.answer.borrow().is_some());
+            let oldest = *answered.min_by_key(|(_, job)| job.made)?.0;
+            jobs.remove(&oldest);
         }
         let (sender, receiver) = watch::channel(None);
-        offers.insert(key, Offer { made: self.inner.host.now(), answer: receiver.clone() });
-        let work = prepare(self.inner.clone(), key.0, after, account.clone(), preparing, sender);
-        self.inner.host.spawn(work);
+        jobs.insert(key, Job { made: self.inner.host.now(), answer: receiver.clone() });
+        self.inner.host.spawn(prepare(self.inner.clone(), work, account.clone(), preparing, sender));
         Some(receiver)
     }
 
@@ -202,27 +225,23 @@ impl Server {
     }
 }
 
-/// Reads an offer from the database and keeps its packs. Costs what the packs hold, not what the database holds.
+/// Does what reads the database, when it is the caller's turn.
 async fn prepare(
     inner: Arc<Inner>,
-    reader: SiteId,
-    after: Cursor,
+    work: impl FnOnce(&Inner) -> Result<Answer, String> + Send + 'static,
     account: Arc<Account>,
     _preparing: Preparing,
     ready: watch::Sender<Option<Answer>>,
 ) {
     let _turn = inner.turns.take(&account).await;
-    let work = inner.clone();
-    let answer = match inner.host.blocking(move || work.cut(&reader, after)).await {
-        Some(Ok(manifest)) => Answer::Offer(manifest),
-        Some(Err(reason)) => Answer::Refused { reason },
-        None => return,
-    };
-    let _ = ready.send(Some(answer));
+    let read = inner.clone();
+    let Some(answer) = inner.host.blocking(move || work(&read)).await else { return };
+    let _ = ready.send(Some(answer.unwrap_or_else(|reason| Answer::Refused { reason })));
 }
 
 impl Inner {
-    /// Cuts an offer's packs, each encoded and put away before the next is read. Blocks.
+    /// Cuts an offer's packs, each encoded and put away before the next is read. Costs what the packs hold, not what
+    /// the database holds. Blocks.
     fn cut(&self, reader: &SiteId, after: Cursor) -> Result<Manifest, String> {
         let started = self.host.now();
         let mut until = None;
@@ -241,19 +260,39 @@ impl Inner {
             if offer.is_full() || now >= until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         if let Some(error) = failure {
-            tracing::error!(%error, "packs for a peer cannot be kept");
-            return Err("it has no room to prepare its changes at the moment".to_owned());
+            return Err(no_room(&error));
         }
         Ok(Manifest { packs: offer.packs, end: end.into(), more })
     }
 
+    /// Encodes the declarations of the shared tables and puts them away as a pack is. Blocks.
+    fn schema(&self) -> Result<Answer, String> {
+        let bytes = encode_definitions(&self.source.definitions()?).map_err(|error| {
+            tracing::error!(%error, "the declarations of the tables here cannot be told to a peer");
+            format!("it cannot tell how its tables are declared: {error}")
+        })?;
+        let written = self.keep_written(|writer| writer.write_all(&bytes)).map_err(|error| no_room(&error))?;
+        let content = (bytes.len() <= INLINE_BYTES).then(|| bytes.into());
+        Ok(Answer::Schema { id: written.id, bytes: written.length, content })
+    }
+
     fn keep(&self, pack: &Pack) -> io::Result<Written> {
+        self.keep_written(|writer| pack.write_to(writer))
+    }
+
+    fn keep_written(&self, write: impl FnOnce(&mut PackWriter) -> io::Result<()>) -> io::Result<Written> {
         let mut writer = lock(&self.packs).writer(self.host.now());
-        pack.write_to(&mut writer)?;
+        write(&mut writer)?;
         let written = writer.finish()?;
         lock(&self.packs).put(written.clone(), self.host.now());
         Ok(written)
     }
+}
+
+/// What a peer is told.
+fn no_room(error: &io::Error) -> String {
+    tracing::error!(%error, "what was prepared for a peer cannot be kept");
+    "it has no room to prepare its answer at the moment".to_owned()
 }
 
 /// An offer in the making.

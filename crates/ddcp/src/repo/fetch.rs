@@ -99,7 +99,7 @@ impl Repository {
     ) -> Result<FetchReport, Error> {
         let status = client.status().await.map_err(|error| self.explain(error))?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
-        let schema = status.schema.clone();
+        let (schema, asked) = (status.schema.clone(), status.clone());
         let Start { reader, after, up_to, held, report, state } =
             self.start(name.clone(), address.clone(), site, status).await?;
         let room = limits.inbox_bytes.get().saturating_sub(held);
@@ -114,11 +114,12 @@ impl Repository {
             other => other,
         })?;
         inbox.write(move |state| Ok(state.note_schema(&site, &schema)?)).await?;
+        inbox.report.schema = self.compare_schema(&client, name, address, asked).await;
         Ok(inbox.report)
     }
 
     /// What asks the repository at `address`.
-    async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
+    pub(super) async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
         let limits = Limits {
             pack_bytes: limits.pack_bytes.get(),
             patience: Duration::from_secs(u64::from(limits.patience_seconds.get())),
@@ -136,7 +137,7 @@ impl Repository {
     }
 
     /// With what the owner of a private repository needs to know.
-    fn explain(&self, error: ClientError) -> Error {
+    pub(super) fn explain(&self, error: ClientError) -> Error {
         match error {
             ClientError::NotAuthorised => {
                 Error::NotAuthorised(self.address().ok().flatten().map(|address| address.to_string()))

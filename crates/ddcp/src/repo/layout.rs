@@ -63,6 +63,12 @@ impl Layout {
         self.state.join("veilid")
     }
 
+    /// The file that says that the repository is a clone that has not been finished.
+    #[must_use]
+    pub fn clone_mark(&self) -> PathBuf {
+        self.state.join("clone")
+    }
+
     /// The running daemon's control socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod bundle;
+mod clone;
 mod fetch;
 mod guard;
 mod identity;
@@ -35,11 +36,13 @@ mod merge;
 mod monitor;
 mod reading;
 mod report;
+mod schema;
 mod source;
 mod state;
 mod status;
 
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
+pub use clone::CloneReport;
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
@@ -47,6 +50,7 @@ pub use monitor::Monitor;
 pub use report::{
     FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
 };
+pub use schema::{AdoptReport, SchemaReport};
 pub use source::DatabaseSource;
 use source::OwnSource;
 pub(crate) use source::status_of;
@@ -357,7 +361,8 @@ fn is_missing_or_empty(folder: &Path) -> std::io::Result<bool> {
         Ok(mut entries) => Ok(entries.try_fold(true, |ours, entry| {
             let name = entry?.file_name();
             let name = name.as_encoded_bytes();
-            Ok::<_, std::io::Error>(ours && (name.starts_with(b"config.") || name == b"lock" || name == b"veilid"))
+            let is_ours = name.starts_with(b"config.") || [&b"lock"[..], b"veilid", b"clone"].contains(&name);
+            Ok::<_, std::io::Error>(ours && is_ours)
         })?),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::SchemaReport;
 use crate::{
     Failure,
     config::{Access, SyncMode},
@@ -52,6 +53,9 @@ pub struct FetchReport {
     pub remote_version: i64,
     /// Whether the remote's history was found to be older than what had been fetched, and read from its start.
     pub rewound: bool,
+    /// How the remote's tables differ from those here, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<SchemaReport>,
 }
 
 /// What a merge changed.
@@ -122,4 +126,7 @@ pub struct RemoteStatusReport {
     pub last_contact: Option<i64>,
     /// What went wrong since.
     pub last_error: Option<String>,
+    /// How its tables differed when it was last fetched from, if they did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<SchemaReport>,
 }

@@ -5,7 +5,7 @@ use std::sync::{
 
 use crate::{
     changeset::{Cursor, SiteId},
-    database::{Database, DatabaseError, PACK_BYTES, Selection, TakePack},
+    database::{Database, DatabaseError, PACK_BYTES, Selection, TableDefinition, TakePack},
     protocol::{RemoteStatus, Source},
     repo::Repository,
 };
@@ -48,6 +48,10 @@ impl Source for DatabaseSource {
             Ok((reached.end, reached.more))
         })
     }
+
+    fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
+        self.with(Database::definitions)
+    }
 }
 
 /// Serves a repository's own database. How far peers may have read is noted before they are told: a database that is
@@ -89,6 +93,10 @@ impl Source for OwnSource {
         let (end, more) = self.database.packs(after, reader, take)?;
         self.note(end.version)?;
         Ok((end, more))
+    }
+
+    fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
+        self.database.definitions()
     }
 }
 

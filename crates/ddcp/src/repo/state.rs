@@ -15,7 +15,14 @@ use crate::{
 };
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
-const STEPS: [&str; 4] = [TABLES, LOG, HOME, BUNDLES];
+const STEPS: [&str; 5] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES];
+
+/// How the tables of a remote differ from those here, and the fingerprints of both schemas when that was found.
+const DIFFERENCES: &str = "
+    ALTER TABLE contact ADD COLUMN schema_here BLOB;
+    ALTER TABLE contact ADD COLUMN schema_there BLOB;
+    ALTER TABLE contact ADD COLUMN differences TEXT;
+";
 
 /// The schema of a source belongs to its site, whether it was read as a remote or from a bundle. A mark says up to which
 /// version of the database `source` the last bundle for a remote went.

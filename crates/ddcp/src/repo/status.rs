@@ -16,10 +16,11 @@ impl Repository {
             let config = repository.config()?;
             let database = repository.database()?;
             let state = repository.state()?;
+            let schema = database.schema_fingerprint()?;
             let remotes = config
                 .remotes
                 .iter()
-                .map(|(name, remote)| remote_status(&state, name, remote))
+                .map(|(name, remote)| remote_status(&state, &schema, name, remote))
                 .collect::<Result<_, _>>()?;
             Ok(StatusReport {
                 database: repository.inner.layout.database().display().to_string(),
@@ -37,7 +38,12 @@ impl Repository {
     }
 }
 
-fn remote_status(state: &State, name: &RemoteName, remote: &Remote) -> Result<RemoteStatusReport, Error> {
+fn remote_status(
+    state: &State,
+    schema: &[u8],
+    name: &RemoteName,
+    remote: &Remote,
+) -> Result<RemoteStatusReport, Error> {
     let contact = state.contact(name.as_str(), &remote.address)?;
     let (unmerged, (waiting, reasons)) = match &contact.site_id {
         Some(site) => (state.inbox_changes(site)?, state.waiting_changes(site)?),
@@ -53,5 +59,6 @@ fn remote_status(state: &State, name: &RemoteName, remote: &Remote) -> Result<Re
         reasons,
         last_contact: contact.last_contact,
         last_error: contact.last_error,
+        schema: state.differences(name, &remote.address)?.and_then(|known| known.now(schema)),
     })
 }

@@ -42,7 +42,7 @@ impl Undisturbed {
 }
 
 /// Kills the process at a moment of its first `takes`, each as likely as any other.
-fn kill(child: &mut Child, rng: &mut StdRng, takes: Duration) {
+pub(crate) fn kill(child: &mut Child, rng: &mut StdRng, takes: Duration) {
     // Not a wait for anything: the moment of the crash.
     thread::sleep(takes.mul_f64(rng.random_range(0.0..1.0)));
     child.kill().unwrap();

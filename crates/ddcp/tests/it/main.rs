@@ -9,6 +9,7 @@ mod access;
 mod backups;
 mod bad_files;
 mod bundles;
+mod clones;
 mod crashes;
 mod extension;
 mod failures;

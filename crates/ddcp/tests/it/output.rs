@@ -17,6 +17,7 @@ fn help() {
 
     Commands:
       init         Make a database a repository, creating what is missing
+      clone        Make a new database with the shared tables of a repository and what is in them
       serve        Answer peers until SIGINT or SIGTERM
       stop         End a running `ddcp serve`. Nothing is lost; what it was doing is done again by the
                    next one
@@ -26,6 +27,7 @@ fn help() {
       fetch        Download new changes of one or all remotes. Tables do not change until `merge`
       merge        Merge what was fetched, of one or all remotes
       pull         Fetch, then merge, one or all remotes
+      schema       Compare the tables here with a remote's, and add what is missing
       bundle       Carry changes in a file, where no network leads
       status       Show where the repository stands. Asks no remote
       log          Show what was fetched and merged, and what failed: when, from whom, how much. The
@@ -38,10 +40,9 @@ fn help() {
 
     Options:
           --db <FILE>
-              The database
+              The database [default: ddcp.db]
               
               [env: DDCP_DB=]
-              [default: ddcp.db]
 
           --state-dir <DIR>
               Where the repository's state is kept [default: .ddcp/NAME beside the database]
@@ -86,6 +87,7 @@ fn help() {
       ddcp --db notes.db serve
       ddcp --db notes.db remote add alice VLD0:…
       ddcp --db notes.db pull
+      ddcp clone VLD0:… notes.db
 
     Exit status: 0 done, 1 failed, 2 usage or settings, 3 some remotes failed, 4 remote unreachable,
     10 no repository here, 11 locked by another process, 70 internal error.
@@ -111,10 +113,9 @@ fn help_of_a_command() {
 
     Options:
           --db <FILE>
-              The database
+              The database [default: ddcp.db]
               
               [env: DDCP_DB=]
-              [default: ddcp.db]
 
           --state-dir <DIR>
               Where the repository's state is kept [default: .ddcp/NAME beside the database]
@@ -166,7 +167,7 @@ fn help_of_a_command() {
                  database
 
     Options:
-          --db <FILE>            The database [env: DDCP_DB=] [default: ddcp.db]
+          --db <FILE>            The database [default: ddcp.db] [env: DDCP_DB=]
           --sync <MODE>          What `ddcp serve` does by itself: `auto` fetches and merges, `fetch`
                                  fetches, `manual` does nothing [default: manual]
           --state-dir <DIR>      Where the repository's state is kept [default: .ddcp/NAME beside the

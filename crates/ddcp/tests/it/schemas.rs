@@ -2,7 +2,7 @@
 
 use insta::assert_snapshot;
 
-use crate::support::{NOTE, World, assert_converged};
+use crate::support::{NOTE, Repo, World, assert_converged};
 
 #[test]
 fn a_table_that_does_not_exist_here() {
@@ -17,6 +17,8 @@ fn a_table_that_does_not_exist_here() {
     status 0
     --- stdout
     a: fetched 4 changes in SIZE
+    a: its tables differ from those here:
+      table extra: it is not here
     a: merged 4 changes (note 2)
     a: 2 changes waiting:
       table extra: there is no such table, or it is no CRR
@@ -36,6 +38,8 @@ fn a_table_that_does_not_exist_here() {
     address  DIR/a.db
     contact  TIME
     version  2
+    schema   differs:
+      table extra: it is not here
     fetched  0 changes not merged
     waiting  2 changes:
       table extra: there is no such table, or it is no CRR
@@ -76,6 +80,8 @@ fn a_column_that_does_not_exist_here() {
     status 0
     --- stdout
     a: fetched 3 changes in SIZE
+    a: its tables differ from those here:
+      table note: column colour is not here
     a: merged 3 changes (note 2)
     a: 1 change waiting:
       table note: the table has no column colour
@@ -124,6 +130,8 @@ fn a_table_with_another_key() {
     status 0
     --- stdout
     a: fetched 2 changes in SIZE
+    a: its tables differ from those here:
+      table note: it has another primary key: (id, stars) here, (id) there
     a: nothing of it could be merged
     a: 2 changes waiting:
       table note: the table has another primary key
@@ -176,4 +184,120 @@ fn what_waits_here_still_reaches_others() {
     c.sql(NOTE).ok(["merge"]);
     b.pull();
     assert_converged(&[&a, &b, &c]);
+}
+
+#[test]
+fn what_a_remote_has_more_is_shown_and_adopted() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql(
+        "SELECT crsql_begin_alter('note'); ALTER TABLE note ADD COLUMN colour TEXT DEFAULT 'red';
+         SELECT crsql_commit_alter('note');
+         CREATE TABLE extra (id INTEGER NOT NULL PRIMARY KEY, x); CREATE INDEX extra_x ON extra (x);
+         SELECT crsql_as_crr('extra');
+         INSERT INTO extra VALUES (1, 'one'); INSERT INTO note VALUES ('1', 'one', 1, 'blue')",
+    );
+    b.sql(
+        "CREATE TABLE own (id INTEGER NOT NULL PRIMARY KEY, x); SELECT crsql_as_crr('own');
+         INSERT INTO own VALUES (1, 'kept'); INSERT INTO note VALUES ('2', 'two', 2)",
+    );
+    b.follows(&[&a]);
+    assert_snapshot!(b.run(["schema", "diff", "a"]), @"
+    status 0
+    --- stdout
+    table extra: it is not here
+    table note: column colour is not here
+    table own: it is not there
+    ");
+    b.pull();
+    assert_snapshot!(b.run(["schema", "adopt", "a"]), @r#"
+    status 0
+    --- stdout
+    CREATE TABLE extra (id INTEGER NOT NULL PRIMARY KEY, x);
+    SELECT crsql_as_crr('extra');
+    CREATE INDEX extra_x ON extra (x);
+    SELECT crsql_begin_alter('note');
+    ALTER TABLE "note" ADD COLUMN "colour" "TEXT" DEFAULT ('red');
+    SELECT crsql_commit_alter('note');
+    stays as it is:
+      table own: it is not there
+
+    --- stderr
+    nothing was changed; `ddcp schema adopt a --yes` runs these statements
+    "#);
+    assert_eq!(b.rows("SELECT * FROM note ORDER BY id"), ["1|one|1", "2|two|2"]);
+    let adopted = b.run(["schema", "adopt", "a", "--yes"]).assert_status(0);
+    assert!(adopted.stdout.ends_with("a: merged 2 changes (extra 1, note 1)\n"), "{adopted}");
+    assert_eq!(b.rows("SELECT * FROM note ORDER BY id"), ["1|one|1|blue", "2|two|2|red"]);
+    assert_eq!(b.rows("SELECT * FROM extra"), ["1|one"]);
+    assert_eq!(b.rows("SELECT * FROM own"), ["1|kept"], "what the remote lacks is not touched");
+    assert_snapshot!(b.run(["schema", "adopt", "a", "--yes"]), @"
+    status 0
+    --- stdout
+    stays as it is:
+      table own: it is not there
+
+    --- stderr
+    there is nothing to add
+    ");
+    let status = b.json(&["status"]);
+    assert_eq!(status["remotes"][0]["schema"]["tables"]["own"][0]["difference"], "missing-there");
+    assert_eq!(status["remotes"][0]["waiting"], 0);
+
+    a.follows(&[&b]).ok(["schema", "adopt", "b", "--yes"]);
+    a.pull();
+    b.pull();
+    assert_converged(&[&a, &b]);
+    assert_snapshot!(b.run(["schema", "diff", "a"]), @"
+    status 0
+    --- stderr
+    no shared table differs
+    ");
+    assert!(b.json(&["status"])["remotes"][0].get("schema").is_none());
+}
+
+#[test]
+fn differences_are_told_as_long_as_they_are_known_to_hold() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    let add = |repo: &Repo, column: &str| {
+        repo.sql(&format!(
+            "SELECT crsql_begin_alter('note'); ALTER TABLE note ADD COLUMN {column}; SELECT crsql_commit_alter('note')"
+        ));
+    };
+    add(&a, "colour TEXT");
+    add(&a, "size INTEGER");
+    add(&b, "size TEXT");
+    b.follows(&[&a]);
+    let fetched = b.json(&["fetch"]);
+    let expected = serde_json::json!({"tables": {"note": [
+        {"difference": "column-missing-here", "column": "colour"},
+        {"difference": "other-type", "column": "size", "here": "TEXT", "there": "INTEGER"},
+    ]}});
+    assert_eq!(fetched[0]["done"]["schema"], expected);
+    assert_eq!(b.json(&["status"])["remotes"][0]["schema"], expected);
+    assert_eq!(b.json(&["fetch"])[0]["done"]["schema"], expected, "also when nothing is new");
+    add(&b, "colour TEXT");
+    let status = b.ok(["status"]);
+    assert!(status.contains("schema   differs:\n  not known where: the tables here have changed since"), "{status}");
+    assert_eq!(
+        b.ok(["fetch"]).lines().skip(2).collect::<Vec<_>>(),
+        ["  table note: column size is of type TEXT here, of type INTEGER there"]
+    );
+}
+
+#[test]
+fn an_adoption_that_cannot_be_done_changes_nothing() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql(
+        "CREATE TABLE first (id INTEGER NOT NULL PRIMARY KEY); SELECT crsql_as_crr('first');
+         CREATE TABLE last (id INTEGER NOT NULL PRIMARY KEY, x); CREATE INDEX taken ON last (x); SELECT crsql_as_crr('last')",
+    );
+    b.sql("CREATE INDEX taken ON note (stars)").follows(&[&a]);
+    let run = b.run(["schema", "adopt", "a", "--yes"]).assert_status(1);
+    assert!(run.stderr.contains("index taken already exists"), "{run}");
+    let shared = &b.json(&["status"])["tables"];
+    assert_eq!(*shared, serde_json::json!(["note"]));
+    b.run(["schema", "diff", "nobody"]).assert_status(2);
 }

@@ -5,6 +5,7 @@
 // Half of a test's code is helpers outside of `#[test]` functions, where clippy.toml's exception does not reach.
 #![allow(clippy::unwrap_used)]
 
+mod clones;
 mod failures;
 mod interrupted;
 mod private;

@@ -28,9 +28,12 @@ pub(super) fn line(out: &mut dyn Write, name: &str, report: &FetchReport) -> io:
         writeln!(out, "{name}: its database is older than what was fetched before; read from the start")?;
     }
     match report.changes {
-        0 => writeln!(out, "{name}: nothing new"),
+        0 => writeln!(out, "{name}: nothing new")?,
         changes => {
-            writeln!(out, "{name}: fetched {} in {}", output::count(changes, "change"), output::bytes(report.bytes))
+            writeln!(out, "{name}: fetched {} in {}", output::count(changes, "change"), output::bytes(report.bytes))?;
         }
     }
+    let Some(schema) = &report.schema else { return Ok(()) };
+    writeln!(out, "{name}: its tables differ from those here:")?;
+    super::schema::lines(out, "  ", schema)
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod address;
 pub(super) mod bundle;
+pub(super) mod clone;
 pub(super) mod completions;
 pub(super) mod config;
 pub(super) mod extension;
@@ -11,6 +12,7 @@ pub(super) mod log;
 pub(super) mod merge;
 pub(super) mod pull;
 pub(super) mod remote;
+pub(super) mod schema;
 pub(super) mod serve;
 pub(super) mod shell;
 pub(super) mod status;

@@ -64,6 +64,10 @@ fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport) -> io::Result<
     if let Some(error) = &remote.last_error {
         writeln!(out, "failed   {error}")?;
     }
+    if let Some(schema) = &remote.schema {
+        writeln!(out, "schema   differs:")?;
+        super::schema::lines(out, "  ", schema)?;
+    }
     writeln!(out, "fetched  {} not merged", output::count(remote.unmerged, "change"))?;
     if remote.waiting > 0 {
         writeln!(out, "waiting  {}:", output::count(remote.waiting, "change"))?;

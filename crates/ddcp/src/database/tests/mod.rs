@@ -9,6 +9,7 @@ use super::*;
 use crate::changeset::{Limits, Pack};
 
 mod converge;
+mod definitions;
 mod files;
 mod sync;
 

@@ -1,0 +1,255 @@
+//! `clone`: a new database with the shared tables of a repository and what is in them.
+//!
+//! A file in the state directory says from before the first step to after the last that the clone is unfinished.
+//! Every step may be repeated, so the same command goes on wherever the one before it ended.
+
+use std::{fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Layout, Lock, LockError, Monitor, Options, Outcome, PullReport, Repository, absolute_address, is_missing_or_empty,
+    parse_name,
+};
+use crate::{
+    Error,
+    config::{self, ConfigError, Remote, RemoteName, SyncMode},
+    database::{Database, Declared, OpenOptions},
+    files,
+    transport::Address,
+};
+
+/// What a clone brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneReport {
+    /// The new database's path.
+    pub database: String,
+    /// The remote's name.
+    pub remote: String,
+    /// Its tables.
+    pub tables: Vec<String>,
+    /// The first fetch and merge. Where they failed, `pull` goes on, and so does a repeated clone.
+    pub pull: PullReport,
+}
+
+impl Repository {
+    /// Makes the database at `layout`, which must not exist, with the shared tables of the repository at `address`,
+    /// which becomes its remote `name`; fetches and merges what is in them. What was broken off, or has failed, goes on
+    /// when it is repeated.
+    ///
+    /// # Errors
+    /// [`Error::CloneTarget`], [`Error::Config`], [`Error::Locked`], [`Error::RemoteDatabase`], [`Error::Remote`],
+    /// [`Error::NotAuthorised`], [`Error::BadSchema`], [`Error::Database`], [`Error::State`], [`Error::Io`]. What
+    /// goes wrong with the first pull is in the report.
+    pub async fn clone_of(
+        layout: Layout,
+        options: Options,
+        name: &str,
+        address: &str,
+        monitor: &Monitor,
+    ) -> Result<CloneReport, Error> {
+        let (name, address) = (parse_name(name)?, absolute_address(address)?);
+        let (host, remote) = (options.host.clone(), name.clone());
+        let begun = host.blocking(move || begin(layout, options, &remote, &address)).await;
+        let begun = begun.unwrap_or_else(|| Err(Error::Interrupted("a thread of this program stopped".into())));
+        let (repository, _lock) = begun?;
+        let result = repository.finish_clone(&name, monitor).await;
+        repository.shutdown().await;
+        result
+    }
+
+    /// Whether a clone to `layout` was begun and has not ended.
+    #[must_use]
+    pub fn is_unfinished_clone(layout: &Layout) -> bool {
+        layout.clone_mark().exists()
+    }
+
+    async fn finish_clone(&self, name: &RemoteName, monitor: &Monitor) -> Result<CloneReport, Error> {
+        let config = self.blocking(Self::config).await?;
+        let (_, remote) = config.remote(name.as_str())?;
+        let client = self.client(&remote.address, &config.limits).await?;
+        let definitions = client.definitions().await.map_err(|error| self.explain(error))?;
+        let tables = self
+            .blocking(move |repository| {
+                let declared = Declared::new(definitions).map_err(Error::BadSchema)?;
+                let database = repository.database()?;
+                database.adopt(&declared.adoption(&database)?)?;
+                Ok(database.tables()?.into_iter().map(|table| table.name).collect())
+            })
+            .await?;
+        let pull = self.pull_watched(Some(name.as_str()), monitor).await?;
+        let is_done = pull.fetched.iter().all(|remote| matches!(remote.outcome, Outcome::Done(_)))
+            && pull.merged.iter().all(|remote| matches!(remote.outcome, Outcome::Done(_)));
+        if is_done {
+            self.blocking(|repository| remove_mark(&repository.layout().clone_mark())).await?;
+        }
+        let database = self.layout().database().display().to_string();
+        Ok(CloneReport { database, remote: name.to_string(), tables, pull })
+    }
+}
+
+/// Makes the repository, empty, with its remote; or takes up the one that an unfinished clone has left. Blocks.
+fn begin(layout: Layout, options: Options, name: &RemoteName, address: &Address) -> Result<(Repository, Lock), Error> {
+    let mark = layout.clone_mark();
+    if !mark.exists() {
+        check_target(&layout)?;
+    }
+    // Before anything is made: a path is easily mistyped.
+    if let (Address::Path(path), None) = (address, &options.connector) {
+        let open = OpenOptions { read_only: true, extension: options.extension.clone(), ..OpenOptions::default() };
+        Database::open(path, &open).map_err(Error::RemoteDatabase)?;
+    }
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    };
+    files::create_private_dir(layout.state()).map_err(io(layout.state()))?;
+    let lock = Lock::take(&layout.lock()).map_err(|error| match error {
+        LockError::Held(pid) => Error::Locked { path: layout.database().to_owned(), pid },
+        LockError::Io(source) => io(&layout.lock())(source),
+    })?;
+    if !mark.exists() {
+        // Another may have begun and ended since it was looked at first.
+        check_target(&layout)?;
+        files::open_private(&mark).and_then(|_| files::sync_folder(&mark)).map_err(io(&mark))?;
+    }
+    let repository = Repository::init(layout, options)?;
+    repository.check_identity()?;
+    repository.set_clone_remote(name, address)?;
+    Ok((repository, lock))
+}
+
+/// A clone makes everything anew.
+fn check_target(layout: &Layout) -> Result<(), Error> {
+    let (database, state) = (layout.database(), layout.state());
+    match database.parent() {
+        Some(folder) if !folder.is_dir() => {
+            let source = io::Error::new(io::ErrorKind::NotFound, "there is no such folder");
+            return Err(Error::Io { path: folder.to_owned(), source });
+        }
+        _ => {}
+    }
+    if database.symlink_metadata().is_ok() {
+        return Err(Error::CloneTarget(database.to_owned()));
+    }
+    match is_missing_or_empty(state) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::CloneTarget(state.to_owned())),
+        Err(source) => Err(Error::Io { path: state.to_owned(), source }),
+    }
+}
+
+fn remove_mark(mark: &Path) -> Result<(), Error> {
+    match fs::remove_file(mark) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Io { path: mark.to_owned(), source }),
+        _ => Ok(()),
+    }
+}
+
+impl Repository {
+    /// Adds the remote, or gives it another address while nothing has come from the first one.
+    fn set_clone_remote(&self, name: &RemoteName, address: &Address) -> Result<(), Error> {
+        let (config, path) = (self.config()?, self.layout().config());
+        match config.remotes.get(name) {
+            Some(remote) if remote.address == *address => Ok(()),
+            Some(_) if self.database()?.tables()?.is_empty() => {
+                Ok(config::set_remote_address(&path, name.as_str(), address)?)
+            }
+            Some(_) => Err(ConfigError::NameTaken(name.clone()).into()),
+            None => {
+                let remote = Remote { address: address.clone(), sync: SyncMode::default() };
+                Ok(config::add_remote(&path, name, &remote)?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        changeset::{Cursor, SiteId},
+        database::{TableDefinition, TakePack},
+        host::Host,
+        protocol::{RemoteStatus, Server, Source},
+        transport::{BoxFuture, Connector, LocalPeer, Peer, TransportError},
+    };
+
+    /// Tells these declarations.
+    #[derive(Clone)]
+    struct Tells(Vec<TableDefinition>);
+
+    impl Source for Tells {
+        fn status(&self) -> Result<RemoteStatus, String> {
+            Ok(RemoteStatus { site_id: vec![7; 16], db_version: 0, schema: vec![0; 32] })
+        }
+
+        fn packs(&self, after: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<(Cursor, bool), String> {
+            Ok((after, false))
+        }
+
+        fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
+            Ok(self.0.clone())
+        }
+    }
+
+    impl Connector for Tells {
+        fn connect(&self, _: &Address) -> BoxFuture<'_, Result<Arc<dyn Peer>, TransportError>> {
+            let peer = LocalPeer::new(Arc::new(Server::new(self.clone(), None, Host::default())));
+            Box::pin(async move { Ok(Arc::new(peer) as Arc<dyn Peer>) })
+        }
+    }
+
+    fn table(name: &str, sql: &str, indexes: &[&str]) -> TableDefinition {
+        let indexes = indexes.iter().map(|&index| index.to_owned()).collect();
+        TableDefinition { name: name.to_owned(), sql: sql.to_owned(), indexes }
+    }
+
+    async fn clone(layout: &Layout, definitions: Vec<TableDefinition>) -> Result<CloneReport, Error> {
+        let options = Options { connector: Some(Arc::new(Tells(definitions))), ..Options::default() };
+        Repository::clone_of(layout.clone(), options, "origin", "elsewhere.db", &Monitor::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_hostile_schema_is_not_cloned_and_an_honest_one_is_afterwards() {
+        const GOOD: &str = "CREATE TABLE good (id INTEGER PRIMARY KEY NOT NULL, v)";
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("new.db"), None).unwrap();
+        let good = || table("good", GOOD, &["CREATE INDEX good_v ON good (v)"]);
+        for hostile in [
+            table("t", "CREATE TRIGGER t AFTER INSERT ON good BEGIN DELETE FROM good; END", &[]),
+            table("t", "CREATE VIEW t AS SELECT load_extension('x')", &[]),
+            table("t", "ATTACH 'other.db' AS t", &[]),
+            table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL); DROP TABLE good", &[]),
+            table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v CHECK (load_extension(v)))", &[]),
+            table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v DEFAULT (randomblob(1000000000)))", &[]),
+            table(
+                "t",
+                "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v)",
+                &["CREATE INDEX i ON t (writefile(v, v))"],
+            ),
+            table("good__crsql_clock", "CREATE TABLE good__crsql_clock (id INTEGER PRIMARY KEY NOT NULL)", &[]),
+            good(),
+        ] {
+            let what = format!("{hostile:?}");
+            let result = clone(&layout, vec![good(), hostile]).await;
+            assert!(matches!(result, Err(Error::BadSchema(_))), "{what}: {result:?}");
+            let database = Database::open(layout.database(), &OpenOptions::default()).unwrap();
+            assert!(database.definitions().unwrap().is_empty(), "{what}");
+        }
+        // A table that SQLite takes and the engine does not.
+        let unfit = table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v UNIQUE)", &[]);
+        let result = clone(&layout, vec![good(), unfit]).await;
+        assert!(matches!(result, Err(Error::Database(_))), "{result:?}");
+        assert!(Repository::is_unfinished_clone(&layout));
+
+        let report = clone(&layout, vec![good()]).await.unwrap();
+        assert_eq!(report.tables, ["good"]);
+        assert!(!Repository::is_unfinished_clone(&layout));
+        let database = Database::open(layout.database(), &OpenOptions::default()).unwrap();
+        assert_eq!(database.definitions().unwrap(), [good()]);
+        assert!(matches!(clone(&layout, vec![good()]).await, Err(Error::CloneTarget(_))));
+    }
+}

@@ -1,0 +1,169 @@
+//! A new database with the tables of another repository and what is in them.
+
+use std::{fs, time::Instant};
+
+use insta::assert_snapshot;
+
+use crate::{
+    crashes::kill,
+    history::{Seed, setting},
+    support::{Repo, World, assert_converged},
+};
+
+/// Names of what was declared, without what belongs to the engine.
+fn declared(repo: &Repo) -> Vec<String> {
+    repo.rows("SELECT name FROM sqlite_master WHERE name NOT LIKE '%crsql%' AND name NOT LIKE 'sqlite%' ORDER BY name")
+}
+
+#[test]
+fn a_clone_has_the_shared_tables_and_what_is_in_them() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.repo("b"));
+    a.sql(
+        "CREATE INDEX by_stars ON note (stars); CREATE TABLE own (x); INSERT INTO own VALUES (1);
+         CREATE TRIGGER t AFTER INSERT ON note BEGIN INSERT INTO own VALUES (2); END;
+         INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)",
+    );
+    assert_snapshot!(world.run(["clone", "a.db", "b.db"]), @"
+    status 0
+    --- stdout
+    database DIR/b.db
+    tables   note
+    origin: fetched 4 changes in SIZE
+    origin: merged 4 changes (note 4)
+    ");
+    assert_eq!(declared(&b), ["by_stars", "note"]);
+    assert_converged(&[&a, &b]);
+    assert_snapshot!(b.run(["remote", "list"]), @"
+    status 0
+    --- stdout
+    origin DIR/a.db
+    ");
+    assert_ne!(a.json(&["status"])["site_id"], b.json(&["status"])["site_id"]);
+
+    b.sql("INSERT INTO note VALUES ('3', 'three', 3)");
+    a.follows(&[&b]).pull();
+    a.sql("DELETE FROM note WHERE id = '1'");
+    b.pull();
+    assert_converged(&[&a, &b]);
+    assert!(!b.state("clone").exists());
+}
+
+#[test]
+fn a_clone_is_named_as_it_is_told_or_else_as_its_origin() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    fs::create_dir(world.path("sub")).unwrap();
+    let mut command = world.command();
+    command.current_dir(world.path("sub")).args(["clone", "../a.db"]);
+    a.run_command(command).assert_status(0);
+    assert_eq!(a.at(&world.path("sub")).notes(), a.notes());
+
+    let c = world.repo("c");
+    let report = c.json(&["clone", "a.db", "--name", "alice"]);
+    assert_eq!((&report["remote"], &report["tables"][0]), (&"alice".into(), &"note".into()));
+    assert_eq!(report["pull"]["merged"][0]["done"]["changes"], 2);
+    assert_eq!(c.ok(["remote", "list"]), format!("alice {}\n", a.db().display()));
+    assert_eq!(c.notes(), a.notes());
+}
+
+#[test]
+fn a_clone_overwrites_nothing_and_a_mistyped_one_leaves_nothing() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.notes("b"));
+    b.sql("INSERT INTO note VALUES ('mine', '', 1)");
+    assert_snapshot!(world.run(["clone", "a.db", "b.db"]), @"
+    status 2
+    --- stderr
+    error: DIR/b.db exists already: a clone makes a new database
+    hint: name another file (`ddcp clone ADDRESS FILE`); to a database that is there, `ddcp remote add NAME ADDRESS` adds a remote, and `ddcp schema adopt NAME` its tables
+    ");
+    assert_eq!(b.notes(), ["mine||1"]);
+    fs::write(world.path("text.db"), "no database").unwrap();
+    world.run(["clone", "a.db", "text.db"]).assert_status(2);
+    assert_eq!(fs::read_to_string(world.path("text.db")).unwrap(), "no database");
+    // What another database of this name has left may still be wanted.
+    fs::remove_file(b.db()).unwrap();
+    let run = world.run(["clone", "a.db", "b.db"]).assert_status(2);
+    assert!(
+        run.stderr.contains(&format!("{} exists already", b.state("").to_str().unwrap().trim_end_matches('/'))),
+        "{run}"
+    );
+
+    for (address, file, status) in
+        [("none.db", "c.db", 4), ("text.db", "c.db", 4), ("VLD0:nonsense", "c.db", 2), ("a.db", "none/c.db", 1)]
+    {
+        let run = world.run(["clone", address, file]).assert_status(status);
+        assert!(run.stderr.starts_with("error: ") && run.stdout.is_empty(), "{run}");
+    }
+    world.run(["clone", "a.db", "c.db", "--name", "a b"]).assert_status(2);
+    assert!(!world.path("c.db").exists() && !world.path(".ddcp/c.db").exists() && !world.path("none").exists());
+    drop(a);
+}
+
+#[test]
+fn a_clone_that_failed_goes_on_when_it_is_repeated() {
+    let world = World::new();
+    let (a, other, b) = (world.notes("a"), world.notes("other"), world.repo("b"));
+    a.sql(
+        "CREATE TABLE evil (id INTEGER NOT NULL PRIMARY KEY, x DEFAULT (zeroblob(9))); SELECT crsql_as_crr('evil');
+         INSERT INTO note VALUES ('1', 'one', 1)",
+    );
+    let refused = "
+    status 1
+    --- stderr
+    error: its tables cannot be declared here: table evil: its declaration calls zeroblob(), which a peer's may not
+    hint: check that the peer is who you think; what you trust of its tables can be made by hand (`ddcp shell`), and what waits for them is then merged; then repeat the command: it goes on where it ended
+    ";
+    let run = || world.run(["clone", "a.db", "b.db"]).to_string();
+    let lines = |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+    assert_eq!(lines(&run()), lines(refused));
+    assert_eq!(declared(&b), [""; 0], "nothing of it is declared, also not what is harmless");
+    assert_eq!(lines(&run()), lines(refused), "and again");
+
+    // As long as nothing has come, it may come from somewhere else.
+    other.sql("INSERT INTO note VALUES ('2', 'two', 2)");
+    world.run(["clone", "other.db", "b.db"]).assert_status(0);
+    assert_eq!(b.ok(["remote", "list"]), format!("origin {}\n", other.db().display()));
+    assert_converged(&[&other, &b]);
+    world.run(["clone", "other.db", "b.db"]).assert_status(2);
+}
+
+#[test]
+fn kills_of_a_clone_leave_what_the_same_command_completes() {
+    let seed = Seed::new();
+    let mut rng = seed.rng();
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+         INSERT INTO note SELECT 'note ' || i, hex(randomblob(20)), i FROM n",
+    );
+    let started = Instant::now();
+    world.run(["clone", "a.db", "undisturbed.db"]).assert_status(0);
+    let takes = started.elapsed();
+    let (mut killed, mut in_the_middle) = (0, 0);
+    for round in 0..setting("DDCP_CRASH_KILLS", 60_u32).div_ceil(5) {
+        let b = world.repo(&format!("b{round}"));
+        for _ in 0..3 {
+            let mut child = b.start(["clone", "a.db"]);
+            kill(&mut child, &mut rng, takes);
+            let run = b.finish(child);
+            assert!(matches!(run.status, None | Some(0)), "{run}");
+            killed += u32::from(run.status.is_none());
+            in_the_middle += u32::from(b.state("clone").exists());
+            if run.status == Some(0) {
+                break;
+            }
+        }
+        if b.state("clone").exists() || !b.db().exists() {
+            b.ok(["clone", "a.db"]);
+        }
+        assert!(!b.state("clone").exists());
+        assert_converged(&[&a, &b]);
+        b.run(["clone", "a.db"]).assert_status(2);
+    }
+    println!("{killed} kills, {in_the_middle} in the middle");
+    assert!(in_the_middle > 0, "none of {killed} kills came in the middle");
+}
