@@ -11,23 +11,18 @@ use tokio::{
 };
 
 use crate::{
-    Error, control,
-    database::Database,
+    Error,
+    announce::Announcer,
+    control,
     follow::follow,
-    protocol::{self, Door, Guarded, RemoteStatus, Rules},
-    repo::{self, Layout, Lock, Options, Repository},
+    protocol::{Door, Guarded},
+    repo::{Layout, Lock, Options, Repository},
     transport::{Address, Signer},
 };
 
-/// How often the database is looked at for commits of other programs. The look is one pragma, no table is read
-/// unless something was committed.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// How long to wait before a database that could not be read is opened again.
-const REOPEN: Duration = Duration::from_secs(5);
-
 /// How long another process that holds the repository is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Creates what is missing, holds the repository, gives its address to `on_address` answers peers and control
 /// clients, and follows the remotes that are set so, until SIGINT, SIGTERM or `ddcp stop`.
@@ -87,7 +82,7 @@ async fn lock(repository: &Repository) -> Result<Lock, Error> {
     let started = tokio::time::Instant::now();
     loop {
         match repository.hold().await {
-            Err(Error::Locked { .. }) if started.elapsed() < LOCK_PATIENCE => tokio::time::sleep(LOOK).await,
+            Err(Error::Locked { .. }) if started.elapsed() < LOCK_PATIENCE => tokio::time::sleep(LOCK_PAUSE).await,
             result => return result,
         }
     }
@@ -99,70 +94,14 @@ async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)
 
     // Before anybody is answered, so that nobody is who should not be.
     repository.blocking(|repository| repository.reload().map(drop)).await?;
-    let announcer = Announcer { rules: repository.rules(), secret: rand::random() };
-    let status = repository.blocking(|repository| Ok(repo::status_of(&repository.database()?)?)).await?;
-    let (announce, announcement) = watch::channel(announcer.announcement(&status));
-    let watched = repository.clone();
-    tokio::task::spawn_blocking(move || watch_database(&watched, &announcer, &announce));
+    let (announce, announced) = watch::channel(Vec::new());
+    let announcer = Announcer::new(repository.clone(), announce);
+    announcer.announce().await?;
     let own = node.party().await.map_err(Error::Node)?.repository;
     let door = Door::new(own, Arc::new(node.clone()), rand::random());
     let guarded = Guarded::new(repository.server(), door, repository.rules(), repository.drops());
-    node.serve(Arc::new(guarded), announcement).await.map_err(Error::Node)?;
+    node.serve(Arc::new(guarded), announced).await.map_err(Error::Node)?;
     tracing::info!(database = %repository.layout().database().display(), "serving");
-    std::future::pending().await
-}
-
-/// Knows what to publish.
-struct Announcer {
-    rules: watch::Receiver<Arc<Rules>>,
-    /// By which a private repository tells that something has changed, and not what.
-    secret: [u8; 32],
-}
-
-impl Announcer {
-    fn announcement(&self, status: &RemoteStatus) -> Vec<u8> {
-        if self.is_private() {
-            protocol::private_announcement(status, &self.secret)
-        } else {
-            protocol::announcement(status)
-        }
-    }
-
-    fn is_private(&self) -> bool {
-        self.rules.borrow().private
-    }
-}
-
-/// Announces the database's status at the start and after every commit, until nobody listens.
-fn watch_database(repository: &Repository, announcer: &Announcer, announce: &watch::Sender<Vec<u8>>) {
-    while !announce.is_closed() {
-        let result =
-            repository.database().and_then(|database| announce_commits(repository, &database, announcer, announce));
-        if let Err(error) = result {
-            tracing::error!(%error, "the database cannot be read");
-            std::thread::sleep(REOPEN);
-        }
-    }
-}
-
-/// Announces `database`'s status now and whenever another connection has committed or who may know it has changed.
-fn announce_commits(
-    repository: &Repository,
-    database: &Database,
-    announcer: &Announcer,
-    announce: &watch::Sender<Vec<u8>>,
-) -> Result<(), Error> {
-    let mut seen = None;
-    while !announce.is_closed() {
-        let now = (database.data_version()?, announcer.is_private());
-        if seen != Some(now) {
-            seen = Some(now);
-            let status = repo::status_of(database)?;
-            // Before peers can read so far: a copy that is restored later is older than this.
-            repository.note_version(status.db_version)?;
-            announce.send_replace(announcer.announcement(&status));
-        }
-        std::thread::sleep(LOOK);
-    }
+    announcer.run().await;
     Ok(())
 }
