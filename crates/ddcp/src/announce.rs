@@ -2,14 +2,18 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::{
     Error,
-    database::Database,
+    database::{Database, DatabaseError},
     file_watch::FileWatch,
     protocol::{self, RemoteStatus, Rules},
     repo::{Repository, status_of},
+    systemd,
 };
 
 /// When to look, in milliseconds, after the files were told to have changed: a commit is seen by others only some time after it is
@@ -24,6 +28,9 @@ const ANNOUNCE_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long to wait before a database that could not be read is opened again.
 const REOPEN: Duration = Duration::from_secs(5);
+
+/// The same, where its log was removed: whoever still has the old one must let go of it first.
+const LOG_PAUSE: Duration = Duration::from_millis(500);
 
 /// Announces the status of a repository's database.
 pub(crate) struct Announcer {
@@ -58,10 +65,27 @@ impl Announcer {
 
     /// Announces the database's status after every commit of any process, until the future is dropped.
     pub(crate) async fn run(self) {
+        let mut told = None;
+        let mut is_log_lost = false;
         loop {
-            let Err(error) = self.follow_commits().await;
-            tracing::error!(%error, "the database cannot be read");
-            sleep(REOPEN).await;
+            let started = Instant::now();
+            let result = if is_log_lost { self.repository.blocking(Repository::pin_again).await } else { Ok(()) };
+            let error = match result {
+                Ok(()) => {
+                    is_log_lost = false;
+                    let Err(error) = self.follow_commits().await;
+                    error
+                }
+                Err(error) => error,
+            };
+            is_log_lost |= matches!(error, Error::Database(DatabaseError::LogRemoved { .. }));
+            let text = error.to_string();
+            if started.elapsed() > REOPEN || told.as_ref() != Some(&text) {
+                tracing::error!(error = text, "the database cannot be read");
+                systemd::status(&text);
+                told = Some(text);
+            }
+            sleep(if is_log_lost { LOG_PAUSE } else { REOPEN }).await;
         }
     }
 
@@ -93,15 +117,12 @@ impl Announcer {
     /// Announces the status of `database` if that may be another one than when `seen` was.
     async fn look(&self, database: Database, seen: Option<Seen>) -> Result<(Database, Seen), Error> {
         let private = self.rules.borrow().private;
-        let looked = self.repository.blocking(move |repository| {
-            let now = Seen { data_version: database.data_version()?, private };
-            if seen == Some(now) {
-                return Ok((database, now, None));
+        let looked = self.repository.blocking(move |repository| match look_at(repository, &database, private, seen) {
+            Ok((now, status)) => Ok((database, now, status)),
+            Err(error) => {
+                database.abandon();
+                Err(error)
             }
-            let status = status_of(&database)?;
-            // Before peers can read so far: a copy that is restored later is older than this.
-            repository.note_version(status.db_version)?;
-            Ok((database, now, Some(status)))
         });
         let (database, now, status) = looked.await?;
         if let Some(status) = status {
@@ -115,10 +136,29 @@ impl Announcer {
     }
 }
 
+/// What `database` has now, with its status if that is not as `seen`. Blocks.
+fn look_at(
+    repository: &Repository,
+    database: &Database,
+    private: bool,
+    seen: Option<Seen>,
+) -> Result<(Seen, Option<RemoteStatus>), Error> {
+    database.check_files()?;
+    let now = Seen { data_version: database.data_version()?, private };
+    if seen == Some(now) {
+        return Ok((now, None));
+    }
+    repository.check_open(database)?;
+    let status = status_of(database)?;
+    // Before peers can read so far: a copy that is restored later is older than this.
+    repository.note_version(status.db_version)?;
+    Ok((now, Some(status)))
+}
+
 #[cfg(test)]
 mod tests {
     use rusqlite::Connection;
-    use tokio::time::{Instant, timeout};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::repo::{Layout, Options};
@@ -204,5 +244,49 @@ mod tests {
         assert!((2..=most).contains(&u128::from(times)), "{times} of at most {most}");
         let last = announced.expected();
         announced.wait_for(last).await;
+    }
+
+    #[tokio::test]
+    async fn what_takes_the_files_place_is_not_announced() {
+        let mut announced = announced().await;
+        announced.repository.pin().unwrap();
+        let path = announced.repository.layout().database().to_owned();
+        let aside = path.with_extension("aside");
+        let first = announced.expected();
+        announced.wait_for(first.clone()).await;
+        std::fs::rename(&path, &aside).unwrap();
+        let other = path.with_file_name("other.db");
+        Repository::init(Layout::new(&other, None).unwrap(), Options::default()).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        // Long enough for many looks.
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(*announced.announced.borrow(), first);
+        std::fs::rename(&aside, &path).unwrap();
+        announced.write(1);
+        let expected = announced.expected();
+        announced.wait_for(expected).await;
+    }
+
+    #[tokio::test]
+    async fn commits_are_announced_after_the_log_was_removed() {
+        let mut announced = announced().await;
+        announced.repository.pin().unwrap();
+        let first = announced.expected();
+        announced.wait_for(first).await;
+        let path = announced.repository.layout().database().to_owned();
+        // The application closes its database, the log is removed, and it opens it again.
+        announced.application = Connection::open_in_memory().unwrap();
+        std::fs::remove_file(path.with_file_name("a.db-wal")).unwrap();
+        sleep(LOG_PAUSE * 4).await;
+        announced.application = Connection::open(&path).unwrap();
+        crsqlite::register(&announced.application).unwrap();
+        announced
+            .application
+            .execute_batch("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, x)")
+            .unwrap();
+        announced.application.query_row("SELECT crsql_as_crr('t')", [], |_| Ok(())).unwrap();
+        announced.write(7);
+        let expected = announced.expected();
+        announced.wait_for(expected).await;
     }
 }

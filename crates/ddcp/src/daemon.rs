@@ -6,8 +6,9 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
+    time::sleep,
 };
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     follow::follow,
     protocol::{Door, Guarded},
     repo::{Layout, Lock, Options, Repository},
+    settings, systemd,
     transport::{Address, Signer},
 };
 
@@ -24,33 +26,52 @@ use crate::{
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
-/// Creates what is missing, holds the repository, gives its address to `on_address` answers peers and control
-/// clients, and follows the remotes that are set so, until SIGINT, SIGTERM or `ddcp stop`.
+/// How long what is in flight may take once the daemon is told to end. With the 3 s in which the node leaves the network,
+/// the end takes less than 5 s.
+const GRACE: Duration = Duration::from_millis(1500);
+
+/// Creates what is missing, holds the repository, gives its address to `on_address`, answers peers and control
+/// clients, and follows the remotes that are set so, until SIGINT, SIGTERM or `ddcp stop`. Then it finishes what it is
+/// doing, within 5 s; a fetch or merge that takes longer is broken off, and the next one goes on there. SIGHUP has the
+/// settings read anew.
 ///
 /// # Errors
 /// What keeps it from starting: [`Error::Locked`] where another process holds the repository, and others. Once it
 /// runs, failures are logged.
 pub async fn serve(layout: Layout, options: Options, on_address: impl FnOnce(&Address)) -> Result<(), Error> {
-    let io = |source| Error::Io { path: layout.database().to_owned(), source };
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
-    // Outlives `run`: the lock is given back when the node is down, not before.
+    let on = |kind| signal(kind).map_err(|source| Error::Io { path: layout.database().to_owned(), source });
+    let (mut interrupt, mut terminate) = (on(SignalKind::interrupt())?, on(SignalKind::terminate())?);
+    let hangup = on(SignalKind::hangup())?;
+    let stop = Arc::new(Notify::new());
+    // Outlives `running`: the lock is given back when the node is down, not before.
     let held = OnceLock::new();
-    let result = tokio::select! {
-        result = run(layout, options, on_address, &held) => result,
-        _ = interrupt.recv() => {
-            tracing::info!("interrupted");
-            Ok(())
-        }
-        _ = terminate.recv() => {
-            tracing::info!("terminated");
-            Ok(())
-        }
+    let mut running = Box::pin(run(layout, options, on_address, hangup, Arc::clone(&stop), &held));
+    let reason = tokio::select! {
+        result = &mut running => return end(&held).await.and(result),
+        _ = interrupt.recv() => "interrupted",
+        _ = terminate.recv() => "terminated",
+        () = stop.notified() => "asked to stop",
     };
+    tracing::info!("{reason}");
+    systemd::stopping();
+    if let Some((repository, _)) = held.get() {
+        repository.end();
+        tokio::select! {
+            _ = &mut running => {}
+            () = repository.idle() => {}
+            () = sleep(GRACE) => tracing::info!("breaking off what is not done"),
+        }
+    }
+    drop(running);
+    end(&held).await
+}
+
+/// Leaves the network.
+async fn end(held: &OnceLock<(Repository, Lock)>) -> Result<(), Error> {
     if let Some((repository, _lock)) = held.get() {
         repository.shutdown().await;
     }
-    result
+    Ok(())
 }
 
 /// Starts everything and answers until the future is dropped.
@@ -58,24 +79,44 @@ async fn run(
     layout: Layout,
     options: Options,
     on_address: impl FnOnce(&Address),
+    hangup: Signal,
+    stop: Arc<Notify>,
     held: &OnceLock<(Repository, Lock)>,
 ) -> Result<(), Error> {
     let opened = tokio::task::spawn_blocking(move || Repository::init(layout, options));
     let repository = opened.await.map_err(|error| Error::Interrupted(error.to_string()))??;
     let lock = lock(&repository).await?;
     let (repository, _) = held.get_or_init(|| (repository, lock));
+    repository.blocking(Repository::pin).await?;
     // Commands are answered from here on; those that need the node wait for it.
-    let stop = Arc::new(Notify::new());
-    let control = control::Server::bind(repository.clone(), Arc::clone(&stop))?;
+    let (announce, announced) = watch::channel(Vec::new());
+    let control = control::Server::bind(repository.clone(), stop)?;
     tokio::select! {
-        result = answer_peers(repository, on_address) => result,
+        result = answer_peers(repository, announce, on_address) => result,
         () = control.run() => Ok(()),
-        () = stop.notified() => {
-            tracing::info!("asked to stop");
-            Ok(())
-        }
-        () = follow(repository.clone()) => Ok(()),
+        () = follow(repository.clone(), announced) => Ok(()),
+        () = settings::keep_in_force(repository) => Ok(()),
+        () = reload_when_told(repository, hangup) => Ok(()),
+        () = systemd::keep_watchdog(repository) => Ok(()),
     }
+}
+
+/// Reads the settings anew at every SIGHUP.
+async fn reload_when_told(repository: &Repository, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        systemd::reloading();
+        match settings::reload(repository).await {
+            Ok(()) => tracing::info!("the settings were read anew"),
+            Err(error) => tracing::error!(%error, "the settings cannot be read; those from before stay in force"),
+        }
+        systemd::ready(&serving(repository));
+    }
+}
+
+/// What it does, in a line.
+fn serving(repository: &Repository) -> String {
+    let remotes = repository.settings_in_force().borrow().remotes.len();
+    format!("serving {} with {remotes} remotes", repository.layout().database().display())
 }
 
 async fn lock(repository: &Repository) -> Result<Lock, Error> {
@@ -88,20 +129,26 @@ async fn lock(repository: &Repository) -> Result<Lock, Error> {
     }
 }
 
-async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)) -> Result<(), Error> {
+async fn answer_peers(
+    repository: &Repository,
+    announce: watch::Sender<Vec<u8>>,
+    on_address: impl FnOnce(&Address),
+) -> Result<(), Error> {
     let node = repository.node().await?;
     on_address(&Address::Veilid(node.address().await.map_err(Error::Node)?));
 
     // Before anybody is answered, so that nobody is who should not be.
     repository.blocking(|repository| repository.reload().map(drop)).await?;
-    let (announce, announced) = watch::channel(Vec::new());
+    let announced = announce.subscribe();
     let announcer = Announcer::new(repository.clone(), announce);
     announcer.announce().await?;
     let own = node.party().await.map_err(Error::Node)?.repository;
     let door = Door::new(own, Arc::new(node.clone()), rand::random());
-    let guarded = Guarded::new(repository.server(), door, repository.rules(), repository.drops());
+    let guarded =
+        Guarded::new(repository.server(), door, repository.rules(), repository.drops()).with_hints(repository.hints());
     node.serve(Arc::new(guarded), announced).await.map_err(Error::Node)?;
     tracing::info!(database = %repository.layout().database().display(), "serving");
+    systemd::ready(&serving(repository));
     announcer.run().await;
     Ok(())
 }

@@ -35,6 +35,8 @@ mod follow;
 pub mod host;
 pub mod protocol;
 pub mod repo;
+mod settings;
+mod systemd;
 pub mod transport;
 
 pub use error::{Error, ErrorKind, Failure};

@@ -15,6 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, named_params
 use crate::changeset::{Cursor, SiteId};
 
 mod error;
+mod files;
 mod identity;
 mod library;
 mod merge;
@@ -25,6 +26,8 @@ mod schema;
 mod tests;
 
 pub use error::DatabaseError;
+pub(crate) use files::FileId;
+use files::Files;
 pub use identity::RepositoryId;
 pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
@@ -62,6 +65,7 @@ impl Default for OpenOptions {
 pub struct Database {
     connection: Connection,
     path: PathBuf,
+    files: Files,
     busy_timeout: Duration,
     /// Set when a library was loaded.
     foreign_engine: Option<ForeignEngine>,
@@ -98,8 +102,13 @@ impl Database {
             connection.pragma_update(None, "journal_mode", "wal").map_err(sqlite)?;
         }
 
-        let mut database =
-            Self { connection, path: path.to_owned(), busy_timeout: options.busy_timeout, foreign_engine: None };
+        let mut database = Self {
+            connection,
+            path: path.to_owned(),
+            files: Files::at(path),
+            busy_timeout: options.busy_timeout,
+            foreign_engine: None,
+        };
         database.load_engine(options)?;
         Ok(database)
     }

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::{
     Meter,
     credentials::Credentials,
+    hint::HintTag,
     message::{self, Answer, CHUNK_BYTES, Manifest, MessageError, PackEntry, RemoteStatus, Request, Session},
     parts::{Assembly, AssemblyError, Parts},
     window::{Gate, MOST},
@@ -231,6 +232,17 @@ impl Client {
     pub async fn status(&self) -> Result<RemoteStatus, ClientError> {
         match self.ask(Request::Status).await? {
             Answer::Status(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Tells the peer that there is something new at the repository that `tag` stands for.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Refused`] also by a peer that knows no hints.
+    pub async fn hint(&self, tag: HintTag) -> Result<(), ClientError> {
+        match self.ask(Request::Hint { tag: tag.to_bytes() }).await? {
+            Answer::Noted => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
@@ -587,6 +599,7 @@ pub(super) fn unexpected(answer: &Answer) -> ClientError {
         Answer::Chunk { .. } => "a chunk of the wrong size",
         Answer::Gone => "that something is gone",
         Answer::Nonce { .. } | Answer::Authorised => "about a proof",
+        Answer::Noted => "that it has noted something",
         Answer::Working | Answer::Busy | Answer::Refused { .. } | Answer::NotAuthorised { .. } => "something else",
     };
     ClientError::Protocol(format!("it answers {what}, which was not the question"))

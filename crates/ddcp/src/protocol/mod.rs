@@ -5,6 +5,7 @@
 //! - `Offer`: which packs hold what changed since this cursor?
 //! - `Chunk`: a part of a pack.
 //! - `Challenge` and `Proof`: to a private repository, who is asking.
+//! - `Hint`: there is something new here.
 //!
 //! `docs/protocol.md` specifies it.
 
@@ -15,6 +16,7 @@ mod clock;
 mod credentials;
 mod gate;
 mod guard;
+mod hint;
 pub(crate) mod message;
 mod parts;
 mod progress;
@@ -27,6 +29,7 @@ pub use client::{Client, ClientError, Fetched, Limits, OfferedPack, Sink};
 pub use credentials::Credentials;
 pub use gate::{DropReport, Drops};
 pub use guard::{Guarded, Rules};
+pub use hint::{HintListener, HintTag, Hints};
 pub use message::{CHUNK_BYTES, PROTOCOL_VERSION, RemoteStatus, announcement, private_announcement};
 pub use parts::Parts;
 pub use progress::{Meter, Progress};

@@ -50,7 +50,10 @@ impl Repository {
         let began = Timestamp::now();
         let outcome = match self.fetch_one(&name, &address, meter).await {
             Ok(report) => {
-                tracing::info!(remote = %name, changes = report.changes, bytes = report.bytes, "fetched");
+                match report.changes {
+                    0 => tracing::debug!(remote = %name, "fetched nothing new"),
+                    changes => tracing::info!(remote = %name, changes, bytes = report.bytes, "fetched"),
+                }
                 Outcome::Done(report)
             }
             Err(error) => {
@@ -85,6 +88,7 @@ impl Repository {
     }
 
     async fn fetch_one(&self, name: &RemoteName, address: &Address, meter: Meter) -> Result<FetchReport, Error> {
+        self.check_ending()?;
         let limits = self.blocking(Self::config).await?.limits;
         let client = self.client(address, &limits).await?.with_meter(meter);
         self.fetch_through(client, &limits, name, address).await
@@ -118,7 +122,7 @@ impl Repository {
     }
 
     /// What asks the repository at `address`.
-    async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
+    pub(super) async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
         let limits = Limits {
             pack_bytes: limits.pack_bytes.get(),
             patience: Duration::from_secs(u64::from(limits.patience_seconds.get())),

@@ -229,7 +229,7 @@ impl Peer for Holder {
                 Request::Challenge { .. } | Request::Proof { .. } => panic!("nobody asked for a proof"),
                 Request::Offer { after, .. } => self.offer(after.into()),
                 Request::Chunk { pack, index } => self.chunk(pack, index).await,
-                Request::Status => unreachable!(),
+                Request::Status | Request::Hint { .. } => unreachable!(),
             };
             Ok(message::encode(answer))
         })
