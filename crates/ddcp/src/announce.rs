@@ -126,7 +126,15 @@ impl Announcer {
         });
         let (database, now, status) = looked.await?;
         if let Some(status) = status {
-            self.announce.send_replace(self.announcement(&status, private));
+            let announcement = self.announcement(&status, private);
+            // Not every commit changes what is told: that of how far a remote was merged does not.
+            self.announce.send_if_modified(|told| {
+                let is_new = *told != announcement;
+                if is_new {
+                    *told = announcement;
+                }
+                is_new
+            });
         }
         Ok((database, now))
     }
@@ -271,8 +279,10 @@ mod tests {
     async fn commits_are_announced_after_the_log_was_removed() {
         let mut announced = announced().await;
         announced.repository.pin().unwrap();
-        let first = announced.expected();
-        announced.wait_for(first).await;
+        announced.write(1);
+        let expected = announced.expected();
+        // It has the database open now.
+        announced.wait_for(expected).await;
         let path = announced.repository.layout().database().to_owned();
         // The application closes its database, the log is removed, and it opens it again.
         announced.application = Connection::open_in_memory().unwrap();

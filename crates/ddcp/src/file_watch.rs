@@ -140,7 +140,7 @@ fn read_events(_: &OwnedFd, _: impl Fn(&OsStr) -> bool) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use std::fs;
 

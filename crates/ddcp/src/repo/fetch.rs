@@ -47,6 +47,10 @@ impl Repository {
 
     async fn fetch_and_note(&self, name: RemoteName, address: Address, meter: Meter) -> PerRemote<FetchReport> {
         let _alone = self.fetching(&name).await;
+        if let Err(error) = self.check_ending() {
+            // The remote has not failed.
+            return PerRemote { remote: name.to_string(), outcome: Outcome::Failed(error.report()) };
+        }
         let began = Timestamp::now();
         let outcome = match self.fetch_one(&name, &address, meter).await {
             Ok(report) => {
@@ -88,7 +92,6 @@ impl Repository {
     }
 
     async fn fetch_one(&self, name: &RemoteName, address: &Address, meter: Meter) -> Result<FetchReport, Error> {
-        self.check_ending()?;
         let limits = self.blocking(Self::config).await?.limits;
         let client = self.client(address, &limits).await?.with_meter(meter);
         self.fetch_through(client, &limits, name, address).await

@@ -10,10 +10,13 @@ use crate::{
     repo::Repository,
 };
 
+/// Whether a connection may be used again.
+type Check = dyn Fn(&Database) -> Result<(), DatabaseError> + Send + Sync;
+
 /// Serves a database to peers. Connections are opened as requests need them and kept.
 pub struct DatabaseSource {
     open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
-    check: Box<dyn Fn(&Database) -> Result<(), DatabaseError> + Send + Sync>,
+    check: Box<Check>,
     idle: Mutex<Vec<Database>>,
 }
 
