@@ -6,56 +6,72 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
+    time::sleep,
 };
 
 use crate::{
-    Error, control,
-    database::Database,
+    Error,
+    announce::Announcer,
+    control,
     follow::follow,
-    protocol::{self, Door, Guarded, RemoteStatus, Rules},
-    repo::{self, Layout, Lock, Options, Repository},
+    protocol::{Door, Guarded},
+    repo::{Layout, Lock, Options, Repository},
+    settings, systemd,
     transport::{Address, Signer},
 };
 
-/// How often the database is looked at for commits of other programs. The look is one pragma, no table is read
-/// unless something was committed.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// How long to wait before a database that could not be read is opened again.
-const REOPEN: Duration = Duration::from_secs(5);
-
 /// How long another process that holds the repository is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
-/// Creates what is missing, holds the repository, gives its address to `on_address` answers peers and control
-/// clients, and follows the remotes that are set so, until SIGINT, SIGTERM or `ddcp stop`.
+/// How long what is in flight may take once the daemon is told to end. With the 3 s in which the node leaves the network,
+/// the end takes less than 5 s.
+const GRACE: Duration = Duration::from_millis(1500);
+
+/// Creates what is missing, holds the repository, gives its address to `on_address`, answers peers and control
+/// clients, and follows the remotes that are set so, until SIGINT, SIGTERM or `ddcp stop`. Then it finishes what it is
+/// doing, within 5 s; a fetch or merge that takes longer is broken off, and the next one goes on there. SIGHUP has the
+/// settings read anew.
 ///
 /// # Errors
 /// What keeps it from starting: [`Error::Locked`] where another process holds the repository, and others. Once it
 /// runs, failures are logged.
 pub async fn serve(layout: Layout, options: Options, on_address: impl FnOnce(&Address)) -> Result<(), Error> {
-    let io = |source| Error::Io { path: layout.database().to_owned(), source };
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
-    // Outlives `run`: the lock is given back when the node is down, not before.
+    let on = |kind| signal(kind).map_err(|source| Error::Io { path: layout.database().to_owned(), source });
+    let (mut interrupt, mut terminate) = (on(SignalKind::interrupt())?, on(SignalKind::terminate())?);
+    let hangup = on(SignalKind::hangup())?;
+    let stop = Arc::new(Notify::new());
+    // Outlives `running`: the lock is given back when the node is down, not before.
     let held = OnceLock::new();
-    let result = tokio::select! {
-        result = run(layout, options, on_address, &held) => result,
-        _ = interrupt.recv() => {
-            tracing::info!("interrupted");
-            Ok(())
-        }
-        _ = terminate.recv() => {
-            tracing::info!("terminated");
-            Ok(())
-        }
+    let mut running = Box::pin(run(layout, options, on_address, hangup, Arc::clone(&stop), &held));
+    let reason = tokio::select! {
+        result = &mut running => return end(&held).await.and(result),
+        _ = interrupt.recv() => "interrupted",
+        _ = terminate.recv() => "terminated",
+        () = stop.notified() => "asked to stop",
     };
+    tracing::info!("{reason}");
+    systemd::stopping();
+    if let Some((repository, _)) = held.get() {
+        repository.end();
+        tokio::select! {
+            _ = &mut running => {}
+            () = repository.idle() => {}
+            () = sleep(GRACE) => tracing::info!("breaking off what is not done"),
+        }
+    }
+    drop(running);
+    end(&held).await
+}
+
+/// Leaves the network.
+async fn end(held: &OnceLock<(Repository, Lock)>) -> Result<(), Error> {
     if let Some((repository, _lock)) = held.get() {
         repository.shutdown().await;
     }
-    result
+    Ok(())
 }
 
 /// Starts everything and answers until the future is dropped.
@@ -63,106 +79,76 @@ async fn run(
     layout: Layout,
     options: Options,
     on_address: impl FnOnce(&Address),
+    hangup: Signal,
+    stop: Arc<Notify>,
     held: &OnceLock<(Repository, Lock)>,
 ) -> Result<(), Error> {
     let opened = tokio::task::spawn_blocking(move || Repository::init(layout, options));
     let repository = opened.await.map_err(|error| Error::Interrupted(error.to_string()))??;
     let lock = lock(&repository).await?;
     let (repository, _) = held.get_or_init(|| (repository, lock));
+    repository.blocking(Repository::pin).await?;
     // Commands are answered from here on; those that need the node wait for it.
-    let stop = Arc::new(Notify::new());
-    let control = control::Server::bind(repository.clone(), Arc::clone(&stop))?;
+    let (announce, announced) = watch::channel(Vec::new());
+    let control = control::Server::bind(repository.clone(), stop)?;
     tokio::select! {
-        result = answer_peers(repository, on_address) => result,
+        result = answer_peers(repository, announce, on_address) => result,
         () = control.run() => Ok(()),
-        () = stop.notified() => {
-            tracing::info!("asked to stop");
-            Ok(())
-        }
-        () = follow(repository.clone()) => Ok(()),
+        () = follow(repository.clone(), announced) => Ok(()),
+        () = settings::keep_in_force(repository) => Ok(()),
+        () = reload_when_told(repository, hangup) => Ok(()),
+        () = systemd::keep_watchdog(repository) => Ok(()),
     }
+}
+
+/// Reads the settings anew at every SIGHUP.
+async fn reload_when_told(repository: &Repository, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        systemd::reloading();
+        match settings::reload(repository).await {
+            Ok(()) => tracing::info!("the settings were read anew"),
+            Err(error) => tracing::error!(%error, "the settings cannot be read; those from before stay in force"),
+        }
+        systemd::ready(&serving(repository));
+    }
+}
+
+/// What it does, in a line.
+fn serving(repository: &Repository) -> String {
+    let remotes = repository.settings_in_force().borrow().remotes.len();
+    format!("serving {} with {remotes} remotes", repository.layout().database().display())
 }
 
 async fn lock(repository: &Repository) -> Result<Lock, Error> {
     let started = tokio::time::Instant::now();
     loop {
         match repository.hold().await {
-            Err(Error::Locked { .. }) if started.elapsed() < LOCK_PATIENCE => tokio::time::sleep(LOOK).await,
+            Err(Error::Locked { .. }) if started.elapsed() < LOCK_PATIENCE => tokio::time::sleep(LOCK_PAUSE).await,
             result => return result,
         }
     }
 }
 
-async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)) -> Result<(), Error> {
+async fn answer_peers(
+    repository: &Repository,
+    announce: watch::Sender<Vec<u8>>,
+    on_address: impl FnOnce(&Address),
+) -> Result<(), Error> {
     let node = repository.node().await?;
     on_address(&Address::Veilid(node.address().await.map_err(Error::Node)?));
 
     // Before anybody is answered, so that nobody is who should not be.
     repository.blocking(|repository| repository.reload().map(drop)).await?;
-    let announcer = Announcer { rules: repository.rules(), secret: rand::random() };
-    let status = repository.blocking(|repository| Ok(repo::status_of(&repository.database()?)?)).await?;
-    let (announce, announcement) = watch::channel(announcer.announcement(&status));
-    let watched = repository.clone();
-    tokio::task::spawn_blocking(move || watch_database(&watched, &announcer, &announce));
+    let announced = announce.subscribe();
+    let announcer = Announcer::new(repository.clone(), announce);
+    announcer.announce().await?;
     let own = node.party().await.map_err(Error::Node)?.repository;
     let door = Door::new(own, Arc::new(node.clone()), rand::random());
-    let guarded = Guarded::new(repository.server(), door, repository.rules(), repository.drops());
-    node.serve(Arc::new(guarded), announcement).await.map_err(Error::Node)?;
+    let guarded =
+        Guarded::new(repository.server(), door, repository.rules(), repository.drops()).with_hints(repository.hints());
+    node.serve(Arc::new(guarded), announced).await.map_err(Error::Node)?;
     tracing::info!(database = %repository.layout().database().display(), "serving");
-    std::future::pending().await
-}
-
-/// Knows what to publish.
-struct Announcer {
-    rules: watch::Receiver<Arc<Rules>>,
-    /// By which a private repository tells that something has changed, and not what.
-    secret: [u8; 32],
-}
-
-impl Announcer {
-    fn announcement(&self, status: &RemoteStatus) -> Vec<u8> {
-        if self.is_private() {
-            protocol::private_announcement(status, &self.secret)
-        } else {
-            protocol::announcement(status)
-        }
-    }
-
-    fn is_private(&self) -> bool {
-        self.rules.borrow().private
-    }
-}
-
-/// Announces the database's status at the start and after every commit, until nobody listens.
-fn watch_database(repository: &Repository, announcer: &Announcer, announce: &watch::Sender<Vec<u8>>) {
-    while !announce.is_closed() {
-        let result =
-            repository.database().and_then(|database| announce_commits(repository, &database, announcer, announce));
-        if let Err(error) = result {
-            tracing::error!(%error, "the database cannot be read");
-            std::thread::sleep(REOPEN);
-        }
-    }
-}
-
-/// Announces `database`'s status now and whenever another connection has committed or who may know it has changed.
-fn announce_commits(
-    repository: &Repository,
-    database: &Database,
-    announcer: &Announcer,
-    announce: &watch::Sender<Vec<u8>>,
-) -> Result<(), Error> {
-    let mut seen = None;
-    while !announce.is_closed() {
-        let now = (database.data_version()?, announcer.is_private());
-        if seen != Some(now) {
-            seen = Some(now);
-            let status = repo::status_of(database)?;
-            // Before peers can read so far: a copy that is restored later is older than this.
-            repository.note_version(status.db_version)?;
-            announce.send_replace(announcer.announcement(&status));
-        }
-        std::thread::sleep(LOOK);
-    }
+    systemd::ready(&serving(repository));
+    announcer.run().await;
     Ok(())
 }

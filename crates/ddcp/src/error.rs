@@ -233,6 +233,11 @@ impl Error {
             Self::Database(DatabaseError::Keep { source, .. }) => {
                 return source.downcast_ref().and_then(state_hint).map(str::to_owned);
             }
+            Self::Database(DatabaseError::Replaced { .. }) => {
+                "put the file back that was there, or restart `ddcp serve` to take up the new one; a -wal file beside it \
+                 that is not its own must be removed before"
+                    .into()
+            }
             Self::Database(DatabaseError::NoLibrary { name, .. }) => format!(
                 "`cargo build --release -p crsqlite-loadable` in the sources of this version makes target/release/{name}; \
                  copy it beside the program, or into ../lib"

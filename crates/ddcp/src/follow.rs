@@ -1,103 +1,101 @@
 //! Following remotes: what the daemon fetches and merges by itself, as each remote's `sync` setting says.
 //!
 //! Each followed remote has a task of its own, so one that is slow or dead holds up none of the others. The task
-//! looks whether anything is new, which is cheap, and only then fetches: at once when it is told of a change (by a
-//! DHT watch), now and then in any case, and after growing pauses while it fails.
+//! looks whether anything is new, which is cheap, and only then fetches: at once when it is told of a change (by a hint
+//! of the remote, by a DHT watch, by the file system), now and then in any case, and after growing pauses while it fails.
+//!
+//! Remotes that may follow this repository are hinted when something is new here; see [`hint`].
 
-use std::{
-    collections::HashMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use rand::Rng;
 use tokio::{
-    sync::Semaphore,
-    task::JoinHandle,
-    time::{Instant, sleep, sleep_until},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
     Error, Failure,
     backoff::Backoff,
     config::{Remote, RemoteName, SyncMode},
-    protocol::ClientError,
+    protocol::{ClientError, HintListener},
     repo::{Outcome, PerRemote, Repository},
-    transport::{
-        Address, TransportError,
-        veilid::{VeilidPeer, Watch},
-    },
+    transport::{Address, TransportError},
 };
 
-/// How often the settings are looked at for changes: one `stat`.
-const SETTINGS_LOOK: Duration = Duration::from_secs(1);
-/// How often a database on this machine is looked at for changes: two `stat`s.
-const FILE_LOOK: Duration = Duration::from_secs(1);
-/// How often the record of a peer is read in case a watch has missed something: one small message.
-const RECORD_LOOK: Duration = Duration::from_secs(30);
+mod hint;
+mod scout;
+
+pub(crate) use scout::Stamp;
+use scout::{Scout, Sight};
+
 /// Pauses after failures grow between these.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
-/// Told of one change after the other, it looks no more often than this.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
-/// Remotes that are fetched from at once; further ones wait.
-const MOST_AT_ONCE: usize = 8;
+/// Told of one change after the other, it fetches no more often than this.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+/// What a watch tells within this time after a hint was followed, the hint has told already.
+const HINT_COVERS: Duration = Duration::from_secs(3);
+/// Remotes that are fetched from at once without ado.
+const PLACES: usize = 8;
+/// How long a further one waits for a place. Then it goes on without: others may be slow, and a fetch takes bounded
+/// memory.
+const PLACE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Follows the remotes of `repository` that are set so, with every change of its settings, until the future is
-/// dropped.
-pub(crate) async fn follow(repository: Repository) {
-    let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
+/// Follows the remotes of `repository` that are set so, with every change of its settings, and hints them when something
+/// new is `announced` here, until the future is dropped.
+pub(crate) async fn follow(repository: Repository, announced: watch::Receiver<Vec<u8>>) {
+    let places = Arc::new(Semaphore::new(PLACES));
+    let mut settings = repository.settings_in_force();
     let mut followed: HashMap<RemoteName, Followed> = HashMap::new();
-    let mut seen = None;
     loop {
-        let stamp = Stamp::of(&repository.layout().config());
-        if seen != Some(stamp) {
-            seen = Some(stamp);
-            match repository.blocking(Repository::reload).await {
-                Ok(config) => {
-                    followed.retain(|name, task| config.remotes.get(name) == Some(&task.remote));
-                    for (name, remote) in config.remotes {
-                        if remote.sync != SyncMode::Manual && !followed.contains_key(&name) {
-                            let task = Followed::start(&repository, &name, remote, &places);
-                            followed.insert(name, task);
-                        }
-                    }
-                }
-                // What was set before stays in force.
-                Err(error) => tracing::error!(%error, "the settings cannot be read"),
-            }
+        let remotes = settings.borrow_and_update().remotes.clone();
+        followed.retain(|name, task| remotes.get(name) == Some(&task.remote));
+        for (name, remote) in remotes {
+            followed
+                .entry(name)
+                .or_insert_with_key(|name| Followed::start(&repository, name, remote, &places, &announced));
         }
-        sleep(SETTINGS_LOOK).await;
+        if settings.changed().await.is_err() {
+            return;
+        }
     }
 }
 
-/// A remote that is being followed; no longer when this is dropped.
+/// A remote with the tasks for it, which end when this is dropped.
 struct Followed {
     remote: Remote,
-    task: JoinHandle<()>,
+    _tasks: JoinSet<()>,
 }
 
 impl Followed {
-    fn start(repository: &Repository, name: &RemoteName, remote: Remote, places: &Arc<Semaphore>) -> Self {
-        tracing::info!(remote = %name, sync = %remote.sync, "following");
-        let follower = Follower {
-            repository: repository.clone(),
-            name: name.clone(),
-            address: remote.address.clone(),
-            sync: remote.sync,
-            places: Arc::clone(places),
-            scout: Scout::new(remote.address.clone()),
-            done: None,
-        };
-        Self { remote, task: tokio::spawn(follower.run()) }
-    }
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        self.task.abort();
+    fn start(
+        repository: &Repository,
+        name: &RemoteName,
+        remote: Remote,
+        places: &Arc<Semaphore>,
+        announced: &watch::Receiver<Vec<u8>>,
+    ) -> Self {
+        let mut tasks = JoinSet::new();
+        if remote.sync != SyncMode::Manual {
+            tracing::info!(remote = %name, sync = %remote.sync, "following");
+            let follower = Follower {
+                repository: repository.clone(),
+                name: name.clone(),
+                address: remote.address.clone(),
+                sync: remote.sync,
+                places: Arc::clone(places),
+                scout: Scout::new(remote.address.clone()),
+                seen: None,
+                covered: Instant::now(),
+            };
+            tasks.spawn(follower.run());
+        }
+        if let Some(id) = remote.address.repository() {
+            tasks.spawn(hint::hint(repository.clone(), remote.address.clone(), id, announced.clone()));
+        }
+        Self { remote, _tasks: tasks }
     }
 }
 
@@ -108,64 +106,133 @@ struct Follower {
     sync: SyncMode,
     places: Arc<Semaphore>,
     scout: Scout,
-    /// What the remote looked like before it was last fetched from and merged without a rest.
-    done: Option<Sight>,
+    /// What the remote looked like when it was last fetched from and merged without a rest.
+    seen: Option<Seen>,
+    /// Until when a hint tells all that a watch can tell.
+    covered: Instant,
+}
+
+struct Seen {
+    sight: Sight,
+    /// How many times it was fetched from since it looks so.
+    times: u8,
+}
+
+/// Why a step is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// There may be something new.
+    Look,
+    /// The remote says that there is.
+    Hint,
 }
 
 impl Follower {
     async fn run(mut self) {
+        let hints = self.listen().await;
         let mut backoff = new_backoff();
+        let mut cause = Cause::Look;
         loop {
-            let pause = match self.step().await {
+            let began = Instant::now();
+            let (pause, gap) = match self.step(cause, hints.as_ref()).await {
                 Ok(()) => {
                     backoff = new_backoff();
-                    with_jitter(self.scout.interval())
+                    let times = self.seen.as_ref().map_or(0, |seen| seen.times);
+                    (with_jitter(self.scout.interval(times)), SHORTEST_PAUSE)
                 }
                 Err(error) => {
                     tracing::debug!(remote = %self.name, %error, "following a remote");
-                    backoff.step()
+                    // Whoever hints is there again; but many hints are no reason to try all the time.
+                    (backoff.step(), FIRST_PAUSE)
                 }
             };
-            let looked = Instant::now();
-            tokio::select! {
-                // A burst of changes is fetched together.
-                () = self.scout.hint() => sleep_until(looked + SHORTEST_PAUSE).await,
-                () = sleep(pause) => {}
+            let covered = self.covered;
+            cause = tokio::select! {
+                () = hinted(hints.as_ref()) => Cause::Hint,
+                () = async {
+                    self.scout.told().await;
+                    sleep_until(covered).await;
+                } => Cause::Look,
+                () = sleep(pause) => Cause::Look,
+            };
+            if cause == Cause::Hint {
+                tracing::debug!(remote = %self.name, "the remote hints that something is new");
+            }
+            // A burst of changes is fetched together.
+            sleep_until(began + gap).await;
+        }
+    }
+
+    /// Listens to the remote's hints, if it can give any.
+    async fn listen(&self) -> Option<HintListener> {
+        self.address.repository()?;
+        match self.repository.tag_of_hints_from(&self.address).await {
+            Ok(tag) => Some(self.repository.hints().listen(tag)),
+            Err(error) => {
+                tracing::debug!(remote = %self.name, %error, "its hints cannot be heard");
+                None
             }
         }
     }
 
-    /// Looks for something new, and fetches and merges it. A failure of these two is logged and kept for `status`
-    /// where it happens.
-    async fn step(&mut self) -> Result<(), Failure> {
-        let sight = match self.scout.look(&self.repository).await {
-            Ok(sight) => sight,
+    /// Looks for something new unless it is known that there is, and fetches and merges it.
+    async fn step(&mut self, cause: Cause, hints: Option<&HintListener>) -> Result<(), Failure> {
+        let sight = if cause == Cause::Hint && self.scout.is_reached() { None } else { self.look(hints).await? };
+        let times = match (&self.seen, &sight) {
+            (Some(seen), Some(sight)) if seen.sight == *sight => seen.times,
+            _ => 0,
+        };
+        if times >= self.scout.times() {
+            return Ok(());
+        }
+        let is_merged = self.fetch_and_merge().await?;
+        match sight {
+            // A table or column that is missing may appear: tried again at the next look.
+            Some(_) if !is_merged => self.seen = None,
+            Some(sight) => self.seen = Some(Seen { sight, times: times + 1 }),
+            None => self.covered = Instant::now() + HINT_COVERS,
+        }
+        Ok(())
+    }
+
+    /// What the remote looks like; `None` if it hints meanwhile that it has changed.
+    async fn look(&mut self, hints: Option<&HintListener>) -> Result<Option<Sight>, Failure> {
+        let may_break_off = self.scout.is_reached();
+        let looked = tokio::select! {
+            looked = self.scout.look(&self.repository) => looked,
+            () = hinted(hints), if may_break_off => return Ok(None),
+        };
+        match looked {
+            Ok(sight) => Ok(Some(sight)),
             Err(error) => {
                 if matches!(error, Error::Remote(ClientError::Transport(TransportError::Replayed))) {
                     self.repository.note_failure(&self.name, &self.address, error.to_string()).await;
                 }
-                return Err(error.report());
+                Err(error.report())
             }
-        };
-        if self.done.as_ref() == Some(&sight) {
-            return Ok(());
         }
-        let Ok(_place) = self.places.acquire().await else { return Ok(()) };
+    }
+
+    /// Whether all that came could be merged. A failure is logged and kept for `status` where it happens.
+    async fn fetch_and_merge(&self) -> Result<bool, Failure> {
+        let _place = timeout(PLACE_PATIENCE, self.places.acquire()).await;
         let name = Some(self.name.as_str());
         let fetched = succeeded(self.repository.fetch(name).await);
         if self.sync != SyncMode::Auto {
-            fetched?;
-        } else {
-            // What came before a failure is merged all the same: a full inbox may be what failed.
-            let merged = succeeded(self.repository.merge(name).await);
-            fetched?;
-            if merged?.iter().any(|report| report.waiting > 0) {
-                // The table or column may appear: tried again at the next look.
-                return Ok(());
-            }
+            return fetched.map(|_| true);
         }
-        self.done = Some(sight);
-        Ok(())
+        // What came before a failure is merged all the same: a full inbox may be what failed.
+        let merged = succeeded(self.repository.merge(name).await);
+        fetched?;
+        Ok(merged?.iter().all(|report| report.waiting == 0))
+    }
+}
+
+/// Waits for the next hint; for ever where none can come.
+async fn hinted(hints: Option<&HintListener>) {
+    match hints {
+        Some(hints) => hints.hinted().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -176,94 +243,6 @@ fn succeeded<T>(reports: Result<Vec<PerRemote<T>>, Error>) -> Result<Vec<T>, Fai
         Outcome::Failed(failure) => Err(failure),
     };
     reports.map_err(|error| error.report())?.into_iter().map(outcome).collect()
-}
-
-/// What a remote looks like from outside. Two sights that are equal mean that nothing has been written in between.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Sight {
-    /// The files of a database on this machine: its own and that of its log.
-    Files([Stamp; 2]),
-    /// What a peer publishes.
-    Announcement(Vec<u8>),
-}
-
-/// Size and time of a file; `None` if it cannot be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp(Option<(u64, SystemTime)>);
-
-impl Stamp {
-    fn of(path: &Path) -> Self {
-        let stamp = |metadata: fs::Metadata| Some((metadata.len(), metadata.modified().ok()?));
-        Self(fs::metadata(path).ok().and_then(stamp))
-    }
-}
-
-/// Looks at a remote without fetching from it.
-enum Scout {
-    File(PathBuf),
-    Peer(Box<PeerScout>),
-}
-
-struct PeerScout {
-    address: veilid_core::RecordKey,
-    /// Once it was reached.
-    reached: Option<(VeilidPeer, Watch)>,
-}
-
-impl Scout {
-    fn new(address: Address) -> Self {
-        match address {
-            Address::Path(path) => Self::File(path),
-            Address::Veilid(address) => Self::Peer(Box::new(PeerScout { address, reached: None })),
-        }
-    }
-
-    fn interval(&self) -> Duration {
-        match self {
-            Self::File(_) => FILE_LOOK,
-            Self::Peer(_) => RECORD_LOOK,
-        }
-    }
-
-    /// Waits to be told of a change.
-    async fn hint(&self) {
-        match self {
-            Self::Peer(scout) => match &scout.reached {
-                Some((_, watch)) => watch.changed().await,
-                None => std::future::pending().await,
-            },
-            Self::File(_) => std::future::pending().await,
-        }
-    }
-
-    async fn look(&mut self, repository: &Repository) -> Result<Sight, Error> {
-        match self {
-            Self::File(path) => {
-                let mut log = path.clone().into_os_string();
-                log.push("-wal");
-                Ok(Sight::Files([Stamp::of(path), Stamp::of(Path::new(&log))]))
-            }
-            Self::Peer(scout) => scout.look(repository).await,
-        }
-    }
-}
-
-impl PeerScout {
-    async fn look(&mut self, repository: &Repository) -> Result<Sight, Error> {
-        let remote = |error| Error::Remote(ClientError::Transport(error));
-        let peer = match &self.reached {
-            Some((peer, _)) => {
-                peer.refresh().await.map_err(remote)?;
-                peer.clone()
-            }
-            None => repository.node().await?.connect(&self.address).await.map_err(remote)?,
-        };
-        // Asked for anew each time, since a watch may end: while it is in force that changes nothing.
-        let watch = peer.watch().await.map_err(remote)?;
-        let sight = Sight::Announcement(peer.announcement());
-        self.reached = Some((peer, watch));
-        Ok(sight)
-    }
 }
 
 fn new_backoff() -> Backoff {

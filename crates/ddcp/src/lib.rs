@@ -19,6 +19,7 @@
 //! | [`changeset`] | changes, and the packs they travel in |
 //! | [`host`] | the machine: time, chance, tasks and threads, which simulations replace |
 
+mod announce;
 mod backoff;
 pub mod changeset;
 pub mod cli;
@@ -28,11 +29,14 @@ pub mod daemon;
 pub mod database;
 mod disk;
 mod error;
+mod file_watch;
 mod files;
 mod follow;
 pub mod host;
 pub mod protocol;
 pub mod repo;
+mod settings;
+mod systemd;
 pub mod transport;
 
 pub use error::{Error, ErrorKind, Failure};

@@ -37,6 +37,18 @@ pub enum DatabaseError {
         /// What SQLite said.
         detail: String,
     },
+    /// Another file is at the path than the one that was opened, or none.
+    #[error("{path} was replaced by another file, or removed, while it was being used: nothing more is done with it")]
+    Replaced {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The write-ahead log is not the file that was opened; what was committed to it is lost.
+    #[error("the log of {path} ({path}-wal) was removed or replaced while it was being used")]
+    LogRemoved {
+        /// The database.
+        path: PathBuf,
+    },
     /// File, folder or file system do not allow to write.
     #[error("the database {path} is read-only: allow this user to write the file and its folder")]
     ReadOnly {

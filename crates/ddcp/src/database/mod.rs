@@ -16,6 +16,7 @@ use crate::changeset::{Cursor, SiteId};
 
 mod definition;
 mod error;
+mod files;
 mod identity;
 mod library;
 mod merge;
@@ -29,6 +30,8 @@ pub use definition::{
     BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableDefinition, TableDifference, check_number,
 };
 pub use error::DatabaseError;
+pub(crate) use files::FileId;
+use files::Files;
 pub use identity::RepositoryId;
 pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
@@ -66,6 +69,7 @@ impl Default for OpenOptions {
 pub struct Database {
     connection: Connection,
     path: PathBuf,
+    files: Files,
     busy_timeout: Duration,
     /// Set when a library was loaded.
     foreign_engine: Option<ForeignEngine>,
@@ -102,8 +106,13 @@ impl Database {
             connection.pragma_update(None, "journal_mode", "wal").map_err(sqlite)?;
         }
 
-        let mut database =
-            Self { connection, path: path.to_owned(), busy_timeout: options.busy_timeout, foreign_engine: None };
+        let mut database = Self {
+            connection,
+            path: path.to_owned(),
+            files: Files::at(path),
+            busy_timeout: options.busy_timeout,
+            foreign_engine: None,
+        };
         database.load_engine(options)?;
         Ok(database)
     }

@@ -19,6 +19,7 @@ use super::{
     Meter,
     credentials::Credentials,
     definitions::DefinitionsError,
+    hint::HintTag,
     message::{
         self, Answer, CHUNK_BYTES, Manifest, MessageError, NO_MESSAGE, PackEntry, RemoteStatus, Request, Session,
     },
@@ -237,6 +238,17 @@ impl Client {
     pub async fn status(&self) -> Result<RemoteStatus, ClientError> {
         match self.ask(Request::Status).await? {
             Answer::Status(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Tells the peer that there is something new at the repository that `tag` stands for.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Refused`] also by a peer that knows no hints.
+    pub async fn hint(&self, tag: HintTag) -> Result<(), ClientError> {
+        match self.ask(Request::Hint { tag: tag.to_bytes() }).await? {
+            Answer::Noted => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
@@ -607,6 +619,7 @@ pub(super) fn unexpected(answer: &Answer) -> ClientError {
         Answer::Schema { .. } => "declarations of tables",
         Answer::Gone => "that something is gone",
         Answer::Nonce { .. } | Answer::Authorised => "about a proof",
+        Answer::Noted => "that it has noted something",
         Answer::Working | Answer::Busy | Answer::Refused { .. } | Answer::NotAuthorised { .. } => "something else",
     };
     ClientError::Protocol(format!("it answers {what}, which was not the question"))

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::{
     access::{Door, Proof},
     gate::{Account, Caller, Drops, Gate},
+    hint::{HintTag, Hints},
     message::{self, Answer, Request, Session},
     server::Server,
 };
@@ -42,6 +43,7 @@ pub struct Guarded {
     door: Door,
     gate: Gate,
     rules: watch::Receiver<Arc<Rules>>,
+    hints: Arc<Hints>,
 }
 
 impl Guarded {
@@ -49,7 +51,13 @@ impl Guarded {
     /// callers are counted in `drops`.
     #[must_use]
     pub fn new(server: Server, door: Door, rules: watch::Receiver<Arc<Rules>>, drops: Arc<Drops>) -> Self {
-        Self { server, door, gate: Gate::new(drops), rules }
+        Self { server, door, gate: Gate::new(drops), rules, hints: Arc::default() }
+    }
+
+    /// The same, which gives the hints of peers to `hints`.
+    #[must_use]
+    pub fn with_hints(self, hints: Arc<Hints>) -> Self {
+        Self { hints, ..self }
     }
 
     async fn answer(&self, bytes: &[u8]) -> Answer {
@@ -79,6 +87,10 @@ impl Guarded {
                 self.prove(session, &proof, &rules, &pass.account).await
             }
             _ if rules.private && remote.is_none() => Answer::NotAuthorised { change: None },
+            Request::Hint { tag } => {
+                self.hints.tell(HintTag::from_bytes(tag));
+                Answer::Noted
+            }
             request => {
                 if let Some(why) = nonsense(&request) {
                     pass.account.fault(why);

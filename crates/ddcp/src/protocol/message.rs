@@ -87,6 +87,13 @@ pub(crate) enum Request {
         #[cbor(n(3), with = "minicbor::bytes")]
         signature: [u8; 64],
     },
+    /// Says that there is something new at the repository that `tag` stands for; see [`super::HintTag`].
+    #[n(24)]
+    #[cbor(map)]
+    Hint {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        tag: [u8; 32],
+    },
 }
 
 /// What a server answers.
@@ -149,6 +156,9 @@ pub(crate) enum Answer {
     /// The answer to a good `Proof`: from now on the session is answered.
     #[n(18)]
     Authorised,
+    /// The answer to `Hint`, whether it is of use or not.
+    #[n(24)]
+    Noted,
 }
 
 /// Who a repository is and how far its database is.
@@ -393,6 +403,7 @@ mod tests {
                 let signature = std::array::from_fn(|at| if at < 32 { first[at] } else { second[at - 32] });
                 Request::Proof { caller, key, nonce, signature }
             }),
+            any::<[u8; 32]>().prop_map(|tag| Request::Hint { tag }),
         ]
     }
 

@@ -6,6 +6,7 @@
 //! - `Chunk`: a part of a pack.
 //! - `Schema`: how are the shared tables declared?
 //! - `Challenge` and `Proof`: to a private repository, who is asking.
+//! - `Hint`: there is something new here.
 //!
 //! `docs/protocol.md` specifies it.
 
@@ -17,6 +18,7 @@ mod credentials;
 mod definitions;
 mod gate;
 mod guard;
+mod hint;
 pub(crate) mod message;
 mod parts;
 mod progress;
@@ -30,6 +32,7 @@ pub use credentials::Credentials;
 pub use definitions::{DefinitionsError, MAX_DEFINITIONS_BYTES, decode_definitions, encode_definitions};
 pub use gate::{DropReport, Drops};
 pub use guard::{Guarded, Rules};
+pub use hint::{HintListener, HintTag, Hints};
 pub use message::{CHUNK_BYTES, PROTOCOL_VERSION, RemoteStatus, announcement, private_announcement};
 pub use parts::Parts;
 pub use progress::{Meter, Progress};

@@ -139,6 +139,8 @@ impl Server {
             Request::Challenge { .. } | Request::Proof { .. } => {
                 Answer::Refused { reason: "nobody has to prove who he is here".to_owned() }
             }
+            // Nobody listens behind this.
+            Request::Hint { .. } => Answer::Noted,
         }
     }
 

@@ -47,10 +47,17 @@ impl Repository {
 
     async fn fetch_and_note(&self, name: RemoteName, address: Address, meter: Meter) -> PerRemote<FetchReport> {
         let _alone = self.fetching(&name).await;
+        if let Err(error) = self.check_ending() {
+            // The remote has not failed.
+            return PerRemote { remote: name.to_string(), outcome: Outcome::Failed(error.report()) };
+        }
         let began = Timestamp::now();
         let outcome = match self.fetch_one(&name, &address, meter).await {
             Ok(report) => {
-                tracing::info!(remote = %name, changes = report.changes, bytes = report.bytes, "fetched");
+                match report.changes {
+                    0 => tracing::debug!(remote = %name, "fetched nothing new"),
+                    changes => tracing::info!(remote = %name, changes, bytes = report.bytes, "fetched"),
+                }
                 Outcome::Done(report)
             }
             Err(error) => {

@@ -8,34 +8,35 @@ use super::Repository;
 use crate::{
     Error,
     config::{Access, Config},
-    protocol::{DropReport, Drops, Rules},
+    protocol::{DropReport, Drops, Hints, Rules},
 };
 
 /// What the daemon goes by, and what it counts, while it answers.
 #[derive(Default)]
 pub(super) struct Guarding {
+    settings: watch::Sender<Arc<Config>>,
     /// Nobody is answered by the rules of the beginning.
     rules: watch::Sender<Arc<Rules>>,
     drops: Arc<Drops>,
+    hints: Arc<Hints>,
 }
 
 impl Repository {
-    /// Reads the settings anew and puts those about callers in force; settings that cannot be read change nothing.
+    /// Reads the settings anew and puts them in force in this process; settings that cannot be read change nothing.
     /// Blocks.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub(crate) fn reload(&self) -> Result<Config, Error> {
         let config = self.config()?;
-        let rules = rules_of(&config);
-        self.inner.guarding.rules.send_if_modified(|current| {
-            let is_new = **current != rules;
-            if is_new {
-                *current = Arc::new(rules);
-            }
-            is_new
-        });
+        replace(&self.inner.guarding.rules, rules_of(&config));
+        replace(&self.inner.guarding.settings, config.clone());
         Ok(config)
+    }
+
+    /// The settings that [`Repository::reload`] puts in force; none before it was called.
+    pub(crate) fn settings_in_force(&self) -> watch::Receiver<Arc<Config>> {
+        self.inner.guarding.settings.subscribe()
     }
 
     /// The rules that [`Repository::reload`] puts in force.
@@ -48,10 +49,26 @@ impl Repository {
         Arc::clone(&self.inner.guarding.drops)
     }
 
+    /// Where the hints of peers arrive.
+    pub(crate) fn hints(&self) -> Arc<Hints> {
+        Arc::clone(&self.inner.guarding.hints)
+    }
+
     /// The callers that this process has dropped, if any.
     pub(super) fn dropped(&self) -> Option<DropReport> {
         Some(self.inner.guarding.drops.report()).filter(|report| report.count > 0)
     }
+}
+
+/// Tells who listens of `new`, if it is that.
+fn replace<T: PartialEq>(told: &watch::Sender<Arc<T>>, new: T) {
+    told.send_if_modified(|current| {
+        let is_new = **current != new;
+        if is_new {
+            *current = Arc::new(new);
+        }
+        is_new
+    });
 }
 
 fn rules_of(config: &Config) -> Rules {

@@ -31,12 +31,15 @@ impl Repository {
             let _alone = alone;
             let state = repository.state()?;
             let sites = sites(&state, &chosen, everything)?;
-            let mut merger = Merger { database: repository.database()?, state };
+            let mut merger = Merger { repository, database: repository.database()?, state };
             let merge = |(label, site): (String, SiteId)| {
                 let began = Timestamp::now();
                 let outcome = match merger.merge_site(&site) {
                     Ok(report) => {
-                        tracing::info!(remote = %label, changes = report.changes, waiting = report.waiting, "merged");
+                        match report.changes {
+                            0 => tracing::debug!(remote = %label, waiting = report.waiting, "merged nothing new"),
+                            changes => tracing::info!(remote = %label, changes, waiting = report.waiting, "merged"),
+                        }
                         Outcome::Done(report)
                     }
                     Err(error) => {
@@ -99,12 +102,13 @@ fn sites(state: &State, chosen: &[(RemoteName, Address)], everything: bool) -> R
 /// Reasons that are kept for one pack.
 const MOST_REASONS: usize = 20;
 
-struct Merger {
+struct Merger<'a> {
+    repository: &'a Repository,
     database: Database,
     state: State,
 }
 
-impl Merger {
+impl Merger<'_> {
     /// Costs what the inbox and the waiting changes of the site hold.
     fn merge_site(&mut self, site: &SiteId) -> Result<MergeReport, Error> {
         let mut report = MergeReport::default();
@@ -120,6 +124,7 @@ impl Merger {
                 None => self.advance(site, stretch.to)?,
             }
             self.state.remove_stretch(stretch.id)?;
+            self.repository.check_ending()?;
         }
         self.retry_waiting(site, waited_before, &mut report)?;
         (report.waiting, report.reasons) = self.state.waiting_changes(site)?;

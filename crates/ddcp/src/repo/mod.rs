@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex as StdMutex, PoisonError},
+    sync::{
+        Arc, Mutex as StdMutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
@@ -28,12 +31,14 @@ mod bundle;
 mod clone;
 mod fetch;
 mod guard;
+mod hint;
 mod identity;
 mod layout;
 mod lock;
 mod log;
 mod merge;
 mod monitor;
+mod pin;
 mod reading;
 mod report;
 mod schema;
@@ -43,6 +48,7 @@ mod status;
 
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
 pub use clone::CloneReport;
+pub(crate) use hint::Hinter;
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
@@ -87,6 +93,11 @@ struct Inner {
     /// Held while it is looked at whose site id a remote's is.
     claiming: StdMutex<()>,
     guarding: guard::Guarding,
+    pin: pin::Pin,
+    /// The connections from which peers are answered.
+    readers: StdMutex<Weak<DatabaseSource>>,
+    /// Whether nothing more is to be begun.
+    is_ending: AtomicBool,
     /// Held while a bundle is fetched.
     importing: Arc<Mutex<()>>,
 }
@@ -137,6 +148,9 @@ impl Repository {
                 fetching: StdMutex::default(),
                 claiming: StdMutex::default(),
                 guarding: guard::Guarding::default(),
+                pin: pin::Pin::default(),
+                readers: StdMutex::default(),
+                is_ending: AtomicBool::new(false),
                 importing: Arc::default(),
             }),
         })
@@ -218,6 +232,7 @@ impl Repository {
     /// [`Error::Config`], [`Error::State`].
     pub fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
         config::rename_remote(&self.inner.layout.config(), old, &parse_name(new)?)?;
+        self.reload()?;
         let mut state = self.state()?;
         state.rename_mark(old, new)?;
         Ok(state.rename_contact(old, new)?)
@@ -237,7 +252,8 @@ impl Repository {
     /// # Errors
     /// [`Error::Config`].
     pub fn set_remote_sync(&self, name: &str, sync: SyncMode) -> Result<(), Error> {
-        Ok(config::set_remote_sync(&self.inner.layout.config(), name, sync)?)
+        config::set_remote_sync(&self.inner.layout.config(), name, sync)?;
+        self.reload().map(drop)
     }
 
     /// The settings that are no remotes, by their keys.
@@ -301,7 +317,15 @@ impl Repository {
     /// As [`Repository::database`], with that layer's own error.
     pub(crate) fn open_database(&self) -> Result<Database, DatabaseError> {
         let options = OpenOptions { extension: self.inner.options.extension.clone(), ..OpenOptions::default() };
-        Database::open(self.inner.layout.database(), &options)
+        self.check_path()?;
+        let database = Database::open(self.inner.layout.database(), &options)?;
+        match self.check_open(&database) {
+            Ok(()) => Ok(database),
+            Err(error) => {
+                database.abandon();
+                Err(error)
+            }
+        }
     }
 
     /// What answers the requests of peers, over Veilid or over a transport of an application's own. It keeps what
@@ -314,7 +338,42 @@ impl Repository {
     /// What reads the database for peers. For strangers it stands behind a [`Guarded`](crate::protocol::Guarded).
     pub(crate) fn server(&self) -> Server {
         let spool = Some(self.inner.layout.state().to_owned());
-        Server::new(OwnSource::new(self.clone()), spool, self.inner.options.host.clone())
+        let source = OwnSource::new(self.clone());
+        *self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner) = source.readers();
+        Server::new(source, spool, self.inner.options.host.clone())
+    }
+
+    /// Closes the connections from which peers are answered; new ones are opened as they are needed.
+    fn close_readers(&self) {
+        let readers = self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(readers) = readers {
+            readers.close();
+        }
+    }
+
+    /// Has nothing more begun, and work that goes on in steps end with the present one.
+    pub(crate) fn end(&self) {
+        self.inner.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`] after [`Repository::end`].
+    fn check_ending(&self) -> Result<(), Error> {
+        if self.inner.is_ending.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted("`ddcp serve` is ending; the next one goes on here".into()));
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is fetched or merged.
+    pub(crate) async fn idle(&self) {
+        let fetching: Vec<_> = {
+            let locks = self.inner.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.values().cloned().collect()
+        };
+        for lock in fetching.iter().chain([&self.inner.merging, &self.inner.importing]) {
+            drop(lock.lock().await);
+        }
     }
 
     /// Opens the state file. Blocks.

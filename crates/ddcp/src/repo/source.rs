@@ -1,5 +1,5 @@
 use std::sync::{
-    Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError, Weak,
     atomic::{AtomicI64, Ordering},
 };
 
@@ -10,24 +10,56 @@ use crate::{
     repo::Repository,
 };
 
+/// Whether a connection may be used again.
+type Check = dyn Fn(&Database) -> Result<(), DatabaseError> + Send + Sync;
+
 /// Serves a database to peers. Connections are opened as requests need them and kept.
 pub struct DatabaseSource {
     open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
+    check: Box<Check>,
     idle: Mutex<Vec<Database>>,
 }
 
 impl DatabaseSource {
     /// A source that opens its connections by `open`.
     pub fn new(open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static) -> Self {
-        Self { open: Box::new(open), idle: Mutex::default() }
+        Self { open: Box::new(open), check: Box::new(Database::check_files), idle: Mutex::default() }
+    }
+
+    /// The same, which uses a connection again only if `check` holds for it.
+    fn with_check(self, check: impl Fn(&Database) -> Result<(), DatabaseError> + Send + Sync + 'static) -> Self {
+        Self { check: Box::new(check), ..self }
+    }
+
+    /// Closes the connections that are not being used.
+    pub(super) fn close(&self) {
+        let idle = std::mem::take(&mut *self.idle());
+        idle.into_iter().for_each(Database::abandon);
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Database>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection to the file that is there now.
+    fn connection(&self) -> Result<Database, DatabaseError> {
+        let idle = self.idle().pop();
+        match idle {
+            Some(database) if (self.check)(&database).is_ok() => Ok(database),
+            Some(stale) => {
+                stale.abandon();
+                self.close();
+                (self.open)()
+            }
+            None => (self.open)(),
+        }
     }
 
     /// Runs `read` on a connection. One that failed is closed: its file may have been replaced.
     fn with<T>(&self, read: impl FnOnce(&Database) -> Result<T, DatabaseError>) -> Result<T, String> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let result = idle.map_or_else(&self.open, Ok).and_then(|database| {
+        let result = self.connection().and_then(|database| {
             let value = read(&database)?;
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(database);
+            self.idle().push(database);
             Ok(value)
         });
         result.map_err(|error| {
@@ -58,15 +90,21 @@ impl Source for DatabaseSource {
 /// below that one day was restored from an older copy.
 pub(super) struct OwnSource {
     repository: Repository,
-    database: DatabaseSource,
+    database: Arc<DatabaseSource>,
     noted: AtomicI64,
 }
 
 impl OwnSource {
     pub(super) fn new(repository: Repository) -> Self {
-        let opened = repository.clone();
-        let database = DatabaseSource::new(move || opened.open_database());
-        Self { repository, database, noted: AtomicI64::new(0) }
+        let (opened, checked) = (repository.clone(), repository.clone());
+        let database = DatabaseSource::new(move || opened.open_database())
+            .with_check(move |database| checked.check_open(database));
+        Self { repository, database: Arc::new(database), noted: AtomicI64::new(0) }
+    }
+
+    /// Its connections.
+    pub(super) fn readers(&self) -> Weak<DatabaseSource> {
+        Arc::downgrade(&self.database)
     }
 
     fn note(&self, version: i64) -> Result<(), String> {

@@ -5,12 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{sys::stat::Mode, unistd::mkfifo};
+
 use crate::{
     serve::Daemon,
     support::{NOTE, PATIENCE, Repo, World, assert_converged},
 };
 
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
@@ -64,6 +66,42 @@ fn a_failing_remote_holds_up_none_and_is_followed_once_it_is_there() {
     let c = world.notes("c");
     c.sql("INSERT INTO note VALUES ('c', 'from c', 3)");
     wait_until("c is followed too", || b.notes() == ["a|from a|1", "c|from c|3"]);
+}
+
+#[test]
+fn remotes_that_hang_hold_up_none() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    // More than may be fetched from at once. Who opens such a file waits for ever, as on a server that is gone.
+    for number in 0..12 {
+        let name = format!("hangs{number}");
+        mkfifo(&world.path(&format!("{name}.db")), Mode::S_IRWXU).unwrap();
+        b.ok(["remote", "add", &name, &format!("{name}.db"), "--sync", "auto"]);
+    }
+    let _serve = Daemon::start(&world, &b);
+    // Its name sorts after theirs, and it is added after them.
+    b.ok(["remote", "add", "well", "a.db", "--sync", "auto"]);
+    for stars in ["1", "2", "3"] {
+        a.sql(&format!("INSERT OR REPLACE INTO note VALUES ('a', 'from a', {stars})"));
+        wait_until("a is followed", || b.notes() == [format!("a|from a|{stars}")]);
+    }
+    b.ok(["status"]);
+}
+
+#[test]
+fn a_file_is_followed_at_once_and_to_the_last_commit() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    b.ok(["remote", "add", "a", "a.db", "--sync", "auto"]);
+    let _serve = Daemon::start(&world, &b);
+    let writer = a.connection();
+    for number in 0..300 {
+        writer.execute("INSERT INTO note VALUES (?, 'x', 0)", [format!("{number:03}")]).unwrap();
+        // Some while the follower fetches, some while it rests.
+        thread::sleep(Duration::from_millis(if number % 100 == 0 { 1000 } else { number % 7 }));
+    }
+    wait_until("all is there", || b.rows("SELECT count(*) FROM note") == ["300"]);
+    assert_converged(&[&a, &b]);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod failures;
 mod faults;
 mod follow;
 mod history;
+mod lifecycle;
 mod output;
 mod progress;
 mod remotes;

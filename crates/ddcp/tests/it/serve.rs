@@ -57,7 +57,7 @@ impl Daemon {
     }
 
     /// Starts the daemon and waits for its first line.
-    fn spawn(world: &World, mut command: Command) -> Self {
+    pub(crate) fn spawn(world: &World, mut command: Command) -> Self {
         let log = world.path("serve.log");
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
@@ -74,9 +74,13 @@ impl Daemon {
         daemon
     }
 
-    /// Signals the daemon and waits for its exit status; `None` if the signal killed it.
-    fn end(&mut self, signal: Signal) -> Option<i32> {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Signals the daemon and waits for its exit status; `None` if the signal killed it.
+    pub(crate) fn end(&mut self, signal: Signal) -> Option<i32> {
+        self.signal(signal);
         let deadline = Instant::now() + GOODBYE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -108,3 +108,24 @@ fn peers_that_follow_each_other_stay_equal_by_themselves() {
     let _serve_middle = middle.serve();
     wait_until("and after a restart too", || left.notes() == "r|right|5\n");
 }
+
+#[test]
+fn a_commit_is_hinted_to_who_follows() {
+    let lease = network().lease::<2>();
+    let [writer, reader] = lease.hosts().map(Peer::new);
+    // Who answers only remotes lets itself be hinted by them too.
+    reader.ok(&["config", "set", "access", "private"]);
+    let [serve_writer, serve_reader] = [&writer, &reader].map(|peer| peer.start_serving_with(&["-v"]));
+    reader.ok(&["remote", "add", "writer", &serve_writer.address, "--sync", "auto"]);
+    writer.ok(&["remote", "add", "reader", &serve_reader.address]);
+    writer.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    wait_until("what is there comes", || reader.notes() == "1|one|1\n");
+
+    let hints = || reader.serve_log().matches("the remote hints that something is new").count();
+    for stars in 2..5 {
+        let before = hints();
+        writer.sql(&format!("UPDATE note SET stars = {stars}"));
+        wait_until("the commit is hinted", || hints() > before);
+        wait_until("and comes", || reader.notes() == format!("1|one|{stars}\n"));
+    }
+}

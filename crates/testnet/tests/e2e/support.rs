@@ -130,8 +130,14 @@ impl Peer {
 
     /// Starts `ddcp serve`; returns when it has printed its address, which needs no network.
     pub(crate) fn start_serving(&self) -> Serving {
+        self.start_serving_with(&[])
+    }
+
+    /// As [`Peer::start_serving`], with further options.
+    pub(crate) fn start_serving_with(&self, options: &[&str]) -> Serving {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("serve.log")).unwrap();
-        let mut process = self.command(&["serve"]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut process =
+            self.command(&[&["serve"], options].concat()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut address = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut address).unwrap();
         assert!(address.starts_with("VLD0:"), "serve printed {address:?}; {}", self.serve_log());

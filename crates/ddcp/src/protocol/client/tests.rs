@@ -234,7 +234,7 @@ impl Peer for Holder {
                     self.offer(after.into())
                 }
                 Request::Chunk { pack, index } => self.chunk(pack, index).await,
-                Request::Status | Request::Schema { .. } => unreachable!(),
+                Request::Status | Request::Schema { .. } | Request::Hint { .. } => unreachable!(),
             };
             Ok(message::encode(answer))
         })

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::{
     changeset::{Pack, PackId, SiteId},
@@ -20,7 +22,7 @@ use crate::{
         clock::advance,
         message::{announcement, private_announcement},
     },
-    transport::{LocalPeer, SignatureBytes, Signer, TransportError, Verifier},
+    transport::{Address, LocalPeer, SignatureBytes, Signer, TransportError, Verifier},
 };
 
 /// Keys whose signatures are keyed hashes, and who knows all of them.
@@ -102,6 +104,7 @@ struct Scene {
     rules: watch::Sender<Arc<Rules>>,
     drops: Arc<Drops>,
     keys: Arc<Keys>,
+    hints: Arc<Hints>,
     own: Owner,
     friend: Owner,
     stranger: Owner,
@@ -114,8 +117,9 @@ impl Scene {
         let rules = Rules { private: true, remotes: [friend.party.repository].into(), limits: Limits::default() };
         let rules = watch::Sender::new(Arc::new(rules));
         let drops = Arc::new(Drops::default());
-        let guarded = serve(&own, &keys, &rules, &drops);
-        Self { guarded, rules, drops, keys, own, friend, stranger }
+        let hints = Arc::default();
+        let guarded = serve(&own, &keys, &rules, &drops, &hints);
+        Self { guarded, rules, drops, keys, hints, own, friend, stranger }
     }
 
     async fn ask(&self, session: u8, request: Request) -> Answer {
@@ -158,9 +162,16 @@ impl Scene {
     }
 }
 
-fn serve(own: &Owner, keys: &Arc<Keys>, rules: &watch::Sender<Arc<Rules>>, drops: &Arc<Drops>) -> Arc<Guarded> {
+fn serve(
+    own: &Owner,
+    keys: &Arc<Keys>,
+    rules: &watch::Sender<Arc<Rules>>,
+    drops: &Arc<Drops>,
+    hints: &Arc<Hints>,
+) -> Arc<Guarded> {
     let door = Door::new(own.party.repository, keys.clone(), hash(&own.secret));
-    Arc::new(Guarded::new(Server::new(Notes, None, Host::default()), door, rules.subscribe(), drops.clone()))
+    let server = Server::new(Notes, None, Host::default());
+    Arc::new(Guarded::new(server, door, rules.subscribe(), drops.clone()).with_hints(hints.clone()))
 }
 
 async fn ask(guarded: &Guarded, session: u8, request: Request) -> Answer {
@@ -308,7 +319,7 @@ async fn nonces_are_fresh_and_the_servers_own() {
     let anothers = scene.nonce(1, scene.stranger.party).await;
     let forged = proof(&anothers, server, &scene.friend, 1);
     assert_eq!(scene.ask(1, forged).await, refused(), "a nonce for another caller");
-    let other_server = serve(&scene.stranger, &scene.keys, &scene.rules, &scene.drops);
+    let other_server = serve(&scene.stranger, &scene.keys, &scene.rules, &scene.drops, &scene.hints);
     let request = Request::Challenge { caller: scene.friend.party.repository.0, key: scene.friend.party.key };
     let Answer::Nonce { nonce } = ask(&other_server, 1, request).await else { panic!("no nonce") };
     assert_eq!(scene.ask(1, proof(&nonce, server, &scene.friend, 1)).await, refused(), "a nonce of another server");
@@ -483,4 +494,42 @@ async fn offered_proofs_that_are_none_are_a_fault() {
         }
     }
     assert_eq!(scene.drops.report().last_reason.as_deref(), Some("offers proofs that are none"));
+}
+
+#[tokio::test]
+async fn hints_are_heard_and_nothing_is_told_of_it() {
+    let scene = Scene::new();
+    let address: Address = format!("{}:{}", scene.friend.party.repository, "A".repeat(43)).parse().unwrap();
+    let tag = HintTag::new(&address, scene.own.party.repository);
+    let listener = scene.hints.listen(tag);
+    let hint = |tag: HintTag| Request::Hint { tag: tag.to_bytes() };
+
+    assert_eq!(scene.ask(1, hint(tag)).await, refused(), "a private repository hears its remotes only");
+    assert!(listener.hinted().now_or_never().is_none());
+    let client = scene.client(&scene.friend);
+    client.hint(tag).await.unwrap();
+    assert!(listener.hinted().now_or_never().is_some());
+
+    scene.rules.send_modify(|rules| *rules = Arc::new(Rules { private: false, ..(**rules).clone() }));
+    let unknown = HintTag::new(&address, scene.stranger.party.repository);
+    assert_eq!(scene.ask(2, hint(unknown)).await, scene.ask(2, hint(tag)).await, "who asks cannot tell who is known");
+    assert!(listener.hinted().now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn a_flood_of_hints_is_a_flood_of_requests() {
+    let scene = Scene::new();
+    scene.rules.send_modify(|rules| *rules = Arc::new(Rules { private: false, ..(**rules).clone() }));
+    let mut noted = 0;
+    let dropped = loop {
+        match scene.ask(1, Request::Hint { tag: [7; 32] }).await {
+            Answer::Noted => noted += 1,
+            Answer::Busy => {}
+            Answer::Refused { .. } => break true,
+            other => panic!("{other:?}"),
+        }
+        assert!(noted < 100_000, "it goes on and on");
+    };
+    assert!(dropped && noted > 0);
+    assert!(scene.is_told(2).await, "the others are served");
 }

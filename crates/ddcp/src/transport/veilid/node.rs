@@ -21,7 +21,7 @@ use super::{
     error::{retry, transport_error},
     health::Health,
     identity::{self, Identity},
-    peer::VeilidPeer,
+    peer::{PeerFinder, VeilidPeer},
     publisher::Publisher,
     record::Age,
     server::Server,
@@ -64,6 +64,8 @@ pub(super) struct Inner {
     watched: Mutex<HashMap<OpaqueRecordKey, Arc<Notify>>>,
     /// The newest status that was seen of each record.
     pub(super) newest: Mutex<HashMap<OpaqueRecordKey, Age>>,
+    /// Those that were reached, as long as somebody has them.
+    peers: Mutex<HashMap<OpaqueRecordKey, PeerFinder>>,
     readiness: watch::Sender<Readiness>,
     serving: OnceLock<Serving>,
     /// A message that only this node knows: it sends it to itself to test its routes.
@@ -121,6 +123,7 @@ impl Node {
             way_out: WayOut::default(),
             watched: Mutex::default(),
             newest: Mutex::default(),
+            peers: Mutex::default(),
             readiness: watch::Sender::new(Readiness { ready: false, epoch: 0, since: Instant::now() }),
             serving: OnceLock::new(),
             probe: rand::random::<[u8; 32]>().to_vec(),
@@ -171,11 +174,23 @@ impl Node {
         Ok(())
     }
 
-    /// Looks up the repository at `address`, within [`VeilidPeer::CONNECT_LIMIT`].
+    /// Looks up the repository at `address`, within [`VeilidPeer::CONNECT_LIMIT`]. Asks nobody while somebody else has
+    /// it: calls find out themselves when its routes have changed.
     ///
     /// # Errors
     /// See [`Node::connect_within`].
     pub async fn connect(&self, address: &RecordKey) -> Result<VeilidPeer, TransportError> {
+        if let Some(peer) = self.inner.peers().get(&address.opaque()).and_then(|finder| finder.find(address)) {
+            return Ok(peer);
+        }
+        let peer = self.look_up(address).await?;
+        let mut peers = self.inner.peers();
+        peers.retain(|_, finder| !finder.is_lost());
+        peers.insert(address.opaque(), peer.finder());
+        Ok(peer)
+    }
+
+    async fn look_up(&self, address: &RecordKey) -> Result<VeilidPeer, TransportError> {
         let deadline = Instant::now() + VeilidPeer::CONNECT_LIMIT;
         let first = self.connect_within(address, VeilidPeer::CONNECT_LIMIT).await;
         if !matches!(first, Err(TransportError::NotFound)) {
@@ -206,12 +221,12 @@ impl Node {
         Box::pin(VeilidPeer::connect(Arc::clone(&self.inner), address.clone(), limit)).await
     }
 
-    /// Leaves the network and stops the node, within 4 seconds. Nothing is lost if it is killed instead.
+    /// Leaves the network and stops the node, within 3 seconds. Nothing is lost if it is killed instead.
     pub async fn shutdown(&self) {
         for task in self.inner.tasks().drain(..) {
             task.abort();
         }
-        if timeout(Duration::from_secs(4), self.inner.api.clone().shutdown()).await.is_err() {
+        if timeout(Duration::from_secs(3), self.inner.api.clone().shutdown()).await.is_err() {
             tracing::debug!("the node did not shut down in time; leaving it to the end of the process");
         }
     }
@@ -321,6 +336,10 @@ impl Inner {
 
     fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<OpaqueRecordKey, Arc<Notify>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<OpaqueRecordKey, PeerFinder>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses a status of the record `key` that is older than one seen before; otherwise remembers its age.

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -156,6 +156,11 @@ impl VeilidPeer {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// By which others find this peer and what it has learnt.
+    pub(super) fn finder(&self) -> PeerFinder {
+        PeerFinder(Arc::downgrade(&self.shared))
+    }
+
     /// What the peer announced when its record was last read.
     #[must_use]
     pub fn announcement(&self) -> Vec<u8> {
@@ -197,6 +202,20 @@ impl VeilidPeer {
             Call { shared: &self.shared, request, deadline, attempts: JoinSet::new(), efforts: Efforts::default() };
         let answer = call.run().await;
         answer.ok_or_else(|| self.shared.unreachable(&call.efforts, limit))
+    }
+}
+
+/// Finds a peer again while somebody has it.
+pub(super) struct PeerFinder(Weak<Shared>);
+
+impl PeerFinder {
+    /// The peer, if there is one still and its address is `key`, with the same secret part.
+    pub(super) fn find(&self, key: &RecordKey) -> Option<VeilidPeer> {
+        self.0.upgrade().filter(|shared| shared.key == *key).map(|shared| VeilidPeer { shared })
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.strong_count() == 0
     }
 }
 
