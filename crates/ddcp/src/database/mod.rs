@@ -14,7 +14,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, named_params
 
 use crate::changeset::{Cursor, SiteId};
 
+mod digest;
 mod error;
+mod examine;
 mod identity;
 mod library;
 mod merge;
@@ -24,7 +26,9 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use digest::{Digest, DigestedRow, Mark, RANGES, Snapshot};
 pub use error::DatabaseError;
+pub use examine::{Remark, Remarked, sql_forget, sql_text};
 pub use identity::RepositoryId;
 pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};

@@ -9,6 +9,7 @@ use super::*;
 use crate::changeset::{Limits, Pack};
 
 mod converge;
+mod digests;
 mod files;
 mod sync;
 
