@@ -15,12 +15,14 @@ use tokio::sync::watch;
 use super::{
     cache::{CacheLimits, Held, PackCache, Written},
     gate::{Account, Preparing},
-    message::{self, Answer, CHUNK_BYTES, INLINE_BYTES, Manifest, PackEntry, RemoteStatus, Request},
+    message::{
+        self, Answer, CHUNK_BYTES, DatabaseDigest, INLINE_BYTES, MOST_SUMS, Manifest, PackEntry, RemoteStatus, Request,
+    },
     turns::Turns,
 };
 use crate::{
     changeset::{Cursor, Pack, SiteId},
-    database::TakePack,
+    database::{Digest, TakePack},
     host::Host,
     transport::{BoxFuture, Handler},
 };
@@ -63,6 +65,16 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// As [`Source::status`].
     fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String>;
+
+    /// The digest of the database, and up to which version everything that `reader` has was merged into it. `None`
+    /// while it is being made for somebody else.
+    ///
+    /// # Errors
+    /// As [`Source::status`]; a source need not have one.
+    fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
+        let _ = reader;
+        Err("it makes no digests".to_owned())
+    }
 }
 
 /// Answers the requests of peers from a [`Source`]. Cheap to clone. As a [`Handler`] it is for a caller on this
@@ -113,7 +125,11 @@ impl Server {
         match request {
             Request::Status => self.status(account).await,
             Request::Offer { job, after, reader } => match SiteId::from_bytes(&reader) {
-                Ok(reader) => self.offer((reader, job), after.into(), account).await,
+                Ok(reader) => self.job((reader, job), Work::Offer(after.into()), account).await,
+                Err(error) => Answer::Refused { reason: error.to_string() },
+            },
+            Request::Digest { job, reader } => match SiteId::from_bytes(&reader) {
+                Ok(reader) => self.job((reader, job), Work::Digest, account).await,
                 Err(error) => Answer::Refused { reason: error.to_string() },
             },
             Request::Chunk { pack, index } => self.chunk(&pack, index, account).await,
@@ -138,9 +154,9 @@ impl Server {
         }
     }
 
-    /// Starts preparing the offer or finds it, and waits a little for it.
-    async fn offer(&self, key: OfferKey, after: Cursor, account: &Arc<Account>) -> Answer {
-        let Some(mut ready) = self.find_or_start(key, after, account) else { return Answer::Busy };
+    /// Starts preparing the answer or finds it, and waits a little for it.
+    async fn job(&self, key: OfferKey, work: Work, account: &Arc<Account>) -> Answer {
+        let Some(mut ready) = self.find_or_start(key, work, account) else { return Answer::Busy };
         let answer = self.inner.host.timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
         match answer {
             Some(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
@@ -153,7 +169,7 @@ impl Server {
     fn find_or_start(
         &self,
         key: OfferKey,
-        after: Cursor,
+        what: Work,
         account: &Arc<Account>,
     ) -> Option<watch::Receiver<Option<Answer>>> {
         let mut offers = lock(&self.inner.offers);
@@ -170,7 +186,7 @@ impl Server {
         }
         let (sender, receiver) = watch::channel(None);
         offers.insert(key, Offer { made: self.inner.host.now(), answer: receiver.clone() });
-        let work = prepare(self.inner.clone(), key.0, after, account.clone(), preparing, sender);
+        let work = prepare(self.inner.clone(), key, what, account.clone(), preparing, sender);
         self.inner.host.spawn(work);
         Some(receiver)
     }
@@ -202,22 +218,40 @@ impl Server {
     }
 }
 
-/// Reads an offer from the database and keeps its packs. Costs what the packs hold, not what the database holds.
+/// What is asked for and takes long.
+#[derive(Clone, Copy)]
+enum Work {
+    /// What follows the cursor.
+    Offer(Cursor),
+    /// The digest.
+    Digest,
+}
+
+/// Reads an offer from the database and keeps its packs, or makes a digest. An offer costs what the packs hold, not
+/// what the database holds.
 async fn prepare(
     inner: Arc<Inner>,
-    reader: SiteId,
-    after: Cursor,
+    key: OfferKey,
+    what: Work,
     account: Arc<Account>,
     _preparing: Preparing,
     ready: watch::Sender<Option<Answer>>,
 ) {
     let _turn = inner.turns.take(&account).await;
     let work = inner.clone();
-    let answer = match inner.host.blocking(move || work.cut(&reader, after)).await {
-        Some(Ok(manifest)) => Answer::Offer(manifest),
+    let prepared = inner.host.blocking(move || match what {
+        Work::Offer(after) => work.cut(&key.0, after).map(Answer::Offer),
+        Work::Digest => work.digest(&key.0),
+    });
+    let answer = match prepared.await {
+        Some(Ok(answer)) => answer,
         Some(Err(reason)) => Answer::Refused { reason },
         None => return,
     };
+    if answer == Answer::Busy {
+        // Not kept: asked again, it is tried again.
+        lock(&inner.offers).remove(&key);
+    }
     let _ = ready.send(Some(answer));
 }
 
@@ -245,6 +279,17 @@ impl Inner {
             return Err("it has no room to prepare its changes at the moment".to_owned());
         }
         Ok(Manifest { packs: offer.packs, end: end.into(), more })
+    }
+
+    /// Makes the digest. Blocks.
+    fn digest(&self, reader: &SiteId) -> Result<Answer, String> {
+        let Some((digest, known)) = self.source.digest(reader)? else { return Ok(Answer::Busy) };
+        let bytes = |sums: &mut dyn Iterator<Item = u128>| sums.flat_map(u128::to_le_bytes).collect::<Vec<u8>>();
+        let tables =
+            if digest.tables.len() <= MOST_SUMS { bytes(&mut digest.tables.values().copied()) } else { Vec::new() };
+        let ranges = bytes(&mut digest.ranges.iter().copied());
+        let (db_version, schema) = (digest.mark.version, digest.mark.schema.to_vec());
+        Ok(Answer::Digest(DatabaseDigest { db_version, schema, tables, ranges, known }))
     }
 
     fn keep(&self, pack: &Pack) -> io::Result<Written> {
@@ -316,7 +361,10 @@ mod tests {
     use rusqlite::types::Value;
 
     use super::*;
-    use crate::changeset::{Change, PackId, PackTable};
+    use crate::{
+        changeset::{Change, PackId, PackTable},
+        database::Mark,
+    };
 
     /// Has packs with one random value each, of the sizes given.
     struct Values {
@@ -432,6 +480,43 @@ mod tests {
         assert_eq!(ids(&before)[..both], ids(&after)[..both]);
         let rest = offer(&server(&sizes, &folder), before.packs[0].to.into()).await;
         assert_eq!(rest.packs[0].id, before.packs[1].id);
+    }
+
+    /// Is at work for somebody else the first time.
+    struct Sums(AtomicUsize);
+
+    impl Source for Sums {
+        fn status(&self) -> Result<RemoteStatus, String> {
+            Err("only digests are asked for".to_owned())
+        }
+
+        fn packs(&self, _: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<(Cursor, bool), String> {
+            Err("only digests are asked for".to_owned())
+        }
+
+        fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
+            let mark = Mark { site: *reader, version: 7, schema_version: 1, schema: [9; 32] };
+            let is_free = self.0.fetch_add(1, Ordering::SeqCst) > 0;
+            let tables = (0..1000_u32).map(|number| (number.to_string(), 1)).collect();
+            Ok(is_free.then(|| (Digest { tables, ..Digest::empty(mark) }, Some(3))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_digest_that_is_made_for_others_is_asked_for_again() {
+        let server = Server::new(Sums(AtomicUsize::new(0)), None, Host::default());
+        let mut answers = Vec::new();
+        while !matches!(answers.last(), Some(Answer::Digest(_))) {
+            answers.push(ask(&server, Request::Digest { job: 1, reader: vec![1; 16] }).await);
+        }
+        assert!(answers.contains(&Answer::Busy), "{answers:?}");
+        let Some(Answer::Digest(digest)) = answers.last() else { unreachable!() };
+        assert_eq!((digest.db_version, digest.known, digest.ranges.len()), (7, Some(3), 16 * 1024));
+        assert!(digest.tables.is_empty(), "so many sums do not fit a message");
+        let values = Values { sizes: Vec::new(), alive: Arc::default() };
+        let without = Server::new(values, None, Host::default());
+        let answer = ask(&without, Request::Digest { job: 1, reader: vec![1; 16] }).await;
+        assert!(matches!(answer, Answer::Refused { .. }), "a source need not have digests");
     }
 
     #[tokio::test]
