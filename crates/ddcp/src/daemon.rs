@@ -14,6 +14,7 @@ use crate::{
     Error, control,
     database::Database,
     follow::follow,
+    metrics,
     protocol::{self, Door, Guarded, RemoteStatus, Rules},
     repo::{self, Layout, Lock, Options, Repository},
     transport::{Address, Signer},
@@ -72,6 +73,10 @@ async fn run(
     // Commands are answered from here on; those that need the node wait for it.
     let stop = Arc::new(Notify::new());
     let control = control::Server::bind(repository.clone(), Arc::clone(&stop))?;
+    let metrics = match repository.blocking(Repository::metrics_address).await? {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
     tokio::select! {
         result = answer_peers(repository, on_address) => result,
         () = control.run() => Ok(()),
@@ -80,6 +85,8 @@ async fn run(
             Ok(())
         }
         () = follow(repository.clone()) => Ok(()),
+        () = repository.keep_comparing() => Ok(()),
+        () = metrics::serve(repository.clone(), metrics) => Ok(()),
     }
 }
 

@@ -31,6 +31,7 @@ mod error;
 mod files;
 mod follow;
 pub mod host;
+mod metrics;
 pub mod protocol;
 pub mod repo;
 pub mod transport;

@@ -39,7 +39,8 @@ Examples:
   ddcp --db notes.db pull
 
 Exit status: 0 done, 1 failed, 2 usage or settings, 3 some remotes failed, 4 remote unreachable,
-10 no repository here, 11 locked by another process, 70 internal error.";
+5 doctor or verify found something, 10 no repository here, 11 locked by another process,
+70 internal error.";
 
 #[derive(clap::Args)]
 struct Global {
@@ -88,8 +89,10 @@ enum Command {
     Merge(commands::merge::Args),
     Pull(commands::pull::Args),
     Bundle(commands::bundle::Args),
+    Verify(commands::verify::Args),
     Status(commands::status::Args),
     Log(commands::log::Args),
+    Doctor(commands::doctor::Args),
     Shell(commands::shell::Args),
     Extension(commands::extension::Args),
     Completions(commands::completions::Args),
@@ -139,8 +142,10 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failed> {
         Command::Merge(args) => commands::merge::run(&session, args).await,
         Command::Pull(args) => commands::pull::run(&session, args).await,
         Command::Bundle(args) => commands::bundle::run(&session, args).await,
+        Command::Verify(args) => commands::verify::run(&session, args).await,
         Command::Status(args) => commands::status::run(&session, args).await,
         Command::Log(args) => commands::log::run(&session, args).await,
+        Command::Doctor(args) => commands::doctor::run(&session, args).await,
         Command::Shell(args) => commands::shell::run(session, args).await,
         Command::Extension(args) => commands::extension::run(&session, args),
         Command::Completions(args) => commands::completions::run(args),
@@ -205,6 +210,11 @@ impl Failed {
             _ => ErrorKind::Partly,
         };
         Self { kind, failures }
+    }
+
+    /// A check that ended, and found what its output tells.
+    fn findings() -> Self {
+        Self { kind: ErrorKind::Findings, failures: Vec::new() }
     }
 
     fn print(&self, quiet: bool) {

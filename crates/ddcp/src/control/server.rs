@@ -107,7 +107,7 @@ const INVALID_PARAMS: i32 = -32602;
 /// A command failed; `data` holds the [`Failure`].
 const COMMAND_FAILED: i32 = -32000;
 
-const METHODS: [&str; 14] = [
+const METHODS: [&str; 16] = [
     "status",
     "remote.list",
     "remote.add",
@@ -121,6 +121,8 @@ const METHODS: [&str; 14] = [
     "fetch",
     "merge",
     "pull",
+    "verify",
+    "doctor",
     "bundle.fetch",
 ];
 

@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{DatabaseSource, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State};
+use super::{DatabaseSource, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State, verify::nobody};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
@@ -40,15 +40,22 @@ impl Repository {
     ) -> Result<Vec<PerRemote<FetchReport>>, Error> {
         let fetch = |(name, address): (RemoteName, Address)| {
             let meter = monitor.meter(name.as_str());
-            self.fetch_and_note(name, address, meter)
+            self.fetch_and_note(name, address, ReadFrom::Position, meter)
         };
         Ok(join_all(self.chosen(name)?.into_iter().map(fetch)).await)
     }
 
-    async fn fetch_and_note(&self, name: RemoteName, address: Address, meter: Meter) -> PerRemote<FetchReport> {
+    pub(super) async fn fetch_and_note(
+        &self,
+        name: RemoteName,
+        address: Address,
+        from: ReadFrom,
+        meter: Meter,
+    ) -> PerRemote<FetchReport> {
         let _alone = self.fetching(&name).await;
+        let _shown = self.inner.transfers.show(&name, meter.clone());
         let began = Timestamp::now();
-        let outcome = match self.fetch_one(&name, &address, meter).await {
+        let outcome = match self.fetch_one(&name, &address, from, meter).await {
             Ok(report) => {
                 tracing::info!(remote = %name, changes = report.changes, bytes = report.bytes, "fetched");
                 Outcome::Done(report)
@@ -58,6 +65,7 @@ impl Repository {
                 Outcome::Failed(error.report())
             }
         };
+        self.inner.counters.fetched(&name, &outcome);
         if let Some(event) = LogEvent::of_fetch(&outcome) {
             let remote = name.clone();
             let noted = self.blocking(move |repository| {
@@ -84,10 +92,16 @@ impl Repository {
         }
     }
 
-    async fn fetch_one(&self, name: &RemoteName, address: &Address, meter: Meter) -> Result<FetchReport, Error> {
+    async fn fetch_one(
+        &self,
+        name: &RemoteName,
+        address: &Address,
+        from: ReadFrom,
+        meter: Meter,
+    ) -> Result<FetchReport, Error> {
         let limits = self.blocking(Self::config).await?.limits;
         let client = self.client(address, &limits).await?.with_meter(meter);
-        self.fetch_through(client, &limits, name, address).await
+        self.fetch_through(client, &limits, name, address, from).await
     }
 
     async fn fetch_through(
@@ -96,12 +110,13 @@ impl Repository {
         limits: &config::Limits,
         name: &RemoteName,
         address: &Address,
+        from: ReadFrom,
     ) -> Result<FetchReport, Error> {
         let status = client.status().await.map_err(|error| self.explain(error))?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let schema = status.schema.clone();
         let Start { reader, after, up_to, held, report, state } =
-            self.start(name.clone(), address.clone(), site, status).await?;
+            self.start(name.clone(), address.clone(), site, status, from).await?;
         let room = limits.inbox_bytes.get().saturating_sub(held);
         let parts = self.layout().parts(&site.to_string());
         let client = client.with_parts(Parts::in_folder(parts.clone()), room);
@@ -118,7 +133,7 @@ impl Repository {
     }
 
     /// What asks the repository at `address`.
-    async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
+    pub(super) async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
         let limits = Limits {
             pack_bytes: limits.pack_bytes.get(),
             patience: Duration::from_secs(u64::from(limits.patience_seconds.get())),
@@ -136,7 +151,7 @@ impl Repository {
     }
 
     /// With what the owner of a private repository needs to know.
-    fn explain(&self, error: ClientError) -> Error {
+    pub(super) fn explain(&self, error: ClientError) -> Error {
         match error {
             ClientError::NotAuthorised => {
                 Error::NotAuthorised(self.address().ok().flatten().map(|address| address.to_string()))
@@ -176,10 +191,11 @@ impl Repository {
         address: Address,
         site: SiteId,
         status: RemoteStatus,
+        from: ReadFrom,
     ) -> Result<Start, Error> {
         self.blocking(move |repository| {
             let database = repository.database()?;
-            let reader = database.site_id()?;
+            let mut reader = database.site_id()?;
             if site == reader {
                 return Err(Error::SameSite(site));
             }
@@ -200,6 +216,11 @@ impl Repository {
                     remote = %name, version = status.db_version, fetched = fetched.version,
                     "the remote's database is older than what was fetched from it (restored from a backup?); reading it from the start"
                 );
+            }
+            if from == ReadFrom::Start {
+                reader = nobody(repository.inner.options.host.random_bytes())?;
+            }
+            if rewound || from == ReadFrom::Start {
                 state.drop_inbox(&site)?;
                 fetched = Cursor::ZERO;
             }
@@ -210,6 +231,15 @@ impl Repository {
         })
         .await
     }
+}
+
+/// What a fetch brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadFrom {
+    /// What is not here yet.
+    Position,
+    /// Everything again, also what this repository wrote itself.
+    Start,
 }
 
 struct Start {
@@ -349,7 +379,7 @@ mod tests {
         let client = Client::new(Arc::new(peer), Limits::default(), Host::default());
         let config = repository.config().unwrap();
         let (name, remote) = config.remote(name).unwrap();
-        repository.fetch_through(client, &config.limits, name, &remote.address).await
+        repository.fetch_through(client, &config.limits, name, &remote.address, ReadFrom::Position).await
     }
 
     #[tokio::test]

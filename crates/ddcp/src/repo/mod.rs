@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex as StdMutex, PoisonError},
 };
@@ -25,12 +26,15 @@ use crate::{
 };
 
 mod bundle;
+mod digest;
+mod doctor;
 mod fetch;
 mod guard;
 mod identity;
 mod layout;
 mod lock;
 mod log;
+mod measure;
 mod merge;
 mod monitor;
 mod reading;
@@ -38,11 +42,16 @@ mod report;
 mod source;
 mod state;
 mod status;
+mod verify;
 
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
+pub use doctor::{Finding, Level, examine};
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
+pub(crate) use measure::Measured;
+#[cfg(test)]
+pub(crate) use measure::{Counted, Standing};
 pub use monitor::Monitor;
 pub use report::{
     FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
@@ -51,6 +60,7 @@ pub use source::DatabaseSource;
 use source::OwnSource;
 pub(crate) use source::status_of;
 pub use state::{State, StateError};
+pub use verify::{Difference, VerifyReport};
 
 /// What a repository is opened with.
 #[derive(Clone, Default)]
@@ -61,6 +71,8 @@ pub struct Options {
     pub network: Option<NetworkConfig>,
     /// How remotes are reached, all of them, in place of Veilid and of files on this machine.
     pub connector: Option<Arc<dyn Connector>>,
+    /// Where the daemon gives its metrics, in place of what `config.toml` says.
+    pub metrics: Option<SocketAddr>,
     /// What time, chance and threads are taken from.
     pub host: Host,
 }
@@ -83,6 +95,10 @@ struct Inner {
     /// Held while it is looked at whose site id a remote's is.
     claiming: StdMutex<()>,
     guarding: guard::Guarding,
+    /// What this process has done.
+    counters: measure::Counters,
+    /// The downloads of this process.
+    transfers: monitor::Transfers,
     /// Held while a bundle is fetched.
     importing: Arc<Mutex<()>>,
 }
@@ -133,6 +149,8 @@ impl Repository {
                 fetching: StdMutex::default(),
                 claiming: StdMutex::default(),
                 guarding: guard::Guarding::default(),
+                counters: measure::Counters::default(),
+                transfers: monitor::Transfers::default(),
                 importing: Arc::default(),
             }),
         })
@@ -316,6 +334,17 @@ impl Repository {
     /// Opens the state file. Blocks.
     fn state(&self) -> Result<State, Error> {
         Ok(State::open(&self.inner.layout.state_db())?)
+    }
+
+    /// Where the daemon is to give its metrics, if anywhere.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub(crate) fn metrics_address(&self) -> Result<Option<SocketAddr>, Error> {
+        match self.inner.options.metrics {
+            Some(address) => Ok(Some(address)),
+            None => Ok(self.config()?.metrics),
+        }
     }
 
     /// The configured remotes, or the one that is named.

@@ -5,10 +5,12 @@ use std::sync::{
 
 use crate::{
     changeset::{Cursor, SiteId},
-    database::{Database, DatabaseError, PACK_BYTES, Selection, TakePack},
+    database::{Database, DatabaseError, Digest, PACK_BYTES, Selection, TakePack},
     protocol::{RemoteStatus, Source},
     repo::Repository,
 };
+
+use super::{digest::Making, verify::whole_versions};
 
 /// Serves a database to peers. Connections are opened as requests need them and kept.
 pub struct DatabaseSource {
@@ -48,6 +50,11 @@ impl Source for DatabaseSource {
             Ok((reached.end, reached.more))
         })
     }
+
+    /// Reads the whole database: nothing is kept beside it.
+    fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
+        self.with(|database| Ok(Some((database.digest()?, whole_versions(database.position(reader)?)))))
+    }
 }
 
 /// Serves a repository's own database. How far peers may have read is noted before they are told: a database that is
@@ -56,13 +63,15 @@ pub(super) struct OwnSource {
     repository: Repository,
     database: DatabaseSource,
     noted: AtomicI64,
+    /// Held while the digest is made, which may take long: others are told to ask again.
+    digesting: Mutex<()>,
 }
 
 impl OwnSource {
     pub(super) fn new(repository: Repository) -> Self {
         let opened = repository.clone();
         let database = DatabaseSource::new(move || opened.open_database());
-        Self { repository, database, noted: AtomicI64::new(0) }
+        Self { repository, database, noted: AtomicI64::new(0), digesting: Mutex::default() }
     }
 
     fn note(&self, version: i64) -> Result<(), String> {
@@ -90,6 +99,18 @@ impl Source for OwnSource {
         self.note(end.version)?;
         Ok((end, more))
     }
+
+    fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
+        let Ok(_alone) = self.digesting.try_lock() else { return Ok(None) };
+        let made = self.repository.own_digest(Making::Kept).map_err(|error| {
+            tracing::error!(%error, "a peer's request could not be answered");
+            "its digest cannot be made at the moment".to_owned()
+        })?;
+        let Some(digest) = made else { return Ok(None) };
+        self.note(digest.mark.version)?;
+        let known = self.database.with(|database| Ok(whole_versions(database.position(reader)?)))?;
+        Ok(Some((digest, known)))
+    }
 }
 
 /// Who `database` is and how far it is.
@@ -99,4 +120,23 @@ pub(crate) fn status_of(database: &Database) -> Result<RemoteStatus, DatabaseErr
         db_version: database.version()?,
         schema: database.schema_fingerprint()?.to_vec(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::{Layout, Options};
+
+    #[test]
+    fn one_digest_is_made_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
+        let source = OwnSource::new(Repository::init(layout, Options::default()).unwrap());
+        let reader = SiteId::from_bytes(&[1; 16]).unwrap();
+        let held = source.digesting.lock().unwrap();
+        assert!(source.digest(&reader).unwrap().is_none());
+        drop(held);
+        let (digest, known) = source.digest(&reader).unwrap().unwrap();
+        assert_eq!((digest.total(), known), (0, None));
+    }
 }

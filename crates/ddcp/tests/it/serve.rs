@@ -57,7 +57,7 @@ impl Daemon {
     }
 
     /// Starts the daemon and waits for its first line.
-    fn spawn(world: &World, mut command: Command) -> Self {
+    pub(crate) fn spawn(world: &World, mut command: Command) -> Self {
         let log = world.path("serve.log");
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
