@@ -16,6 +16,7 @@ use crate::{
     announce::Announcer,
     control,
     follow::follow,
+    metrics,
     protocol::{Door, Guarded},
     repo::{Layout, Lock, Options, Repository},
     settings, systemd,
@@ -91,6 +92,10 @@ async fn run(
     // Commands are answered from here on; those that need the node wait for it.
     let (announce, announced) = watch::channel(Vec::new());
     let control = control::Server::bind(repository.clone(), stop)?;
+    let metrics = match repository.blocking(Repository::metrics_address).await? {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
     tokio::select! {
         result = answer_peers(repository, announce, on_address) => result,
         () = control.run() => Ok(()),
@@ -98,6 +103,8 @@ async fn run(
         () = settings::keep_in_force(repository) => Ok(()),
         () = reload_when_told(repository, hangup) => Ok(()),
         () = systemd::keep_watchdog(repository) => Ok(()),
+        () = repository.keep_comparing() => Ok(()),
+        () = metrics::serve(repository.clone(), metrics) => Ok(()),
     }
 }
 

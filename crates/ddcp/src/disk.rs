@@ -12,9 +12,14 @@ pub(crate) fn is_full_error(error: &io::Error) -> bool {
 
 /// Whether next to nothing is left on the file system of `path`. SQLite has errors for which that is the only sign.
 pub(crate) fn is_full(path: &Path) -> bool {
-    let existing = path.ancestors().find(|path| path.exists());
-    let space = existing.and_then(|path| nix::sys::statvfs::statvfs(path).ok());
-    space.is_some_and(|space| space.blocks_available().saturating_mul(space.fragment_size()) < NEXT_TO_NOTHING)
+    free(path).is_some_and(|free| free < NEXT_TO_NOTHING)
+}
+
+/// Bytes that this user may still write on the file system of `path`, or of the folder that it would be in.
+pub(crate) fn free(path: &Path) -> Option<u64> {
+    let existing = path.ancestors().find(|path| path.exists())?;
+    let space = nix::sys::statvfs::statvfs(existing).ok()?;
+    Some(space.blocks_available().saturating_mul(space.fragment_size()))
 }
 
 #[cfg(test)]

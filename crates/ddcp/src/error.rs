@@ -1,4 +1,4 @@
-use std::{io, path::PathBuf};
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
 use nix::errno::Errno;
 use rusqlite::ErrorCode;
@@ -137,6 +137,17 @@ pub enum Error {
     /// The user ended the work.
     #[error("stopped; nothing was written")]
     Stopped,
+    /// A remote whose digest is of other tables.
+    #[error("the tables of `{0}` are not those of this repository, so the two cannot be compared")]
+    OtherTables(String),
+    /// Metrics cannot be given where they are to be.
+    #[error("metrics cannot be given at {address}: {source}")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// There is no address yet.
     #[error("{} has no address yet", .0.display())]
     NoAddress(PathBuf),
@@ -146,7 +157,7 @@ pub enum Error {
 }
 
 /// The kinds of failure that callers tell apart. Each has an exit status of the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -164,8 +175,17 @@ pub enum ErrorKind {
     Locked,
     /// There is no space left on the disk of the database or of the state.
     DiskFull,
+    /// What was to be checked was checked, and is not as it should be.
+    Findings,
     /// A fault of the program.
     Internal,
+}
+
+impl fmt::Display for ErrorKind {
+    /// As it is written in JSON.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 impl ErrorKind {
@@ -177,6 +197,7 @@ impl ErrorKind {
             Self::Usage => 2,
             Self::Partly => 3,
             Self::Unreachable => 4,
+            Self::Findings => 5,
             Self::NoRepository => 10,
             Self::Locked => 11,
             Self::Internal => 70,
@@ -307,6 +328,8 @@ impl Error {
             }
             Self::BundleRequest { hint, .. } => hint.clone(),
             Self::FileExists(_) => "`--force` overwrites it".into(),
+            Self::Metrics { .. } => "name another port with `--metrics`, or `metrics` in config.toml".into(),
+            Self::OtherTables(name) => format!("`ddcp schema diff {name}` shows what differs"),
             Self::NoAddress(_) => "`ddcp serve` gives it one".into(),
             _ => return None,
         })

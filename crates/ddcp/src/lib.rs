@@ -33,6 +33,7 @@ mod file_watch;
 mod files;
 mod follow;
 pub mod host;
+mod metrics;
 pub mod protocol;
 pub mod repo;
 mod settings;

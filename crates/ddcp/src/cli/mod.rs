@@ -41,7 +41,8 @@ Examples:
   ddcp clone VLD0:… notes.db
 
 Exit status: 0 done, 1 failed, 2 usage or settings, 3 some remotes failed, 4 remote unreachable,
-10 no repository here, 11 locked by another process, 70 internal error.";
+5 doctor or verify found something, 10 no repository here, 11 locked by another process,
+70 internal error.";
 
 /// The database where none is named.
 const DEFAULT_DB: &str = "ddcp.db";
@@ -95,8 +96,10 @@ enum Command {
     Pull(commands::pull::Args),
     Schema(commands::schema::Args),
     Bundle(commands::bundle::Args),
+    Verify(commands::verify::Args),
     Status(commands::status::Args),
     Log(commands::log::Args),
+    Doctor(commands::doctor::Args),
     Shell(commands::shell::Args),
     Extension(commands::extension::Args),
     Completions(commands::completions::Args),
@@ -152,8 +155,10 @@ async fn dispatch(mut arguments: Arguments) -> Result<(), Failed> {
         Command::Pull(args) => commands::pull::run(&session, args).await,
         Command::Schema(args) => commands::schema::run(&session, args).await,
         Command::Bundle(args) => commands::bundle::run(&session, args).await,
+        Command::Verify(args) => commands::verify::run(&session, args).await,
         Command::Status(args) => commands::status::run(&session, args).await,
         Command::Log(args) => commands::log::run(&session, args).await,
+        Command::Doctor(args) => commands::doctor::run(&session, args).await,
         Command::Shell(args) => commands::shell::run(session, args).await,
         Command::Extension(args) => commands::extension::run(&session, args),
         Command::Completions(args) => commands::completions::run(args),
@@ -218,6 +223,11 @@ impl Failed {
             _ => ErrorKind::Partly,
         };
         Self { kind, failures }
+    }
+
+    /// A check that ended, and found what its output tells.
+    fn findings() -> Self {
+        Self { kind: ErrorKind::Findings, failures: Vec::new() }
     }
 
     fn print(&self, quiet: bool) {

@@ -20,6 +20,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     /// The configured remotes, by name.
     pub remotes: BTreeMap<RemoteName, Remote>,
+    /// Where the daemon gives its metrics; nowhere if absent.
+    pub metrics: Option<SocketAddr>,
     /// The private network that the node joins; the public one if absent.
     pub network: Option<NetworkConfig>,
 }
@@ -128,6 +131,7 @@ struct FileShape {
     limits: Limits,
     #[serde(default)]
     remotes: BTreeMap<String, RemoteShape>,
+    metrics: Option<SocketAddr>,
     network: Option<NetworkConfig>,
 }
 
@@ -161,7 +165,7 @@ impl Config {
                 Ok((name, Remote { address, sync: remote.sync }))
             })
             .collect::<Result<_, String>>()?;
-        Ok(Self { access: shape.access, limits: shape.limits, remotes, network: shape.network })
+        Ok(Self { access: shape.access, limits: shape.limits, remotes, metrics: shape.metrics, network: shape.network })
     }
 
     /// The remote `name`.

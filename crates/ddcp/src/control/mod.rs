@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     Error, ErrorKind, Failure,
     config::SyncMode,
-    repo::{Lock, Monitor, Repository},
+    repo::{Finding, Lock, Monitor, Repository},
 };
 
 mod client;
@@ -133,6 +133,17 @@ pub enum Command {
         #[serde(default)]
         apply: bool,
     },
+    /// Pulls, compares and mends: a list of [`PerRemote`](crate::repo::PerRemote)`<`[`VerifyReport`](crate::repo::VerifyReport)`>`.
+    #[serde(rename = "verify")]
+    Verify {
+        /// One remote, or all.
+        remote: Option<String>,
+        /// Whether to mend what is missing here.
+        mend: bool,
+    },
+    /// What is found about the network and the remotes: a list of [`Finding`](crate::repo::Finding).
+    #[serde(rename = "doctor")]
+    Doctor {},
     /// Fetches what is in a bundle: a [`BundleFetchReport`](crate::repo::BundleFetchReport).
     #[serde(rename = "bundle.fetch")]
     BundleFetch {
@@ -153,6 +164,7 @@ impl Command {
                 | Self::Pull { .. }
                 | Self::SchemaDiff { .. }
                 | Self::SchemaAdopt { .. }
+                | Self::Verify { .. }
                 | Self::BundleFetch { .. }
         )
     }
@@ -183,6 +195,8 @@ async fn execute(repository: &Repository, command: Command, serving: bool, monit
         Command::Pull { remote } => json(repository.pull_watched(remote.as_deref(), monitor).await?),
         Command::SchemaDiff { remote } => json(repository.schema_diff(&remote).await?),
         Command::SchemaAdopt { remote, apply } => json(repository.schema_adopt(&remote, apply).await?),
+        Command::Verify { remote, mend } => json(repository.verify(remote.as_deref(), mend, monitor).await?),
+        Command::Doctor {} => json(repository.examine_network(serving).await?),
         Command::BundleFetch { file, name } => json(repository.fetch_bundle(file, name, monitor).await?),
     }
 }
@@ -213,11 +227,15 @@ pub async fn run_watched<T: DeserializeOwned>(
     monitor: &Monitor,
 ) -> Result<T, Failure> {
     let value = with_deadline(repository, command, monitor).await?;
-    serde_json::from_value(value).map_err(|error| Failure {
+    serde_json::from_value(value).map_err(|error| misunderstood(&error))
+}
+
+fn misunderstood(error: &serde_json::Error) -> Failure {
+    Failure {
         kind: ErrorKind::Internal,
         message: format!("the daemon's answer cannot be understood: {error}"),
         hint: Some("restart `ddcp serve`, so that it runs the same version as this command".into()),
-    })
+    }
 }
 
 async fn with_deadline(repository: &Repository, command: Command, monitor: &Monitor) -> Result<Value, Failure> {
@@ -252,6 +270,24 @@ async fn hold(repository: &Repository) -> Result<Held, Failure> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// What is found about the network and the remotes, by the repository's daemon or, if none runs, by this process. The
+/// repository stays as it is.
+///
+/// # Errors
+/// What keeps from looking, as it may be printed.
+pub async fn examine_network(repository: &Repository) -> Result<Vec<Finding>, Failure> {
+    let (command, monitor) = (Command::Doctor {}, Monitor::default());
+    let value = match Connection::open(repository.layout()).await? {
+        Some(connection) => connection.call(&command, &monitor).await?,
+        None => {
+            // Not `hold`, which may give the database a new site id.
+            let _lock = repository.try_lock().map_err(|error| error.report())?;
+            in_this_process(repository, command, &monitor).await?
+        }
+    };
+    serde_json::from_value(value).map_err(|error| misunderstood(&error))
 }
 
 /// Makes sure that the database has a site id of its own, before something is given away under it that no daemon

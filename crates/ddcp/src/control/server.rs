@@ -107,7 +107,7 @@ const INVALID_PARAMS: i32 = -32602;
 /// A command failed; `data` holds the [`Failure`].
 const COMMAND_FAILED: i32 = -32000;
 
-const METHODS: [&str; 16] = [
+const METHODS: [&str; 18] = [
     "status",
     "remote.list",
     "remote.add",
@@ -123,6 +123,8 @@ const METHODS: [&str; 16] = [
     "pull",
     "schema.diff",
     "schema.adopt",
+    "verify",
+    "doctor",
     "bundle.fetch",
 ];
 

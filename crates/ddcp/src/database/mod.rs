@@ -15,7 +15,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, named_params
 use crate::changeset::{Cursor, SiteId};
 
 mod definition;
+mod digest;
 mod error;
+mod examine;
 mod files;
 mod identity;
 mod library;
@@ -29,7 +31,9 @@ mod tests;
 pub use definition::{
     BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableDefinition, TableDifference, check_number,
 };
+pub use digest::{Digest, DigestedRow, Mark, RANGES, Snapshot};
 pub use error::DatabaseError;
+pub use examine::{Remark, Remarked, sql_forget, sql_text};
 pub(crate) use files::FileId;
 use files::Files;
 pub use identity::RepositoryId;

@@ -21,13 +21,15 @@ use super::{
     definitions::DefinitionsError,
     hint::HintTag,
     message::{
-        self, Answer, CHUNK_BYTES, Manifest, MessageError, NO_MESSAGE, PackEntry, RemoteStatus, Request, Session,
+        self, Answer, CHUNK_BYTES, DatabaseDigest, Manifest, MessageError, NO_MESSAGE, PackEntry, RemoteStatus,
+        Request, Session,
     },
     parts::{Assembly, AssemblyError, Parts},
     window::{Gate, MOST},
 };
 use crate::{
     changeset::{Cursor, SiteId},
+    database::RANGES,
     host::Host,
     transport::{Peer, TransportError},
 };
@@ -249,6 +251,19 @@ impl Client {
     pub async fn hint(&self, tag: HintTag) -> Result<(), ClientError> {
         match self.ask(Request::Hint { tag: tag.to_bytes() }).await? {
             Answer::Noted => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The digest of the peer's database, and how far it has merged what `reader` has.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Refused`] by a peer of an earlier version, which has none.
+    pub async fn digest(&self, reader: &SiteId) -> Result<DatabaseDigest, ClientError> {
+        let request = Request::Digest { job: self.host.random(), reader: reader.as_bytes().to_vec() };
+        match self.ask(request).await? {
+            Answer::Digest(digest) if digest.ranges.len() == 16 * RANGES && digest.tables.len() % 16 == 0 => Ok(digest),
+            Answer::Digest(_) => Err(ClientError::Protocol("its digest has the wrong size".into())),
             other => Err(unexpected(&other)),
         }
     }
@@ -620,6 +635,7 @@ pub(super) fn unexpected(answer: &Answer) -> ClientError {
         Answer::Gone => "that something is gone",
         Answer::Nonce { .. } | Answer::Authorised => "about a proof",
         Answer::Noted => "that it has noted something",
+        Answer::Digest(_) => "a digest",
         Answer::Working | Answer::Busy | Answer::Refused { .. } | Answer::NotAuthorised { .. } => "something else",
     };
     ClientError::Protocol(format!("it answers {what}, which was not the question"))

@@ -4,7 +4,7 @@
 //! breaks the protocol, is refused for a while at the price of a look into a table.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -284,10 +284,11 @@ pub struct DropReport {
     pub last_at: Option<i64>,
 }
 
-/// Keeps count of dropped callers, for those who look after the repository.
+/// Keeps count of answers and of dropped callers, for those who look after the repository.
 #[derive(Default)]
 pub struct Drops {
     state: Mutex<(DropReport, Bucket)>,
+    answers: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Drops {
@@ -295,6 +296,16 @@ impl Drops {
     #[must_use]
     pub fn report(&self) -> DropReport {
         lock(&self.state).0.clone()
+    }
+
+    /// The answers that were given, by what they say.
+    #[must_use]
+    pub fn answers(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.answers).clone()
+    }
+
+    pub(super) fn note_answer(&self, answer: &Answer) {
+        *lock(&self.answers).entry(answer.name()).or_default() += 1;
     }
 
     fn note(&self, now: Instant, caller: Caller, why: &'static str, life: Duration) {

@@ -44,14 +44,15 @@ pub struct Guarded {
     gate: Gate,
     rules: watch::Receiver<Arc<Rules>>,
     hints: Arc<Hints>,
+    drops: Arc<Drops>,
 }
 
 impl Guarded {
-    /// Guards `server` by `rules`, which may change at any time and then hold from the next request on. Dropped
-    /// callers are counted in `drops`.
+    /// Guards `server` by `rules`, which may change at any time and then hold from the next request on. Answers and
+    /// dropped callers are counted in `drops`.
     #[must_use]
     pub fn new(server: Server, door: Door, rules: watch::Receiver<Arc<Rules>>, drops: Arc<Drops>) -> Self {
-        Self { server, door, gate: Gate::new(drops), rules, hints: Arc::default() }
+        Self { server, door, gate: Gate::new(Arc::clone(&drops)), rules, hints: Arc::default(), drops }
     }
 
     /// The same, which gives the hints of peers to `hints`.
@@ -129,11 +130,17 @@ fn no_session() -> Answer {
 
 /// What no honest client asks, whatever the state of the two databases.
 fn nonsense(request: &Request) -> Option<&'static str> {
-    let Request::Offer { after, reader, .. } = request else { return None };
-    let after = Cursor::from(*after);
-    if !(0..=MAX_VERSION).contains(&after.version) || after.seq < 0 {
-        return Some("asks for what follows a cursor that no database has");
-    }
+    let reader = match request {
+        Request::Offer { after, reader, .. } => {
+            let after = Cursor::from(*after);
+            if !(0..=MAX_VERSION).contains(&after.version) || after.seq < 0 {
+                return Some("asks for what follows a cursor that no database has");
+            }
+            reader
+        }
+        Request::Digest { reader, .. } => reader,
+        _ => return None,
+    };
     if !(1..=16).contains(&reader.len()) {
         return Some("gives itself an impossible site id");
     }
@@ -142,10 +149,15 @@ fn nonsense(request: &Request) -> Option<&'static str> {
 
 impl Handler for Guarded {
     fn handle(&self, request: Vec<u8>) -> BoxFuture<'_, Vec<u8>> {
-        Box::pin(async move { message::encode(self.answer(&request).await) })
+        Box::pin(async move {
+            let answer = self.answer(&request).await;
+            self.drops.note_answer(&answer);
+            message::encode(answer)
+        })
     }
 
     fn busy(&self) -> Vec<u8> {
+        self.drops.note_answer(&Answer::Busy);
         message::encode(Answer::Busy)
     }
 }

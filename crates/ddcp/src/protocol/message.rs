@@ -17,6 +17,9 @@ pub const CHUNK_BYTES: usize = 32_000;
 /// entries take and room for what surrounds them.
 pub(crate) const INLINE_BYTES: usize = 26_000;
 
+/// Sums of tables in one `Digest` answer.
+pub(crate) const MOST_SUMS: usize = 900;
+
 /// A message, with the version of the protocol it is written in.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -94,6 +97,15 @@ pub(crate) enum Request {
         #[cbor(n(0), with = "minicbor::bytes")]
         tag: [u8; 32],
     },
+    /// Asks for the digest of the database. `job` is as in `Offer`; `reader` asks how far it was merged there.
+    #[n(40)]
+    #[cbor(map)]
+    Digest {
+        #[n(0)]
+        job: u64,
+        #[cbor(n(1), with = "minicbor::bytes")]
+        reader: Vec<u8>,
+    },
 }
 
 /// What a server answers.
@@ -159,6 +171,51 @@ pub(crate) enum Answer {
     /// The answer to `Hint`, whether it is of use or not.
     #[n(24)]
     Noted,
+    /// The answer to `Digest`.
+    #[n(40)]
+    Digest(#[n(0)] DatabaseDigest),
+}
+
+impl Answer {
+    /// What it says, in a word.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Status(_) => "status",
+            Self::Offer(_) => "offer",
+            Self::Chunk { .. } => "chunk",
+            Self::Working => "working",
+            Self::Busy => "busy",
+            Self::Gone => "gone",
+            Self::Refused { .. } => "refused",
+            Self::NotAuthorised { .. } => "not-authorised",
+            Self::Nonce { .. } => "nonce",
+            Self::Authorised => "authorised",
+            Self::Schema { .. } => "schema",
+            Self::Noted => "noted",
+            Self::Digest(_) => "digest",
+        }
+    }
+}
+
+/// The sums of a database's rows, 16 bytes each, as they stood at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DatabaseDigest {
+    /// The database's version.
+    #[n(0)]
+    pub db_version: i64,
+    /// The fingerprint of its CRRs' schemas: digests can be compared if these are equal.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub schema: Vec<u8>,
+    /// The sums of the tables, in the order of their names; none if there are too many for a message.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub tables: Vec<u8>,
+    /// The sums of the ranges into which rows are divided by their keys.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub ranges: Vec<u8>,
+    /// Up to which of the reader's versions everything was merged there.
+    #[n(4)]
+    pub known: Option<i64>,
 }
 
 /// Who a repository is and how far its database is.
@@ -390,8 +447,19 @@ mod tests {
         assert_eq!(entry.content, None);
     }
 
+    #[test]
+    fn a_full_digest_fits_one_message() {
+        let (tables, ranges) = (vec![0xff; 16 * MOST_SUMS], vec![0xff; 16 * crate::database::RANGES]);
+        let digest =
+            DatabaseDigest { db_version: i64::MAX, schema: vec![0xff; 32], tables, ranges, known: Some(i64::MAX) };
+        let bytes = encode(Answer::Digest(digest)).len();
+        assert!(bytes <= MAX_MESSAGE, "{bytes}");
+    }
+
     fn request() -> impl Strategy<Value = Request> {
         prop_oneof![
+            (any::<u64>(), prop::collection::vec(any::<u8>(), 0..20))
+                .prop_map(|(job, reader)| Request::Digest { job, reader }),
             Just(Request::Status),
             (any::<u64>(), any::<(i64, i64)>(), prop::collection::vec(any::<u8>(), 0..20)).prop_map(
                 |(job, (version, seq), reader)| Request::Offer { job, after: Cursor { version, seq }.into(), reader }

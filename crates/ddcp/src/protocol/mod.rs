@@ -5,6 +5,7 @@
 //! - `Offer`: which packs hold what changed since this cursor?
 //! - `Chunk`: a part of a pack.
 //! - `Schema`: how are the shared tables declared?
+//! - `Digest`: what adds up to the same in databases that have the same.
 //! - `Challenge` and `Proof`: to a private repository, who is asking.
 //! - `Hint`: there is something new here.
 //!
@@ -33,7 +34,7 @@ pub use definitions::{DefinitionsError, MAX_DEFINITIONS_BYTES, decode_definition
 pub use gate::{DropReport, Drops};
 pub use guard::{Guarded, Rules};
 pub use hint::{HintListener, HintTag, Hints};
-pub use message::{CHUNK_BYTES, PROTOCOL_VERSION, RemoteStatus, announcement, private_announcement};
+pub use message::{CHUNK_BYTES, DatabaseDigest, PROTOCOL_VERSION, RemoteStatus, announcement, private_announcement};
 pub use parts::Parts;
 pub use progress::{Meter, Progress};
 pub use server::{Server, Source};

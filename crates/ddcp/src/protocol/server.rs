@@ -16,12 +16,14 @@ use super::{
     cache::{CacheLimits, Held, PackCache, PackWriter, Written},
     definitions::encode_definitions,
     gate::{Account, Preparing},
-    message::{self, Answer, CHUNK_BYTES, INLINE_BYTES, Manifest, PackEntry, RemoteStatus, Request},
+    message::{
+        self, Answer, CHUNK_BYTES, DatabaseDigest, INLINE_BYTES, MOST_SUMS, Manifest, PackEntry, RemoteStatus, Request,
+    },
     turns::Turns,
 };
 use crate::{
     changeset::{Cursor, Pack, SiteId},
-    database::{TableDefinition, TakePack},
+    database::{Digest, TableDefinition, TakePack},
     host::Host,
     transport::{BoxFuture, Handler},
 };
@@ -72,6 +74,16 @@ pub trait Source: Send + Sync + 'static {
     fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
         Err("it does not tell how its tables are declared".to_owned())
     }
+
+    /// The digest of the database, and up to which version everything that `reader` has was merged into it. `None`
+    /// while it is being made for somebody else.
+    ///
+    /// # Errors
+    /// As [`Source::status`]; a source need not have one.
+    fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
+        let _ = reader;
+        Err("it makes no digests".to_owned())
+    }
 }
 
 /// Answers the requests of peers from a [`Source`]. Cheap to clone. As a [`Handler`] it is for a caller on this
@@ -97,6 +109,7 @@ struct Inner {
 enum JobKey {
     Offer(SiteId, u64),
     Schema(u64),
+    Digest(SiteId, u64),
 }
 
 struct Job {
@@ -131,6 +144,12 @@ impl Server {
                     let after = after.into();
                     let cut = move |inner: &Inner| inner.cut(&reader, after).map(Answer::Offer);
                     self.job(JobKey::Offer(reader, job), account, cut).await
+                }
+                Err(error) => Answer::Refused { reason: error.to_string() },
+            },
+            Request::Digest { job, reader } => match SiteId::from_bytes(&reader) {
+                Ok(reader) => {
+                    self.job(JobKey::Digest(reader, job), account, move |inner: &Inner| inner.digest(&reader)).await
                 }
                 Err(error) => Answer::Refused { reason: error.to_string() },
             },
@@ -196,7 +215,7 @@ impl Server {
         }
         let (sender, receiver) = watch::channel(None);
         jobs.insert(key, Job { made: self.inner.host.now(), answer: receiver.clone() });
-        self.inner.host.spawn(prepare(self.inner.clone(), work, account.clone(), preparing, sender));
+        self.inner.host.spawn(prepare(self.inner.clone(), key, work, account.clone(), preparing, sender));
         Some(receiver)
     }
 
@@ -230,6 +249,7 @@ impl Server {
 /// Does what reads the database, when it is the caller's turn.
 async fn prepare(
     inner: Arc<Inner>,
+    key: JobKey,
     work: impl FnOnce(&Inner) -> Result<Answer, String> + Send + 'static,
     account: Arc<Account>,
     _preparing: Preparing,
@@ -238,6 +258,10 @@ async fn prepare(
     let _turn = inner.turns.take(&account).await;
     let read = inner.clone();
     let Some(answer) = inner.host.blocking(move || work(&read)).await else { return };
+    if answer == Ok(Answer::Busy) {
+        // Not kept: asked again, it is tried again.
+        lock(&inner.jobs).remove(&key);
+    }
     let _ = ready.send(Some(answer.unwrap_or_else(|reason| Answer::Refused { reason })));
 }
 
@@ -276,6 +300,17 @@ impl Inner {
         let written = self.keep_written(|writer| writer.write_all(&bytes)).map_err(|error| no_room(&error))?;
         let content = (bytes.len() <= INLINE_BYTES).then(|| bytes.into());
         Ok(Answer::Schema { id: written.id, bytes: written.length, content })
+    }
+
+    /// Makes the digest. Blocks.
+    fn digest(&self, reader: &SiteId) -> Result<Answer, String> {
+        let Some((digest, known)) = self.source.digest(reader)? else { return Ok(Answer::Busy) };
+        let bytes = |sums: &mut dyn Iterator<Item = u128>| sums.flat_map(u128::to_le_bytes).collect::<Vec<u8>>();
+        let tables =
+            if digest.tables.len() <= MOST_SUMS { bytes(&mut digest.tables.values().copied()) } else { Vec::new() };
+        let ranges = bytes(&mut digest.ranges.iter().copied());
+        let (db_version, schema) = (digest.mark.version, digest.mark.schema.to_vec());
+        Ok(Answer::Digest(DatabaseDigest { db_version, schema, tables, ranges, known }))
     }
 
     fn keep(&self, pack: &Pack) -> io::Result<Written> {
@@ -357,7 +392,10 @@ mod tests {
     use rusqlite::types::Value;
 
     use super::*;
-    use crate::changeset::{Change, PackId, PackTable};
+    use crate::{
+        changeset::{Change, PackId, PackTable},
+        database::Mark,
+    };
 
     /// Has packs with one random value each, of the sizes given.
     struct Values {
@@ -473,6 +511,43 @@ mod tests {
         assert_eq!(ids(&before)[..both], ids(&after)[..both]);
         let rest = offer(&server(&sizes, &folder), before.packs[0].to.into()).await;
         assert_eq!(rest.packs[0].id, before.packs[1].id);
+    }
+
+    /// Is at work for somebody else the first time.
+    struct Sums(AtomicUsize);
+
+    impl Source for Sums {
+        fn status(&self) -> Result<RemoteStatus, String> {
+            Err("only digests are asked for".to_owned())
+        }
+
+        fn packs(&self, _: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<(Cursor, bool), String> {
+            Err("only digests are asked for".to_owned())
+        }
+
+        fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
+            let mark = Mark { site: *reader, version: 7, schema_version: 1, schema: [9; 32] };
+            let is_free = self.0.fetch_add(1, Ordering::SeqCst) > 0;
+            let tables = (0..1000_u32).map(|number| (number.to_string(), 1)).collect();
+            Ok(is_free.then(|| (Digest { tables, ..Digest::empty(mark) }, Some(3))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_digest_that_is_made_for_others_is_asked_for_again() {
+        let server = Server::new(Sums(AtomicUsize::new(0)), None, Host::default());
+        let mut answers = Vec::new();
+        while !matches!(answers.last(), Some(Answer::Digest(_))) {
+            answers.push(ask(&server, Request::Digest { job: 1, reader: vec![1; 16] }).await);
+        }
+        assert!(answers.contains(&Answer::Busy), "{answers:?}");
+        let Some(Answer::Digest(digest)) = answers.last() else { unreachable!() };
+        assert_eq!((digest.db_version, digest.known, digest.ranges.len()), (7, Some(3), 16 * 1024));
+        assert!(digest.tables.is_empty(), "so many sums do not fit a message");
+        let values = Values { sizes: Vec::new(), alive: Arc::default() };
+        let without = Server::new(values, None, Host::default());
+        let answer = ask(&without, Request::Digest { job: 1, reader: vec![1; 16] }).await;
+        assert!(matches!(answer, Answer::Refused { .. }), "a source need not have digests");
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{DatabaseSource, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State};
+use super::{DatabaseSource, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State, verify::nobody};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
@@ -40,19 +40,26 @@ impl Repository {
     ) -> Result<Vec<PerRemote<FetchReport>>, Error> {
         let fetch = |(name, address): (RemoteName, Address)| {
             let meter = monitor.meter(name.as_str());
-            self.fetch_and_note(name, address, meter)
+            self.fetch_and_note(name, address, ReadFrom::Position, meter)
         };
         Ok(join_all(self.chosen(name)?.into_iter().map(fetch)).await)
     }
 
-    async fn fetch_and_note(&self, name: RemoteName, address: Address, meter: Meter) -> PerRemote<FetchReport> {
+    pub(super) async fn fetch_and_note(
+        &self,
+        name: RemoteName,
+        address: Address,
+        from: ReadFrom,
+        meter: Meter,
+    ) -> PerRemote<FetchReport> {
         let _alone = self.fetching(&name).await;
         if let Err(error) = self.check_ending() {
             // The remote has not failed.
             return PerRemote { remote: name.to_string(), outcome: Outcome::Failed(error.report()) };
         }
+        let _shown = self.inner.transfers.show(&name, meter.clone());
         let began = Timestamp::now();
-        let outcome = match self.fetch_one(&name, &address, meter).await {
+        let outcome = match self.fetch_one(&name, &address, from, meter).await {
             Ok(report) => {
                 match report.changes {
                     0 => tracing::debug!(remote = %name, "fetched nothing new"),
@@ -65,6 +72,7 @@ impl Repository {
                 Outcome::Failed(error.report())
             }
         };
+        self.inner.counters.fetched(&name, &outcome);
         if let Some(event) = LogEvent::of_fetch(&outcome) {
             let remote = name.clone();
             let noted = self.blocking(move |repository| {
@@ -91,10 +99,16 @@ impl Repository {
         }
     }
 
-    async fn fetch_one(&self, name: &RemoteName, address: &Address, meter: Meter) -> Result<FetchReport, Error> {
+    async fn fetch_one(
+        &self,
+        name: &RemoteName,
+        address: &Address,
+        from: ReadFrom,
+        meter: Meter,
+    ) -> Result<FetchReport, Error> {
         let limits = self.blocking(Self::config).await?.limits;
         let client = self.client(address, &limits).await?.with_meter(meter);
-        self.fetch_through(client, &limits, name, address).await
+        self.fetch_through(client, &limits, name, address, from).await
     }
 
     async fn fetch_through(
@@ -103,12 +117,13 @@ impl Repository {
         limits: &config::Limits,
         name: &RemoteName,
         address: &Address,
+        from: ReadFrom,
     ) -> Result<FetchReport, Error> {
         let status = client.status().await.map_err(|error| self.explain(error))?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let (schema, asked) = (status.schema.clone(), status.clone());
         let Start { reader, after, up_to, held, report, state } =
-            self.start(name.clone(), address.clone(), site, status).await?;
+            self.start(name.clone(), address.clone(), site, status, from).await?;
         let room = limits.inbox_bytes.get().saturating_sub(held);
         let parts = self.layout().parts(&site.to_string());
         let client = client.with_parts(Parts::in_folder(parts.clone()), room);
@@ -184,10 +199,11 @@ impl Repository {
         address: Address,
         site: SiteId,
         status: RemoteStatus,
+        from: ReadFrom,
     ) -> Result<Start, Error> {
         self.blocking(move |repository| {
             let database = repository.database()?;
-            let reader = database.site_id()?;
+            let mut reader = database.site_id()?;
             if site == reader {
                 return Err(Error::SameSite(site));
             }
@@ -208,6 +224,11 @@ impl Repository {
                     remote = %name, version = status.db_version, fetched = fetched.version,
                     "the remote's database is older than what was fetched from it (restored from a backup?); reading it from the start"
                 );
+            }
+            if from == ReadFrom::Start {
+                reader = nobody(repository.inner.options.host.random_bytes())?;
+            }
+            if rewound || from == ReadFrom::Start {
                 state.drop_inbox(&site)?;
                 fetched = Cursor::ZERO;
             }
@@ -218,6 +239,15 @@ impl Repository {
         })
         .await
     }
+}
+
+/// What a fetch brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadFrom {
+    /// What is not here yet.
+    Position,
+    /// Everything again, also what this repository wrote itself.
+    Start,
 }
 
 struct Start {
@@ -357,7 +387,7 @@ mod tests {
         let client = Client::new(Arc::new(peer), Limits::default(), Host::default());
         let config = repository.config().unwrap();
         let (name, remote) = config.remote(name).unwrap();
-        repository.fetch_through(client, &config.limits, name, &remote.address).await
+        repository.fetch_through(client, &config.limits, name, &remote.address, ReadFrom::Position).await
     }
 
     #[tokio::test]

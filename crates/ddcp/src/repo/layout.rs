@@ -57,6 +57,12 @@ impl Layout {
         self.state.join("parts").join(site)
     }
 
+    /// The cache of the database's digest.
+    #[must_use]
+    pub fn digests(&self) -> PathBuf {
+        self.state.join("digest.db")
+    }
+
     /// The Veilid node's stores.
     #[must_use]
     pub fn node(&self) -> PathBuf {

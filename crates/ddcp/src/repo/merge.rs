@@ -47,6 +47,7 @@ impl Repository {
                         Outcome::Failed(error.report())
                     }
                 };
+                repository.inner.counters.merged(&label, &outcome);
                 merger.state.note_event(&label, began, LogEvent::of_merge(&outcome));
                 PerRemote { remote: label, outcome }
             };

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex as StdMutex, PoisonError, Weak,
@@ -29,6 +30,8 @@ use crate::{
 
 mod bundle;
 mod clone;
+mod digest;
+mod doctor;
 mod fetch;
 mod guard;
 mod hint;
@@ -36,6 +39,7 @@ mod identity;
 mod layout;
 mod lock;
 mod log;
+mod measure;
 mod merge;
 mod monitor;
 mod pin;
@@ -45,13 +49,18 @@ mod schema;
 mod source;
 mod state;
 mod status;
+mod verify;
 
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
 pub use clone::CloneReport;
+pub use doctor::{Finding, Level, examine};
 pub(crate) use hint::Hinter;
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
+pub(crate) use measure::Measured;
+#[cfg(test)]
+pub(crate) use measure::{Counted, Standing};
 pub use monitor::Monitor;
 pub use report::{
     FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
@@ -61,6 +70,7 @@ pub use source::DatabaseSource;
 use source::OwnSource;
 pub(crate) use source::status_of;
 pub use state::{State, StateError};
+pub use verify::{Difference, VerifyReport};
 
 /// What a repository is opened with.
 #[derive(Clone, Default)]
@@ -71,6 +81,8 @@ pub struct Options {
     pub network: Option<NetworkConfig>,
     /// How remotes are reached, all of them, in place of Veilid and of files on this machine.
     pub connector: Option<Arc<dyn Connector>>,
+    /// Where the daemon gives its metrics, in place of what `config.toml` says.
+    pub metrics: Option<SocketAddr>,
     /// What time, chance and threads are taken from.
     pub host: Host,
 }
@@ -98,6 +110,10 @@ struct Inner {
     readers: StdMutex<Weak<DatabaseSource>>,
     /// Whether nothing more is to be begun.
     is_ending: AtomicBool,
+    /// What this process has done.
+    counters: measure::Counters,
+    /// The downloads of this process.
+    transfers: monitor::Transfers,
     /// Held while a bundle is fetched.
     importing: Arc<Mutex<()>>,
 }
@@ -151,6 +167,8 @@ impl Repository {
                 pin: pin::Pin::default(),
                 readers: StdMutex::default(),
                 is_ending: AtomicBool::new(false),
+                counters: measure::Counters::default(),
+                transfers: monitor::Transfers::default(),
                 importing: Arc::default(),
             }),
         })
@@ -379,6 +397,17 @@ impl Repository {
     /// Opens the state file. Blocks.
     fn state(&self) -> Result<State, Error> {
         Ok(State::open(&self.inner.layout.state_db())?)
+    }
+
+    /// Where the daemon is to give its metrics, if anywhere.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub(crate) fn metrics_address(&self) -> Result<Option<SocketAddr>, Error> {
+        match self.inner.options.metrics {
+            Some(address) => Ok(Some(address)),
+            None => Ok(self.config()?.metrics),
+        }
     }
 
     /// The configured remotes, or the one that is named.

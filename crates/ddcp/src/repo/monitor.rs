@@ -1,9 +1,12 @@
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::protocol::{Meter, Progress};
+use crate::{
+    config::RemoteName,
+    protocol::{Meter, Progress},
+};
 
 /// Shows how far the downloads of one command are, by remote. Clones show the same.
 #[derive(Clone, Debug, Default)]
@@ -28,5 +31,38 @@ impl Monitor {
         for (name, progress) in read {
             self.meter(&name).update(|shown| *shown = progress);
         }
+    }
+}
+
+/// The downloads of a process, by remote: there is one of each at a time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Transfers(Arc<Mutex<BTreeMap<RemoteName, Meter>>>);
+
+impl Transfers {
+    /// Shows the download from `name` until what this returns is dropped.
+    pub(super) fn show(&self, name: &RemoteName, meter: Meter) -> Shown {
+        self.meters().insert(name.clone(), meter);
+        Shown { transfers: self.clone(), name: name.clone() }
+    }
+
+    /// How far the download from `name` is, if there is one.
+    pub(super) fn of(&self, name: &RemoteName) -> Option<Progress> {
+        self.meters().get(name).map(Meter::read)
+    }
+
+    fn meters(&self) -> MutexGuard<'_, BTreeMap<RemoteName, Meter>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A download that is shown.
+pub(super) struct Shown {
+    transfers: Transfers,
+    name: RemoteName,
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.transfers.meters().remove(&self.name);
     }
 }

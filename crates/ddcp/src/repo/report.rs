@@ -8,7 +8,7 @@ use super::SchemaReport;
 use crate::{
     Failure,
     config::{Access, SyncMode},
-    protocol::DropReport,
+    protocol::{DropReport, Progress},
 };
 
 /// A configured remote.
@@ -106,7 +106,7 @@ pub struct StatusReport {
 }
 
 /// Where a repository stands with one remote.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteStatusReport {
     /// The remote's name.
     pub name: String,
@@ -129,4 +129,19 @@ pub struct RemoteStatusReport {
     /// How its tables differed when it was last fetched from, if they did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<SchemaReport>,
+    /// Up to which of its versions everything was fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched_version: Option<i64>,
+    /// Up to which of its versions everything was merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_version: Option<i64>,
+    /// Up to which version of this database it had merged everything when it last told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_version: Option<i64>,
+    /// Whether it had the same, when it last told of its digest, as this database has now; `None` if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identical: Option<bool>,
+    /// How far the download from it is that the daemon is at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Progress>,
 }

@@ -157,7 +157,7 @@ impl Repository {
         status: RemoteStatus,
     ) -> Option<SchemaReport> {
         let asked = Asked { name: name.clone(), address: address.clone(), client: client.clone(), status };
-        match self.compare(asked).await {
+        match self.compare_with(asked).await {
             Ok(report) => report.unless_same(),
             Err(error) => {
                 tracing::warn!(remote = %name, %error, "the remote's tables cannot be compared with those here");
@@ -166,7 +166,7 @@ impl Repository {
         }
     }
 
-    async fn compare(&self, asked: Asked) -> Result<SchemaReport, Error> {
+    async fn compare_with(&self, asked: Asked) -> Result<SchemaReport, Error> {
         let (name, address, there) = (asked.name.clone(), asked.address.clone(), asked.status.schema.clone());
         let known = self.blocking(move |repository| {
             let here = repository.database()?.schema_fingerprint()?;

@@ -5,10 +5,12 @@ use std::sync::{
 
 use crate::{
     changeset::{Cursor, SiteId},
-    database::{Database, DatabaseError, PACK_BYTES, Selection, TableDefinition, TakePack},
+    database::{Database, DatabaseError, Digest, PACK_BYTES, Selection, TableDefinition, TakePack},
     protocol::{RemoteStatus, Source},
     repo::Repository,
 };
+
+use super::{digest::Making, verify::whole_versions};
 
 /// Whether a connection may be used again.
 type Check = dyn Fn(&Database) -> Result<(), DatabaseError> + Send + Sync;
@@ -84,6 +86,11 @@ impl Source for DatabaseSource {
     fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
         self.with(Database::definitions)
     }
+
+    /// Reads the whole database: nothing is kept beside it.
+    fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
+        self.with(|database| Ok(Some((database.digest()?, whole_versions(database.position(reader)?)))))
+    }
 }
 
 /// Serves a repository's own database. How far peers may have read is noted before they are told: a database that is
@@ -92,6 +99,8 @@ pub(super) struct OwnSource {
     repository: Repository,
     database: Arc<DatabaseSource>,
     noted: AtomicI64,
+    /// Held while the digest is made, which may take long: others are told to ask again.
+    digesting: Mutex<()>,
 }
 
 impl OwnSource {
@@ -99,7 +108,7 @@ impl OwnSource {
         let (opened, checked) = (repository.clone(), repository.clone());
         let database = DatabaseSource::new(move || opened.open_database())
             .with_check(move |database| checked.check_open(database));
-        Self { repository, database: Arc::new(database), noted: AtomicI64::new(0) }
+        Self { repository, database: Arc::new(database), noted: AtomicI64::new(0), digesting: Mutex::default() }
     }
 
     /// Its connections.
@@ -136,6 +145,18 @@ impl Source for OwnSource {
     fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
         self.database.definitions()
     }
+
+    fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
+        let Ok(_alone) = self.digesting.try_lock() else { return Ok(None) };
+        let made = self.repository.own_digest(Making::Kept).map_err(|error| {
+            tracing::error!(%error, "a peer's request could not be answered");
+            "its digest cannot be made at the moment".to_owned()
+        })?;
+        let Some(digest) = made else { return Ok(None) };
+        self.note(digest.mark.version)?;
+        let known = self.database.with(|database| Ok(whole_versions(database.position(reader)?)))?;
+        Ok(Some((digest, known)))
+    }
 }
 
 /// Who `database` is and how far it is.
@@ -145,4 +166,23 @@ pub(crate) fn status_of(database: &Database) -> Result<RemoteStatus, DatabaseErr
         db_version: database.version()?,
         schema: database.schema_fingerprint()?.to_vec(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::{Layout, Options};
+
+    #[test]
+    fn one_digest_is_made_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
+        let source = OwnSource::new(Repository::init(layout, Options::default()).unwrap());
+        let reader = SiteId::from_bytes(&[1; 16]).unwrap();
+        let held = source.digesting.lock().unwrap();
+        assert!(source.digest(&reader).unwrap().is_none());
+        drop(held);
+        let (digest, known) = source.digest(&reader).unwrap().unwrap();
+        assert_eq!((digest.total(), known), (0, None));
+    }
 }

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params,
+};
 
 use crate::{
     changeset::{Cursor, PackId, SiteId},
@@ -100,6 +102,10 @@ pub struct StateError {
 }
 
 impl StateError {
+    pub(super) fn new(path: &Path, source: rusqlite::Error) -> Self {
+        Self { path: path.to_owned(), source }
+    }
+
     /// What SQLite said.
     pub fn sqlite(&self) -> &rusqlite::Error {
         &self.source
@@ -213,6 +219,39 @@ impl State {
         Ok(connection)
     }
 
+    /// Opens `path` for reading only, as this program leaves it.
+    ///
+    /// # Errors
+    /// [`StateError`], also where another version of the program made the file.
+    pub fn look(path: &Path) -> Result<Self, StateError> {
+        let open = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(Duration::from_secs(60))?;
+            let layout: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            if usize::try_from(layout) != Ok(STEPS.len()) {
+                let reason = format!("its layout is {layout}, that of this program {}", STEPS.len());
+                return Err(rusqlite::Error::ToSqlConversionFailure(reason.into()));
+            }
+            Ok(connection)
+        };
+        let connection = open().map_err(|source| StateError { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), connection })
+    }
+
+    /// SQLite's own check of the file: what it complains of. `thorough` also compares indexes with their tables.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn check_structure(&self, thorough: bool) -> Result<Vec<String>, StateError> {
+        let pragma = if thorough { "PRAGMA integrity_check(10)" } else { "PRAGMA quick_check(10)" };
+        self.read(|connection| {
+            let lines: Vec<String> =
+                connection.prepare(pragma)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            Ok(if lines == ["ok"] { Vec::new() } else { lines })
+        })
+    }
+
     /// How far the packs of `site` reach that lie in the inbox without a gap after `merged`, the position that
     /// the user's database says was merged. Packs behind a gap or before it are of no use (the database was
     /// replaced by an older copy of itself) and are dropped, to be fetched again.
@@ -238,6 +277,17 @@ impl State {
                 reached = None;
             }
             Ok(reached.unwrap_or(merged))
+        })
+    }
+
+    /// How far the packs of `site` in the inbox reach, if there are any.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn reaches(&self, site: &SiteId) -> Result<Option<Cursor>, StateError> {
+        self.read(|connection| {
+            let sql = "SELECT to_version, to_seq FROM inbox WHERE site_id = ? ORDER BY id DESC LIMIT 1";
+            connection.prepare_cached(sql)?.query_row([site.as_bytes()], |row| cursor(row, 0)).optional()
         })
     }
 

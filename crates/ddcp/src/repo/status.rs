@@ -1,10 +1,18 @@
 //! `status`: where the repository stands, from what is known here; asks no remote.
 
-use super::{RemoteStatusReport, Repository, State, StatusReport};
+use super::{
+    RemoteStatusReport, Repository, State, StatusReport,
+    digest::{Digests, Making, RemoteDigest},
+    verify::whole_versions,
+};
 use crate::{
     Error,
     config::{Remote, RemoteName},
+    database::{Database, Digest},
 };
+
+/// A digest that is so many records behind is not brought forward by a look at the status.
+const MOST_CHANGED: u32 = 10_000;
 
 impl Repository {
     /// Where the repository stands. `serving` says whether its daemon runs.
@@ -17,10 +25,11 @@ impl Repository {
             let database = repository.database()?;
             let state = repository.state()?;
             let schema = database.schema_fingerprint()?;
+            let sources = Sources::new(repository, &state, &database)?;
             let remotes = config
                 .remotes
                 .iter()
-                .map(|(name, remote)| remote_status(&state, &schema, name, remote))
+                .map(|(name, remote)| sources.status_of(name, remote, &schema))
                 .collect::<Result<_, _>>()?;
             Ok(StatusReport {
                 database: repository.inner.layout.database().display().to_string(),
@@ -38,27 +47,58 @@ impl Repository {
     }
 }
 
-fn remote_status(
-    state: &State,
-    schema: &[u8],
-    name: &RemoteName,
-    remote: &Remote,
-) -> Result<RemoteStatusReport, Error> {
-    let contact = state.contact(name.as_str(), &remote.address)?;
-    let (unmerged, (waiting, reasons)) = match &contact.site_id {
-        Some(site) => (state.inbox_changes(site)?, state.waiting_changes(site)?),
-        None => (0, (0, Vec::new())),
-    };
-    Ok(RemoteStatusReport {
-        name: name.to_string(),
-        address: remote.address.to_string(),
-        sync: remote.sync,
-        version: contact.db_version,
-        unmerged,
-        waiting,
-        reasons,
-        last_contact: contact.last_contact,
-        last_error: contact.last_error,
-        schema: state.differences(name, &remote.address)?.and_then(|known| known.now(schema)),
-    })
+/// What is looked at for each remote.
+struct Sources<'a> {
+    repository: &'a Repository,
+    state: &'a State,
+    database: &'a Database,
+    digests: Option<(Digests, Option<Digest>)>,
+}
+
+impl<'a> Sources<'a> {
+    fn new(repository: &'a Repository, state: &'a State, database: &'a Database) -> Result<Self, Error> {
+        // Nobody has told of a digest before there is a cache.
+        let digests = match repository.layout().digests().exists() {
+            true => Some((repository.digests()?, repository.own_digest(Making::AtMost(MOST_CHANGED))?)),
+            false => None,
+        };
+        Ok(Self { repository, state, database, digests })
+    }
+
+    fn status_of(&self, name: &RemoteName, remote: &Remote, schema: &[u8]) -> Result<RemoteStatusReport, Error> {
+        let contact = self.state.contact(name.as_str(), &remote.address)?;
+        let mut report = RemoteStatusReport {
+            name: name.to_string(),
+            address: remote.address.to_string(),
+            sync: remote.sync,
+            version: contact.db_version,
+            last_contact: contact.last_contact,
+            last_error: contact.last_error,
+            schema: self.state.differences(name, &remote.address)?.and_then(|known| known.now(schema)),
+            transfer: self.repository.inner.transfers.of(name),
+            ..RemoteStatusReport::default()
+        };
+        let Some(site) = contact.site_id else { return Ok(report) };
+        report.unmerged = self.state.inbox_changes(&site)?;
+        (report.waiting, report.reasons) = self.state.waiting_changes(&site)?;
+        let merged = self.database.position(&site)?;
+        report.merged_version = whole_versions(merged);
+        report.fetched_version = whole_versions(self.state.reaches(&site)?.unwrap_or(merged).max(merged));
+        let Some((digests, own)) = &self.digests else { return Ok(report) };
+        let told = digests.remote(name.as_str(), &remote.address)?.filter(|told| told.site == site);
+        report.known_version = told.as_ref().and_then(|told| told.known);
+        report.identical = told.zip(own.as_ref()).and_then(|(told, own)| is_identical(&told, own, contact.db_version));
+        Ok(report)
+    }
+}
+
+/// Whether a remote that was at version `at` when it last answered, and `told` its digest, has what is here; `None` if
+/// it is not known, or versions tell already that there is something to fetch on either side.
+fn is_identical(told: &RemoteDigest, own: &Digest, at: Option<i64>) -> Option<bool> {
+    if told.schema != own.mark.schema || Some(told.version) < at {
+        return None;
+    }
+    let is_settled = Some(told.version) == at && told.known >= Some(own.mark.version);
+    let is_equal = told.total == own.total();
+    (is_equal || is_settled).then_some(is_equal)
 }

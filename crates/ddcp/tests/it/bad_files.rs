@@ -236,6 +236,7 @@ fn a_full_disk_under_the_database() {
     address  DIR/a.db
     contact  TIME
     version  1
+    behind   fetched up to version 1, merged up to 0
     fetched  4 changes not merged
     a: merged 4 changes (note 4)
     ok

@@ -29,9 +29,11 @@ fn help() {
       pull         Fetch, then merge, one or all remotes
       schema       Compare the tables here with a remote's, and add what is missing
       bundle       Carry changes in a file, where no network leads
+      verify       Compare with remotes, and mend what is missing here
       status       Show where the repository stands. Asks no remote
       log          Show what was fetched and merged, and what failed: when, from whom, how much. The
                    newest first
+      doctor       Look for what is wrong, and say what mends it
       shell        Run SQL on the database, with replication: interactively, from a pipe, or one
                    argument
       extension    Print the path of the SQLite extension that belongs to this program, for applications
@@ -90,7 +92,8 @@ fn help() {
       ddcp clone VLD0:… notes.db
 
     Exit status: 0 done, 1 failed, 2 usage or settings, 3 some remotes failed, 4 remote unreachable,
-    10 no repository here, 11 locked by another process, 70 internal error.
+    5 doctor or verify found something, 10 no repository here, 11 locked by another process,
+    70 internal error.
     "#);
 }
 
@@ -282,7 +285,8 @@ fn json_has_the_documented_fields() {
           "waiting": 0,
           "reasons": [],
           "last_contact": TIME,
-          "last_error": null
+          "last_error": null,
+          "fetched_version": 1
         },
         {
           "name": "dead",

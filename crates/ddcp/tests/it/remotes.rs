@@ -166,6 +166,7 @@ fn a_renamed_remote_keeps_what_is_known_of_it() {
     address  DIR/b.db
     contact  TIME
     version  1
+    behind   fetched up to version 1, merged up to 0
     fetched  2 changes not merged
     ");
     a.ok(["merge", "bob"]);

@@ -36,6 +36,7 @@ fn fetch_stores_and_merge_applies() {
     address  DIR/a.db
     contact  TIME
     version  1
+    behind   fetched up to version 1, merged up to 0
     fetched  4 changes not merged
     ");
     assert_snapshot!(b.run(["merge"]), @"

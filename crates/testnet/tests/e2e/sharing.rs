@@ -83,6 +83,12 @@ fn a_large_value_and_many_rows_arrive_whole() {
     a.sql("UPDATE note SET stars = -1 WHERE id = 'row 77'");
     assert!(b.ok(&["pull", "a"]).starts_with("a: fetched 1 change in"));
     assert_eq!(b.sql("SELECT stars FROM note WHERE id = 'row 77'"), "-1\n");
+
+    // The digest takes the serving side longer than a call may take.
+    assert!(b.ok(&["verify", "a"]).starts_with("identical to a"));
+    b.sql("DELETE FROM note__crsql_clock WHERE key = 77");
+    let verified = b.ok(&["verify", "a"]);
+    assert!(verified.contains("mended 2 records of note"), "{verified}");
 }
 
 #[test]
@@ -107,6 +113,7 @@ fn peers_that_follow_each_other_stay_equal_by_themselves() {
     right.sql("DELETE FROM note WHERE id = 'l'");
     let _serve_middle = middle.serve();
     wait_until("and after a restart too", || left.notes() == "r|right|5\n");
+    wait_until("they know that they are equal", || left.ok(&["status"]).contains("identical to middle"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::{io::Write, net::SocketAddr};
 
 use serde_json::json;
 
@@ -11,11 +11,16 @@ use crate::{
 ///
 /// Creates what is missing. Prints the repository's address on stdout, at once and as one line; logs go to stderr.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ddcp --db notes.db serve")]
-pub(in crate::cli) struct Args {}
+#[command(after_help = "Examples:\n  ddcp --db notes.db serve\n  ddcp --db notes.db serve --metrics 127.0.0.1:9184")]
+pub(in crate::cli) struct Args {
+    /// Give metrics for Prometheus at this address, under /metrics.
+    #[arg(long, value_name = "127.0.0.1:PORT")]
+    metrics: Option<SocketAddr>,
+}
 
-pub(in crate::cli) async fn run(session: Session, _: Args) -> Result<(), Failed> {
+pub(in crate::cli) async fn run(mut session: Session, args: Args) -> Result<(), Failed> {
     let format = session.format;
+    session.options.metrics = args.metrics;
     daemon::serve(session.layout, session.options, |address| {
         let address = address.to_string();
         let line = match format {

@@ -37,7 +37,7 @@ fn print(out: &mut dyn Write, status: &StatusReport) -> io::Result<()> {
     if let Some(dropped) = &status.dropped {
         print_dropped(out, dropped)?;
     }
-    status.remotes.iter().try_for_each(|remote| print_remote(out, remote))
+    status.remotes.iter().try_for_each(|remote| print_remote(out, remote, status.version))
 }
 
 fn print_dropped(out: &mut dyn Write, dropped: &DropReport) -> io::Result<()> {
@@ -51,7 +51,7 @@ fn print_dropped(out: &mut dyn Write, dropped: &DropReport) -> io::Result<()> {
     )
 }
 
-fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport) -> io::Result<()> {
+fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport, own_version: i64) -> io::Result<()> {
     writeln!(out, "\nremote   {}", remote.name)?;
     writeln!(out, "address  {}", remote.address)?;
     if remote.sync != SyncMode::Manual {
@@ -60,6 +60,23 @@ fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport) -> io::Result<
     writeln!(out, "contact  {}", remote.last_contact.map_or_else(|| "never".to_owned(), moment))?;
     if let Some(version) = remote.version {
         writeln!(out, "version  {version}")?;
+    }
+    let is_behind = |reached: Option<i64>| remote.version.is_some_and(|version| reached.unwrap_or(0) < version);
+    if is_behind(remote.merged_version) {
+        let versions = [remote.fetched_version, remote.merged_version].map(|version| version.unwrap_or(0));
+        writeln!(out, "behind   fetched up to version {}, merged up to {}", versions[0], versions[1])?;
+    }
+    if let Some(known) = remote.known_version.filter(|known| *known < own_version && remote.identical != Some(true)) {
+        writeln!(out, "ahead    it has merged up to version {known} of this database's {own_version}")?;
+    }
+    match remote.identical {
+        Some(true) => writeln!(out, "digest   identical to {}", remote.name)?,
+        Some(false) => writeln!(out, "digest   differs; `ddcp verify {}` shows where", remote.name)?,
+        None => {}
+    }
+    if let Some(transfer) = &remote.transfer {
+        let (arrived, offered) = (output::bytes(transfer.bytes), output::bytes(transfer.offered_bytes));
+        writeln!(out, "loading  {arrived} of {offered}, version {} of {}", transfer.version, transfer.target)?;
     }
     if let Some(error) = &remote.last_error {
         writeln!(out, "failed   {error}")?;

@@ -10,6 +10,7 @@ use crate::changeset::{Limits, Pack};
 
 mod converge;
 mod definitions;
+mod digests;
 mod files;
 mod sync;
 

@@ -115,6 +115,25 @@ async fn answers_that_are_none_are_refused() {
 }
 
 #[tokio::test]
+async fn a_digest_of_the_wrong_size_is_refused() {
+    let digest = |tables: usize, ranges: usize| DatabaseDigest {
+        db_version: 1,
+        schema: vec![0; 32],
+        tables: vec![0; tables],
+        ranges: vec![0; ranges],
+        known: None,
+    };
+    for (tables, ranges, is_one) in
+        [(0, 16 * RANGES, true), (16, 16 * RANGES, true), (17, 16 * RANGES, false), (16, 16, false)]
+    {
+        let peer = Arc::new(Scripted(Mutex::new(vec![Answer::Digest(digest(tables, ranges))])));
+        let reader = SiteId::from_bytes(&[1; 16]).unwrap();
+        let result = Client::new(peer, Limits::default(), Host::default()).digest(&reader).await;
+        assert_eq!(result.is_ok(), is_one, "{tables}, {ranges}");
+    }
+}
+
+#[tokio::test]
 async fn a_peer_that_never_gets_on_is_given_up() {
     for answer in [Answer::Busy, Answer::Working] {
         let peer = Arc::new(Scripted(Mutex::new(vec![answer])));
@@ -228,7 +247,9 @@ impl Peer for Holder {
                 return Err(TransportError::Unreachable("as asked".into()));
             }
             let answer = match message::decode::<Request>(&request).unwrap() {
-                Request::Challenge { .. } | Request::Proof { .. } => panic!("nobody asked for a proof"),
+                Request::Challenge { .. } | Request::Proof { .. } | Request::Digest { .. } => {
+                    panic!("nobody asked for that")
+                }
                 Request::Offer { after, .. } => {
                     tokio::time::sleep(self.offer_takes).await;
                     self.offer(after.into())

@@ -201,6 +201,7 @@ async fn without_a_proof_nothing_is_told() {
         Request::Chunk { pack: id, index: 0 },
         Request::Chunk { pack: [0; 32], index: 9 },
         Request::Schema { job: 1 },
+        Request::Digest { job: 2, reader: vec![1; 16] },
     ];
     // Also when a remote is being served and the packs are there.
     let proof = scene.proof(1, &scene.friend).await;

@@ -151,6 +151,13 @@ impl Node {
         self.inner.wait_ready(Instant::now() + limit).await
     }
 
+    /// Whether the node is connected to the network, and how many times it has come to be.
+    #[must_use]
+    pub fn connection(&self) -> (bool, u64) {
+        let readiness = self.inner.readiness();
+        (readiness.ready, readiness.epoch)
+    }
+
     /// Answers peers through `handler` and publishes routes to this node, with `announcement`, under its address:
     /// from now on until [`Node::shutdown`], as soon and as long as the network allows.
     ///

@@ -1,0 +1,195 @@
+//! `doctor`: looks for what is wrong or will be, and says of everything it finds what mends it. Changes nothing.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+mod files;
+mod network;
+mod tables;
+
+use super::{Layout, Options, State};
+use crate::{
+    config::Config,
+    database::{Database, DatabaseError, OpenOptions},
+};
+
+/// How much something matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// All is well.
+    Ok,
+    /// Worth knowing; may be as it should be.
+    Note,
+    /// It works, and will or may make trouble.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub level: Level,
+    /// What was looked at: `database`, `engine`, `table`, `files`, `clock`, `network`, `remote` and others.
+    pub about: String,
+    /// What was found.
+    pub message: String,
+    /// What mends it: mostly a command that can be run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mend: Option<String>,
+}
+
+impl Finding {
+    fn new(level: Level, about: &str, message: impl Into<String>, mend: impl Into<Option<String>>) -> Self {
+        Self { level, about: about.to_owned(), message: message.into(), mend: mend.into() }
+    }
+
+    fn ok(about: &str, message: impl Into<String>) -> Self {
+        Self::new(Level::Ok, about, message, None)
+    }
+
+    fn note(about: &str, message: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::new(Level::Note, about, message, mend.into())
+    }
+
+    fn warning(about: &str, message: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::new(Level::Warning, about, message, mend.into())
+    }
+
+    fn error(about: &str, message: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::new(Level::Error, about, message, mend.into())
+    }
+
+    /// Whether it wants mending.
+    #[must_use]
+    pub fn is_trouble(&self) -> bool {
+        self.level >= Level::Warning
+    }
+}
+
+/// Looks at everything on this machine that belongs to the repository at `layout`, whether or not it can be opened:
+/// the database, its tables, the state directory and the clock. `thorough` reads the indexes too. Blocks: the whole
+/// database is read once.
+#[must_use]
+pub fn examine(layout: &Layout, options: &Options, thorough: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    examine_database(layout, options, thorough, &mut findings);
+    let config = examine_config(layout, &mut findings);
+    let state = examine_state(layout, thorough, &mut findings);
+    files::examine_permissions(layout, &mut findings);
+    files::examine_space(layout, &mut findings);
+    files::examine_clock(state.as_ref(), &mut findings);
+    if let (Some(config), Some(state)) = (config, state) {
+        files::examine_leftovers(layout, &config, &state, &mut findings);
+    }
+    findings
+}
+
+fn examine_database(layout: &Layout, options: &Options, thorough: bool, findings: &mut Vec<Finding>) {
+    let path = layout.database();
+    let with = |extension| OpenOptions { read_only: true, extension, ..OpenOptions::default() };
+    let database = match Database::open(path, &with(options.extension.clone())) {
+        Ok(database) => database,
+        Err(error) => {
+            findings.push(Finding::error("database", error.to_string(), mend_database(path, &error)));
+            // With the engine in the program the rest can be looked at all the same.
+            match Database::open(path, &with(None)) {
+                Ok(database) if matches!(error, DatabaseError::Extension { .. }) => database,
+                _ => return,
+            }
+        }
+    };
+    match database.check_structure(thorough) {
+        Ok(complaints) if complaints.is_empty() => {
+            findings.push(Finding::ok("database", format!("{} opens and is sound", path.display())));
+        }
+        Ok(complaints) => {
+            let what = format!("{} is damaged: {}", path.display(), complaints.join("; "));
+            findings.push(Finding::error("database", what, recover(path)));
+        }
+        Err(error) => findings.push(Finding::error("database", error.to_string(), mend_database(path, &error))),
+    }
+    if let Err(error) = tables::examine(&database, findings) {
+        findings.push(Finding::error("table", error.to_string(), mend_database(path, &error)));
+    }
+    files::examine_writable(path, findings);
+}
+
+fn recover(path: &Path) -> String {
+    format!("restore {0} from a backup, or save what is left: `sqlite3 {0} .recover`", path.display())
+}
+
+fn mend_database(path: &Path, error: &DatabaseError) -> String {
+    let path_text = path.display();
+    match error {
+        DatabaseError::Missing { .. } | DatabaseError::NoRepository { .. } => format!("`ddcp --db {path_text} init`"),
+        DatabaseError::Corrupt { .. } => recover(path),
+        DatabaseError::ReadOnly { .. } => format!("`chmod u+w {path_text}`, and the same for its folder"),
+        DatabaseError::Extension { .. } => {
+            "`ddcp extension` prints the path of the library that belongs to this program; name it with --extension or \
+             DDCP_EXTENSION, or neither to use the engine in the program"
+                .to_owned()
+        }
+        DatabaseError::Locked { .. } => format!("`fuser {path_text}` names the programs that have it open"),
+        _ => "do what the message says, then run `ddcp doctor` again".to_owned(),
+    }
+}
+
+fn examine_config(layout: &Layout, findings: &mut Vec<Finding>) -> Option<Config> {
+    match Config::load(&layout.config()) {
+        Ok(config) => {
+            findings.push(Finding::ok("config", "config.toml is well-formed"));
+            Some(config)
+        }
+        Err(error) => {
+            let mend = format!("mend {} in an editor; docs/config.md lists its keys", layout.config().display());
+            findings.push(Finding::error("config", error.to_string(), mend));
+            None
+        }
+    }
+}
+
+fn examine_state(layout: &Layout, thorough: bool, findings: &mut Vec<Finding>) -> Option<State> {
+    let path = layout.state_db();
+    if !path.exists() {
+        let init = format!("`ddcp --db {} init`", layout.database().display());
+        findings.push(Finding::error(
+            "state",
+            format!("there is no state directory {}", layout.state().display()),
+            init,
+        ));
+        return None;
+    }
+    let mend = || {
+        format!(
+            "check the disk; if it is the file, `mv {0} {0}.damaged` and `ddcp init`: what was fetched and not merged is \
+             then fetched again",
+            path.display()
+        )
+    };
+    let state = match State::look(&path) {
+        Ok(state) => state,
+        Err(error) => {
+            findings.push(Finding::error("state", error.to_string(), mend()));
+            return None;
+        }
+    };
+    match state.check_structure(thorough) {
+        Ok(complaints) if complaints.is_empty() => {
+            findings.push(Finding::ok("state", "state.db opens and is sound"));
+            Some(state)
+        }
+        Ok(complaints) => {
+            let what = format!("{} is damaged: {}", path.display(), complaints.join("; "));
+            findings.push(Finding::error("state", what, mend()));
+            None
+        }
+        Err(error) => {
+            findings.push(Finding::error("state", error.to_string(), mend()));
+            None
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The network, and each remote.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{super::Repository, Finding};
+use crate::{
+    Error,
+    config::{Config, Remote, RemoteName},
+    protocol::RemoteStatus,
+    transport::Address,
+};
+
+/// How long the node may take to be connected.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a remote may take to answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+
+impl Repository {
+    /// Looks at the network and asks each remote who it is, all at once and each within 20 s. `serving` says whether
+    /// this process is the repository's daemon. Without one a node is started if a remote needs it.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Database`].
+    pub async fn examine_network(&self, serving: bool) -> Result<Vec<Finding>, Error> {
+        let (config, own) = self
+            .blocking(|repository| {
+                let schema = repository.database()?.schema_fingerprint()?;
+                let site = repository.database()?.site_id()?;
+                let own = Own { address: repository.address()?, schema, site: site.as_bytes().to_vec() };
+                Ok((repository.config()?, own))
+            })
+            .await?;
+        let mut findings = vec![if serving {
+            Finding::ok("serve", "`ddcp serve` runs: peers are answered")
+        } else {
+            Finding::note("serve", "`ddcp serve` does not run: peers cannot fetch from here", "`ddcp serve`")
+        }];
+        let is_remote = |remote: &Remote| matches!(remote.address, Address::Veilid(_));
+        if serving || (self.inner.options.connector.is_none() && config.remotes.values().any(is_remote)) {
+            findings.push(self.examine_node().await);
+        }
+        if config.remotes.is_empty() {
+            findings.push(Finding::note("remote", "there are no remotes", "`ddcp remote add NAME ADDRESS`"));
+        }
+        let look = |(name, remote)| self.examine_remote(name, remote, &config, &own);
+        findings.extend(join_all(config.remotes.iter().map(look)).await);
+        Ok(findings)
+    }
+
+    async fn examine_node(&self) -> Finding {
+        const MEND: &str =
+            "check this machine's network; `[network]` in config.toml or DDCP_NETWORK sets a private network";
+        let attached = async {
+            let node = self.node().await?;
+            node.wait_ready(ATTACH_PATIENCE).await.map_err(Error::Node)
+        };
+        match attached.await {
+            Ok(()) => Finding::ok("network", "the node is connected to the network"),
+            Err(error) => Finding::error("network", error.to_string(), error.hint().unwrap_or_else(|| MEND.to_owned())),
+        }
+    }
+
+    async fn examine_remote(&self, name: &RemoteName, remote: &Remote, config: &Config, own: &Own) -> Finding {
+        if own.address.as_ref() == Some(&remote.address) {
+            let what = format!("{name} is this repository's own address");
+            return Finding::error("remote", what, format!("`ddcp remote remove {name}`"));
+        }
+        let asked = async {
+            let client = self.client(&remote.address, &config.limits).await?;
+            client.status().await.map_err(|error| self.explain(error))
+        };
+        match self.inner.options.host.timeout(ANSWER_PATIENCE, asked).await {
+            Some(Ok(status)) => of_answer(name, &status, own),
+            Some(Err(error)) => {
+                let mend = error.hint().unwrap_or_else(|| format!("`ddcp remote set-address {name} ADDRESS`"));
+                Finding::error("remote", format!("{name}: {error}"), mend)
+            }
+            None => {
+                let what = format!("{name} has not answered within {} s", ANSWER_PATIENCE.as_secs());
+                Finding::error("remote", what, "check that `ddcp serve` runs at the other side, then try again")
+            }
+        }
+    }
+}
+
+/// Who this repository is.
+struct Own {
+    address: Option<Address>,
+    site: Vec<u8>,
+    schema: [u8; 32],
+}
+
+fn of_answer(name: &RemoteName, status: &RemoteStatus, own: &Own) -> Finding {
+    if status.site_id == own.site {
+        let what = format!("{name} is this repository itself, or a copy of its file");
+        return Finding::error("remote", what, format!("`ddcp remote remove {name}`"));
+    }
+    if status.schema != own.schema {
+        let what =
+            format!("{name} answers, but its tables are not those of this repository: what does not fit will wait");
+        return Finding::warning("remote", what, format!("`ddcp schema diff {name}` shows what differs"));
+    }
+    Finding::ok("remote", format!("{name} answers, at version {}, with the same tables", status.db_version))
+}

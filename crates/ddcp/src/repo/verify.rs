@@ -1,0 +1,371 @@
+//! Comparing with remotes: whether both have the same, by digests, and mending what this side has lost.
+//!
+//! What a digest tells is on top of what versions tell. A repository that has merged everything of a remote has at least
+//! what the remote has; if the digests differ all the same, either the remote lacks something, which it will fetch, or
+//! records have vanished here. The second is mended by reading the remote from its start, and as somebody else, so that
+//! it also gives what this repository wrote itself: merging what is there already changes nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    FetchReport, Monitor, Outcome, PerRemote, Repository,
+    digest::{Making, RemoteDigest},
+    fetch::ReadFrom,
+};
+use crate::{
+    Error, Failure,
+    changeset::{Cursor, SiteId},
+    config::{Remote, RemoteName, SyncMode},
+    database::Digest,
+    protocol::DatabaseDigest,
+    transport::Address,
+};
+
+/// How often the daemon looks for remotes to compare with.
+const COMPARE: Duration = Duration::from_secs(30);
+
+/// After how long a remote is asked again that did not tell its digest of the same version.
+const RETRY: Duration = Duration::from_secs(600);
+
+/// How often a remote that goes on writing is pulled from before it is compared with.
+const MOST_PULLS: u32 = 3;
+
+/// What became of a comparison.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Whether both have the same, in the end.
+    pub identical: bool,
+    /// The version of this database that was compared.
+    pub version: i64,
+    /// The version of the remote's.
+    pub remote_version: i64,
+    /// What differed at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Difference>,
+    /// The records that were mended here, by table; absent if nothing was to be mended, or it was not to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mended: Option<BTreeMap<String, u64>>,
+    /// What differs in the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<Difference>,
+    /// Up to which version of this database the remote has merged everything, if it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<i64>,
+}
+
+/// Where two databases differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The tables; empty if the remote has more tables than it can tell of.
+    pub tables: Vec<String>,
+    /// Of the 1024 ranges into which the rows are divided by their keys, how many differ: about as many as there are
+    /// differing rows, while these are few.
+    pub ranges: usize,
+}
+
+/// Both digests.
+struct Compared {
+    own: Digest,
+    told: DatabaseDigest,
+}
+
+impl Repository {
+    /// Pulls from the remote `name`, or from all one after the other, and compares: this database is read as a whole.
+    /// With `mend`, what is missing here though it should not be is fetched again from the start.
+    ///
+    /// # Errors
+    /// [`Error::Config`]; what goes wrong with a remote is in its report.
+    pub async fn verify(
+        &self,
+        name: Option<&str>,
+        mend: bool,
+        monitor: &Monitor,
+    ) -> Result<Vec<PerRemote<VerifyReport>>, Error> {
+        let mut reports = Vec::new();
+        for (name, address) in self.chosen(name)? {
+            let outcome = match self.verify_one(&name, &address, mend, monitor).await {
+                Ok(report) => Outcome::Done(report),
+                Err(failure) => Outcome::Failed(failure),
+            };
+            reports.push(PerRemote { remote: name.to_string(), outcome });
+        }
+        Ok(reports)
+    }
+
+    async fn verify_one(
+        &self,
+        name: &RemoteName,
+        address: &Address,
+        mend: bool,
+        monitor: &Monitor,
+    ) -> Result<VerifyReport, Failure> {
+        let mut compared = self.pull_and_compare(name, address, Making::Anew, monitor).await?;
+        let found = difference(&compared);
+        let mut mended = None;
+        if found.is_some() && mend {
+            tracing::info!(remote = %name, "digests differ; reading the remote from its start");
+            self.fetch_from(ReadFrom::Start, name, address, monitor).await?;
+            mended = Some(self.merge_one(name).await?);
+            compared = self.pull_and_compare(name, address, Making::Kept, monitor).await?;
+        }
+        let left = difference(&compared);
+        let report = VerifyReport {
+            identical: left.is_none(),
+            version: compared.own.mark.version,
+            remote_version: compared.told.db_version,
+            found,
+            mended,
+            left,
+            known: compared.told.known,
+        };
+        Ok(report)
+    }
+
+    /// Compares once nothing is known that is not merged here.
+    async fn pull_and_compare(
+        &self,
+        name: &RemoteName,
+        address: &Address,
+        mut making: Making,
+        monitor: &Monitor,
+    ) -> Result<Compared, Failure> {
+        let mut pulls = 0;
+        loop {
+            let fetched = self.fetch_from(ReadFrom::Position, name, address, monitor).await?;
+            self.merge_one(name).await?;
+            let compared = Box::pin(self.compare(name, address, making)).await.map_err(|error| error.report())?;
+            pulls += 1;
+            let has_moved = compared.told.db_version > fetched.remote_version;
+            if !has_moved || pulls == MOST_PULLS || difference(&compared).is_none() {
+                return Ok(compared);
+            }
+            making = Making::Kept;
+        }
+    }
+
+    async fn fetch_from(
+        &self,
+        from: ReadFrom,
+        name: &RemoteName,
+        address: &Address,
+        monitor: &Monitor,
+    ) -> Result<FetchReport, Failure> {
+        let meter = monitor.meter(name.as_str());
+        done(Box::pin(self.fetch_and_note(name.clone(), address.clone(), from, meter)).await)
+    }
+
+    /// Merges what was fetched from the remote; the records that changed, by table.
+    async fn merge_one(&self, name: &RemoteName) -> Result<BTreeMap<String, u64>, Failure> {
+        let mut changed = BTreeMap::new();
+        for report in self.merge(Some(name.as_str())).await.map_err(|error| error.report())? {
+            changed.extend(done(report)?.applied);
+        }
+        Ok(changed)
+    }
+
+    /// Asks the remote for its digest, keeps that, and makes the own.
+    async fn compare(&self, name: &RemoteName, address: &Address, making: Making) -> Result<Compared, Error> {
+        let limits = self.blocking(Self::config).await?.limits;
+        let own = self.blocking(move |repository| repository.own_digest(making)).await?;
+        let own = own.ok_or_else(|| Error::Interrupted("no digest was made".into()))?;
+        let client = self.client(address, &limits).await?;
+        let told = client.digest(&own.mark.site).await.map_err(|error| self.explain(error))?;
+        self.note_told(name, address, &told).await?;
+        if told.schema != own.mark.schema {
+            return Err(Error::OtherTables(name.to_string()));
+        }
+        Ok(Compared { own, told })
+    }
+
+    async fn note_told(&self, name: &RemoteName, address: &Address, told: &DatabaseDigest) -> Result<(), Error> {
+        let (version, schema, total, known) = (told.db_version, told.schema.clone(), total(told), told.known);
+        let (name, address) = (name.clone(), address.clone());
+        self.blocking(move |repository| {
+            let Some(site) = repository.state()?.contact(name.as_str(), &address)?.site_id else { return Ok(()) };
+            let told = RemoteDigest { site, version, schema, total, known };
+            Ok(repository.digests()?.note_remote(name.as_str(), &address, &told)?)
+        })
+        .await
+    }
+
+    /// Asks the remotes on the network that are followed for their digests, now and then and only those of whose current
+    /// version everything is merged here, until the future is dropped.
+    pub(crate) async fn keep_comparing(&self) {
+        let mut tried = HashMap::new();
+        loop {
+            self.inner.options.host.sleep(COMPARE).await;
+            if let Err(error) = self.compare_settled(&mut tried).await {
+                tracing::debug!(%error, "remotes cannot be compared with");
+            }
+        }
+    }
+
+    /// Compares with the remotes with which it is worth it, but those that were `tried` not long ago at the same version:
+    /// they do not answer, or know no digests.
+    async fn compare_settled(&self, tried: &mut HashMap<RemoteName, (i64, Instant)>) -> Result<(), Error> {
+        let host = &self.inner.options.host;
+        for Settled { name, address, version } in self.blocking(Self::settled).await? {
+            if tried.get(&name).is_some_and(|(tried, when)| *tried == version && host.since(*when) < RETRY) {
+                continue;
+            }
+            tried.insert(name.clone(), (version, host.now()));
+            if let Err(error) = Box::pin(self.compare(&name, &address, Making::Kept)).await {
+                tracing::debug!(remote = %name, %error, "a remote cannot be compared with");
+            }
+        }
+        Ok(())
+    }
+
+    /// The followed remotes whose digest, as it would be now, is not known and worth asking for: versions do not tell
+    /// already that it is another one. A remote that is a file keeps no digest; making one reads all of it. Blocks.
+    fn settled(&self) -> Result<Vec<Settled>, Error> {
+        let (config, state, database, digests) = (self.config()?, self.state()?, self.database()?, self.digests()?);
+        let has_connector = self.inner.options.connector.is_some();
+        let is_asked = |remote: &Remote| {
+            remote.sync != SyncMode::Manual && (has_connector || matches!(remote.address, Address::Veilid(_)))
+        };
+        let mut settled = Vec::new();
+        for (name, Remote { address, .. }) in config.remotes.into_iter().filter(|(_, remote)| is_asked(remote)) {
+            let contact = state.contact(name.as_str(), &address)?;
+            let (Some(site), Some(version), None) = (contact.site_id, contact.db_version, contact.last_error) else {
+                continue;
+            };
+            let is_merged = database.position(&site)? >= Cursor::whole(version)
+                && state.inbox_changes(&site)? == 0
+                && state.waiting_changes(&site)?.0 == 0;
+            let is_told = digests.remote(name.as_str(), &address)?.is_some_and(|told| told.version == version);
+            if is_merged && !is_told {
+                settled.push(Settled { name, address, version });
+            }
+        }
+        Ok(settled)
+    }
+}
+
+/// A remote of whose `version` everything is merged here.
+struct Settled {
+    name: RemoteName,
+    address: Address,
+    version: i64,
+}
+
+fn done<T>(report: PerRemote<T>) -> Result<T, Failure> {
+    match report.outcome {
+        Outcome::Done(done) => Ok(done),
+        Outcome::Failed(failure) => Err(failure),
+    }
+}
+
+/// The sum of all rows.
+fn total(told: &DatabaseDigest) -> u128 {
+    sums(&told.ranges).fold(0, u128::wrapping_add)
+}
+
+fn sums(bytes: &[u8]) -> impl Iterator<Item = u128> {
+    bytes.chunks_exact(16).map(|sum| u128::from_le_bytes(std::array::from_fn(|at| sum[at])))
+}
+
+/// Where the two differ; `None` if they are the same.
+fn difference(Compared { own, told }: &Compared) -> Option<Difference> {
+    let ranges = own.ranges.iter().zip(sums(&told.ranges)).filter(|(own, told)| *own != told).count();
+    if ranges == 0 {
+        return None;
+    }
+    // The schemas are the same, so the tables are.
+    let tables = own.tables.iter().zip(sums(&told.tables)).filter(|((_, own), told)| *own != told);
+    Some(Difference { tables: tables.map(|((name, _), _)| name.clone()).collect(), ranges })
+}
+
+/// Up to which version everything of a site is here, whose position is `position`.
+pub(super) fn whole_versions(position: Cursor) -> Option<i64> {
+    match position {
+        Cursor::ZERO => None,
+        position if position == Cursor::whole(position.version) => Some(position.version),
+        position => Some(position.version - 1),
+    }
+}
+
+/// A site that wrote nothing, as which everything is given.
+pub(super) fn nobody(bytes: [u8; 16]) -> Result<SiteId, Error> {
+    SiteId::from_bytes(&bytes).map_err(|error| Error::Interrupted(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use super::*;
+    use crate::{
+        repo::{Layout, Options},
+        transport::{BoxFuture, Connector, Handler, LocalPeer, Peer, TransportError},
+    };
+
+    /// The way to one other repository, on which calls are counted.
+    struct Way {
+        there: Arc<dyn Handler>,
+        calls: AtomicU64,
+    }
+
+    impl Connector for Way {
+        fn connect(&self, _: &Address) -> BoxFuture<'_, Result<Arc<dyn Peer>, TransportError>> {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+            let peer: Arc<dyn Peer> = Arc::new(LocalPeer::new(Arc::clone(&self.there)));
+            Box::pin(async move { Ok(peer) })
+        }
+    }
+
+    fn repository(dir: &tempfile::TempDir, name: &str, connector: Option<Arc<dyn Connector>>) -> Repository {
+        let layout = Layout::new(&dir.path().join(name), None).unwrap();
+        Repository::init(layout, Options { connector, ..Options::default() }).unwrap()
+    }
+
+    fn run(repository: &Repository, sql: &str) {
+        repository.database().unwrap().connection().execute_batch(sql).unwrap();
+    }
+
+    async fn identical(repository: &Repository) -> Option<bool> {
+        repository.status(true).await.unwrap().remotes[0].identical
+    }
+
+    #[tokio::test]
+    async fn followed_remotes_are_compared_with_once_versions_leave_it_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let b = repository(&dir, "b.db", None);
+        let way = Arc::new(Way { there: b.handler(), calls: AtomicU64::new(0) });
+        let a = repository(&dir, "a.db", Some(way.clone()));
+        let table = "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, x); SELECT crsql_as_crr('t')";
+        for repository in [&a, &b] {
+            run(repository, table);
+        }
+        run(&b, "INSERT INTO t VALUES ('1', 1), ('2', 2)");
+        a.add_remote("b", "b.db", SyncMode::Manual).unwrap();
+        a.pull(None).await.unwrap();
+        let calls = || way.calls.load(Ordering::SeqCst);
+        let (mut tried, pulled) = (HashMap::new(), calls());
+        a.compare_settled(&mut tried).await.unwrap();
+        assert_eq!((calls(), identical(&a).await), (pulled, None), "nobody asked for it");
+
+        a.set_remote_sync("b", SyncMode::Auto).unwrap();
+        for _ in 0..2 {
+            a.compare_settled(&mut tried).await.unwrap();
+            assert_eq!((calls(), identical(&a).await), (pulled + 1, Some(true)), "asked once a version");
+        }
+        run(&b, "INSERT INTO t VALUES ('3', 3)");
+        a.fetch(None).await.unwrap();
+        let fetched = calls();
+        a.compare_settled(&mut tried).await.unwrap();
+        assert_eq!(calls(), fetched, "versions tell already that they differ");
+        assert_eq!(identical(&a).await, None);
+        a.merge(None).await.unwrap();
+        a.compare_settled(&mut tried).await.unwrap();
+        assert_eq!((calls(), identical(&a).await), (fetched + 1, Some(true)));
+    }
+}
