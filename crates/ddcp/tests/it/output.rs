@@ -375,9 +375,9 @@ fn quiet_leaves_data_and_errors() {
 #[test]
 fn verbose_says_more_on_stderr_only() {
     let world = World::new();
-    let [a, b] = world.all_notes(["a", "b"]);
-    b.follows(&[&a]).pull();
-    let (plain, verbose) = (b.run(["pull"]), b.run(["pull", "-v"]));
+    let [a, b, c] = world.all_notes(["a", "b", "c"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    let (plain, verbose) = (b.follows(&[&a]).run(["pull"]), c.follows(&[&a]).run(["pull", "-v"]));
     assert_eq!(plain.stderr, "");
     assert_eq!(verbose.stdout, plain.stdout);
     assert!(verbose.stderr.contains("fetched remote=a"), "{verbose}");
