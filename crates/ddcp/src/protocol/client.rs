@@ -40,9 +40,6 @@ const MOST_LOST_OFFERS: u32 = 16;
 /// Offers without a pack in a row, in one fetch. An honest server reads on until it has a pack or the end.
 const MOST_EMPTY_OFFERS: u32 = 16;
 
-/// Parts of packs that are not among the first so many offers were broken off too long ago to be offered again.
-const OFFERS_TO_RESUME: u32 = 2;
-
 /// Pauses before a question is repeated.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -260,7 +257,7 @@ impl Client {
     ) -> Result<(), S::Error> {
         self.meter.update(|progress| (progress.version, progress.target) = (after.version, up_to));
         let mut wanted = Wanted { after, up_to, reader };
-        let mut store = Store { client: self, sink, reached: after, offers: 0 };
+        let mut store = Store { client: self, sink, reached: after, packs: 0 };
         let mut lost = 0;
         loop {
             if self.follow(wanted, &mut store).await? {
@@ -559,7 +556,8 @@ struct Store<'a, S> {
     client: &'a Client,
     sink: &'a mut S,
     reached: Cursor,
-    offers: u32,
+    /// Packs that were stored.
+    packs: usize,
 }
 
 impl<S: Sink> Store<'_, S> {
@@ -571,10 +569,6 @@ impl<S: Sink> Store<'_, S> {
                 self.sink.take(Fetched::Reached(end)).await?;
                 self.client.meter.update(|progress| progress.store(0, end.version));
                 self.reached = end;
-                self.offers += 1;
-                if self.offers == OFFERS_TO_RESUME {
-                    self.client.remove_stale_parts().await;
-                }
             }
             Arrival::Pack(pack, assembly) => {
                 let bytes = match self.client.host.blocking(move || assembly.finish()).await {
@@ -590,6 +584,11 @@ impl<S: Sink> Store<'_, S> {
                 self.reached = offered.to;
                 self.client.meter.update(|progress| progress.store(offered.changes, offered.to.version));
                 self.client.host.blocking(move || parts.remove(&offered)).await;
+                self.packs += 1;
+                // An earlier fetch was at most so far ahead: parts of what has not been offered by now never will be.
+                if self.packs == PACKS_AHEAD {
+                    self.client.remove_stale_parts().await;
+                }
             }
         }
         Ok(true)

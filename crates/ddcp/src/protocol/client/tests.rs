@@ -173,6 +173,8 @@ struct Holder {
     restarts_after: Mutex<Option<usize>>,
     /// Every n-th call fails.
     fails: Option<usize>,
+    /// How long an offer takes.
+    offer_takes: Duration,
 }
 
 impl Holder {
@@ -227,7 +229,10 @@ impl Peer for Holder {
             }
             let answer = match message::decode::<Request>(&request).unwrap() {
                 Request::Challenge { .. } | Request::Proof { .. } => panic!("nobody asked for a proof"),
-                Request::Offer { after, .. } => self.offer(after.into()),
+                Request::Offer { after, .. } => {
+                    tokio::time::sleep(self.offer_takes).await;
+                    self.offer(after.into())
+                }
                 Request::Chunk { pack, index } => self.chunk(pack, index).await,
                 Request::Status | Request::Schema { .. } => unreachable!(),
             };
@@ -280,6 +285,27 @@ async fn a_download_goes_on_where_an_earlier_one_was_broken_off() {
     assert_eq!(taken, packs);
     assert_eq!(host.chunks_given_of(of_large), 40 - held);
     assert_eq!(folder.path().join("parts").read_dir().unwrap().count(), 0, "nothing is left behind");
+}
+
+#[tokio::test]
+async fn parts_of_packs_that_are_offered_late_are_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = || Parts::in_folder(folder.path().to_owned());
+    // Larger than the most that is asked for at once, so that several are begun before the first has come.
+    let packs: Vec<_> = (0..4).map(|salt| bytes(MOST + 20, salt)).collect();
+    let dying = Arc::new(Holder { packs: packs.clone(), dies_after: Some(3 * MOST), ..Holder::default() });
+    let (stored, result) = fetch_from(&dying, parts(), Duration::ZERO).await;
+    result.unwrap_err();
+    let begun = packs.iter().filter(|pack| dying.chunks_given_of(*PackId::of(pack).as_bytes()) > 0).count();
+    assert!(begun >= 3, "{begun}");
+
+    let offer_takes = Duration::from_millis(200);
+    let host = Arc::new(Holder { packs: packs.clone(), offer_takes, ..Holder::default() });
+    let (taken, result) = fetch_from(&host, parts(), PATIENT).await;
+    result.unwrap();
+    assert_eq!(taken, packs);
+    let all = (packs.len() + stored.len()) * (MOST + 20);
+    assert_eq!(dying.chunks_given() + host.chunks_given(), all, "nothing that was kept is fetched again");
 }
 
 #[tokio::test]
