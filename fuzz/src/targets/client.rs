@@ -280,12 +280,12 @@ pub fn client(bytes: &[u8]) {
     let Scenario { private, credentials, wanted, script, forever } = scenario;
     let is_patience_tried = |reply: &Reply| matches!(reply, Reply::Right | Reply::Working | Reply::Busy);
     let honest =
-        script.iter().all(is_patience_tried) && script.len() < 8 && matches!(forever, None | Some(Reply::Right));
+        script.iter().all(is_patience_tried) && script.len() < 6 && matches!(forever, None | Some(Reply::Right));
     let caller = Owner::named("caller");
     let packs = [Pack::Definitions].into_iter().chain(Pack::HONEST).map(|pack| (pack.id(), pack.bytes())).collect();
     let state = State { script: script.into_iter(), calls: 0, session: None, proved: false };
     let peer = Scripted { private, caller, packs, forever, state: Mutex::new(state) };
-    let limits = Limits { patience: Duration::from_secs(10), ..Limits::default() };
+    let limits = Limits { patience: Duration::from_secs(2), ..Limits::default() };
     runtime().block_on(async {
         let mut client = Client::new(Arc::new(peer), limits, Sandbox::default().host());
         if credentials {
