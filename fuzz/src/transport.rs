@@ -4,10 +4,13 @@ use std::{convert::Infallible, fmt, str::FromStr};
 
 #[path = "../../crates/ddcp/src/transport/identity.rs"]
 mod identity;
+#[path = "../../crates/ddcp/src/transport/local.rs"]
+mod local;
 #[path = "../../crates/ddcp/src/transport/peer.rs"]
 mod peer;
 
 pub use identity::{Party, RecordId, SignatureBytes, Signer, Verifier};
+pub use local::LocalPeer;
 pub use peer::{BoxFuture, Handler, MAX_MESSAGE, Peer, TransportError};
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,15 +30,19 @@ fn check(encoded: &[u8]) {
 }
 
 /// The container of a body, as `docs/formats.md` has it.
-fn contained(body: &[u8]) -> Vec<u8> {
+pub(super) fn contained(body: &[u8]) -> Vec<u8> {
     let mut encoded = MAGIC.to_vec();
     encoded.push(1);
-    let mut length = body.len();
-    while length >= 0x80 {
-        encoded.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    encoded.push(length as u8);
+    put_uint(&mut encoded, body.len() as u64);
     encoded.extend(zstd::bulk::compress(body, 1).expect("zstd compresses any bytes"));
     encoded
+}
+
+/// Appends a `uint`, as `docs/formats.md` has it.
+pub(super) fn put_uint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }

@@ -86,7 +86,10 @@ fn head_comment_first(document: &mut DocumentMut, key: &str) {
     if !document.is_empty() {
         return;
     }
-    let comment = document.trailing().as_str().unwrap_or_default().to_owned();
+    let mut comment = document.trailing().as_str().unwrap_or_default().to_owned();
+    if !comment.is_empty() && !comment.ends_with('\n') {
+        comment.push('\n');
+    }
     document.set_trailing("");
     document.insert(key, Item::Value(Value::from("")));
     if let Some(mut key) = document.key_mut(key) {
@@ -112,6 +115,7 @@ mod tests {
     fn settings_are_changed_and_comments_kept() {
         for (before, key, value, after) in [
             ("# mine\n", "access", "private", "# mine\naccess = \"private\"\n"),
+            ("# no end", "access", "private", "# no end\naccess = \"private\"\n"),
             ("", "access", "private", "access = \"private\"\n"),
             ("access = \"private\" # for us\n", "access", "address", "access = \"address\" # for us\n"),
             ("[limits]\ncallers = 3 # few\n# end\n", "limits.callers", "4", "[limits]\ncallers = 4 # few\n# end\n"),
