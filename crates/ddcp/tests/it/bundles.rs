@@ -128,11 +128,11 @@ fn a_damaged_bundle_is_refused_as_a_whole() {
     let [a, b] = world.all_notes(["a", "b"]);
     // More than one pack, so that there would be something to take before the damage is met.
     a.sql(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4500)
            INSERT INTO note SELECT i, randomblob(500), i FROM n",
     )
     .sql(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4500)
            INSERT INTO note SELECT 'x' || i, randomblob(500), i FROM n",
     );
     assert!(a.json(&["bundle", "create", "a.bundle"])["packs"].as_u64().unwrap() > 1);

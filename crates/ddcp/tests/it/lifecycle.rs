@@ -75,7 +75,8 @@ fn systemd_is_told_and_a_hangup_has_the_settings_read() {
     fs::write(&config, "nonsense").unwrap();
     daemon.signal(Signal::SIGHUP);
     systemd.wait_for("READY=1");
-    assert!(systemd.wait_for("STATUS=").ends_with("/b.db with 1 remotes"), "those from before are in force");
+    let status = systemd.wait_for("STATUS=");
+    assert!(status.ends_with("/b.db with 1 remotes"), "those from before are in force: {status}");
     b.run(["status"]).assert_status(2);
     fs::write(&config, good).unwrap();
     a.sql("UPDATE note SET stars = 2");
