@@ -141,7 +141,7 @@ pub enum Command {
         /// Whether to mend what is missing here.
         mend: bool,
     },
-    /// What is found about the network and the remotes: a list of [`Finding`](crate::repo::Finding).
+    /// What is found about the network and the remotes: a list of [`Finding`].
     #[serde(rename = "doctor")]
     Doctor {},
     /// Fetches what is in a bundle: a [`BundleFetchReport`](crate::repo::BundleFetchReport).
