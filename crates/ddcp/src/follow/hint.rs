@@ -68,5 +68,24 @@ async fn send(
 }
 
 fn is_unwanted(error: &Error) -> bool {
-    matches!(error, Error::Remote(ClientError::Refused(_) | ClientError::Protocol(_) | ClientError::NotAuthorised))
+    let Error::Remote(error) = error else { return false };
+    matches!(
+        error,
+        ClientError::NotKnown | ClientError::Refused(_) | ClientError::Protocol(_) | ClientError::NotAuthorised
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::TransportError;
+
+    #[test]
+    fn a_peer_that_knows_no_hints_is_left_alone_and_one_out_of_reach_is_not() {
+        for unwanted in [ClientError::NotKnown, ClientError::Refused("no".into()), ClientError::NotAuthorised] {
+            assert!(is_unwanted(&Error::Remote(unwanted)));
+        }
+        let unreachable = ClientError::Transport(TransportError::Unreachable("it is silent".into()));
+        assert!(!is_unwanted(&Error::Remote(unreachable)));
+    }
 }

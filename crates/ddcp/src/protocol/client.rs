@@ -247,7 +247,7 @@ impl Client {
     /// Tells the peer that there is something new at the repository that `tag` stands for.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::Refused`] also by a peer that knows no hints.
+    /// [`ClientError`]; [`ClientError::NotKnown`] of a peer that is too old for hints.
     pub async fn hint(&self, tag: HintTag) -> Result<(), ClientError> {
         match self.ask(Request::Hint { tag: tag.to_bytes() }).await? {
             Answer::Noted => Ok(()),
@@ -258,7 +258,7 @@ impl Client {
     /// The digest of the peer's database, and how far it has merged what `reader` has.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::Refused`] by a peer of an earlier version, which has none.
+    /// [`ClientError`]; [`ClientError::NotKnown`] of a peer that is too old to have one.
     pub async fn digest(&self, reader: &SiteId) -> Result<DatabaseDigest, ClientError> {
         let request = Request::Digest { job: self.host.random(), reader: reader.as_bytes().to_vec() };
         match self.ask(request).await? {
