@@ -99,8 +99,7 @@ impl From<rusqlite::Error> for Failed {
 impl Repository {
     /// The digest of the own database, if it can be had as `making` says. Blocks; only one is made at a time.
     pub(super) fn own_digest(&self, making: Making) -> Result<Option<Digest>, Error> {
-        let database = self.database()?;
-        self.digests()?.of(&database, making)
+        self.digests()?.of(&self.database()?, making)
     }
 
     /// Opens the cache. Blocks.
@@ -131,7 +130,7 @@ impl Digests {
     }
 
     /// The digest of `database`, and keeps it.
-    fn of(&mut self, database: &Database, making: Making) -> Result<Option<Digest>, Error> {
+    pub(super) fn of(&mut self, database: &Database, making: Making) -> Result<Option<Digest>, Error> {
         self.try_of(database, making).map_err(|failed| match failed {
             Failed::Cache(source) => StateError::new(&self.path, source).into(),
             Failed::Database(error) => error.into(),

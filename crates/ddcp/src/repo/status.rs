@@ -59,7 +59,11 @@ impl<'a> Sources<'a> {
     fn new(repository: &'a Repository, state: &'a State, database: &'a Database) -> Result<Self, Error> {
         // Nobody has told of a digest before there is a cache.
         let digests = match repository.layout().digests().exists() {
-            true => Some((repository.digests()?, repository.own_digest(Making::AtMost(MOST_CHANGED))?)),
+            true => {
+                let mut digests = repository.digests()?;
+                let own = digests.of(database, Making::AtMost(MOST_CHANGED))?;
+                Some((digests, own))
+            }
             false => None,
         };
         Ok(Self { repository, state, database, digests })

@@ -224,13 +224,17 @@ impl Repository {
     /// The followed remotes whose digest, as it would be now, is not known and worth asking for: versions do not tell
     /// already that it is another one. A remote that is a file keeps no digest; making one reads all of it. Blocks.
     fn settled(&self) -> Result<Vec<Settled>, Error> {
-        let (config, state, database, digests) = (self.config()?, self.state()?, self.database()?, self.digests()?);
         let has_connector = self.inner.options.connector.is_some();
         let is_asked = |remote: &Remote| {
             remote.sync != SyncMode::Manual && (has_connector || matches!(remote.address, Address::Veilid(_)))
         };
         let mut settled = Vec::new();
-        for (name, Remote { address, .. }) in config.remotes.into_iter().filter(|(_, remote)| is_asked(remote)) {
+        let asked: Vec<_> = self.config()?.remotes.into_iter().filter(|(_, remote)| is_asked(remote)).collect();
+        if asked.is_empty() {
+            return Ok(settled);
+        }
+        let (state, database, digests) = (self.state()?, self.database()?, self.digests()?);
+        for (name, Remote { address, .. }) in asked {
             let contact = state.contact(name.as_str(), &address)?;
             let (Some(site), Some(version), None) = (contact.site_id, contact.db_version, contact.last_error) else {
                 continue;
