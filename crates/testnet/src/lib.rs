@@ -168,6 +168,18 @@ impl Testnet {
         command
     }
 
+    /// As [`Testnet::command`], for the program `ddcp` in `dir`, in that folder and on its file `database`, without what
+    /// this process's environment says of settings and logs.
+    #[must_use]
+    pub fn ddcp(&self, host: &str, dir: &Path, database: &str) -> Command {
+        let mut command = self.command(host, dir.join("ddcp"));
+        command.current_dir(dir).args(["--db", database]);
+        for variable in ["DDCP_DB", "DDCP_STATE_DIR", "DDCP_NETWORK", "DDCP_EXTENSION", "RUST_LOG"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
     /// The addresses of a host or node.
     ///
     /// # Errors

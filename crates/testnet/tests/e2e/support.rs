@@ -57,11 +57,8 @@ impl Peer {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = network().command(&self.host, self.dir.path().join("ddcp"));
-        command.current_dir(self.dir.path()).args(["--db", "peer.db"]).args(args);
-        for variable in ["DDCP_DB", "DDCP_STATE_DIR", "DDCP_NETWORK", "DDCP_EXTENSION", "RUST_LOG"] {
-            command.env_remove(variable);
-        }
+        let mut command = network().ddcp(&self.host, self.dir.path(), "peer.db");
+        command.args(args);
         command
     }
 

@@ -129,11 +129,8 @@ impl Drop for Peer<'_> {
 }
 
 fn command(testnet: &Testnet, host: &str, dir: &Path, args: &[&str]) -> Command {
-    let mut command = testnet.command(host, dir.join("ddcp"));
-    command.current_dir(dir).args(["--db", "p.db"]).args(args).stdin(Stdio::null());
-    for variable in ["DDCP_DB", "DDCP_STATE_DIR", "DDCP_NETWORK", "DDCP_EXTENSION"] {
-        command.env_remove(variable);
-    }
+    let mut command = testnet.ddcp(host, dir, "p.db");
+    command.args(args).stdin(Stdio::null());
     command
 }
 

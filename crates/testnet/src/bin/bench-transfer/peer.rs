@@ -48,11 +48,8 @@ impl Peer<'_> {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.testnet.command(self.host, self.dir.join("ddcp"));
-        command.current_dir(&self.dir).args(["--db", "p.db"]).args(args).stdin(Stdio::null());
-        for variable in ["DDCP_DB", "DDCP_STATE_DIR", "DDCP_NETWORK", "DDCP_EXTENSION"] {
-            command.env_remove(variable);
-        }
+        let mut command = self.testnet.ddcp(self.host, &self.dir, "p.db");
+        command.args(args).stdin(Stdio::null());
         command
     }
 
