@@ -15,7 +15,7 @@ use crate::{
     database::Database,
     follow::follow,
     protocol::{self, Door, Guarded, RemoteStatus, Rules},
-    repo::{self, Layout, Lock, Options, Repository},
+    repo::{self, Event, Layout, Lock, Options, Repository},
     transport::{Address, Signer},
 };
 
@@ -140,6 +140,7 @@ fn watch_database(repository: &Repository, announcer: &Announcer, announce: &wat
             repository.database().and_then(|database| announce_commits(repository, &database, announcer, announce));
         if let Err(error) = result {
             tracing::error!(%error, "the database cannot be read");
+            repository.tell(Event::Error { remote: None, failure: error.report() });
             std::thread::sleep(REOPEN);
         }
     }
@@ -160,6 +161,7 @@ fn announce_commits(
             let status = repo::status_of(database)?;
             // Before peers can read so far: a copy that is restored later is older than this.
             repository.note_version(status.db_version)?;
+            repository.tell_version(status.db_version);
             announce.send_replace(announcer.announcement(&status));
         }
         std::thread::sleep(LOOK);

@@ -24,7 +24,7 @@ use crate::{
     backoff::Backoff,
     config::{Remote, RemoteName, SyncMode},
     protocol::ClientError,
-    repo::{Outcome, PerRemote, Repository},
+    repo::{Event, Outcome, PerRemote, Repository},
     transport::{
         Address, TransportError,
         veilid::{VeilidPeer, Watch},
@@ -150,6 +150,8 @@ impl Follower {
         if self.done.as_ref() == Some(&sight) {
             return Ok(());
         }
+        // The first sight of it may be of nothing new.
+        self.repository.tell(self.done.as_ref().map(|_| Event::RemoteChange { remote: self.name.to_string() }));
         let Ok(_place) = self.places.acquire().await else { return Ok(()) };
         let name = Some(self.name.as_str());
         let fetched = succeeded(self.repository.fetch(name).await);

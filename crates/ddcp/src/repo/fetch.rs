@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{DatabaseSource, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State};
+use super::{DatabaseSource, Event, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
@@ -48,7 +48,8 @@ impl Repository {
     async fn fetch_and_note(&self, name: RemoteName, address: Address, meter: Meter) -> PerRemote<FetchReport> {
         let _alone = self.fetching(&name).await;
         let began = Timestamp::now();
-        let outcome = match self.fetch_one(&name, &address, meter).await {
+        let work = self.fetch_one(&name, &address, meter.clone());
+        let outcome = match self.telling_progress(name.as_str(), &meter, work).await {
             Ok(report) => {
                 tracing::info!(remote = %name, changes = report.changes, bytes = report.bytes, "fetched");
                 Outcome::Done(report)
@@ -72,6 +73,7 @@ impl Repository {
                 tracing::warn!(%error, "the outcome of a fetch cannot be noted");
             }
         }
+        self.tell(Event::of_fetch(name.as_str(), &outcome));
         PerRemote { remote: name.to_string(), outcome }
     }
 

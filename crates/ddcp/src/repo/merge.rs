@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{LogEvent, MergeReport, Monitor, Outcome, PerRemote, Repository, State};
+use super::{Event, LogEvent, MergeReport, Monitor, Outcome, PerRemote, Repository, State};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
@@ -45,6 +45,7 @@ impl Repository {
                     }
                 };
                 merger.state.note_event(&label, began, LogEvent::of_merge(&outcome));
+                repository.tell(Event::of_merge(&label, &outcome));
                 PerRemote { remote: label, outcome }
             };
             let reports = sites.into_iter().map(merge).collect();

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod bundle;
+mod events;
 mod fetch;
 mod guard;
 mod identity;
@@ -40,6 +41,7 @@ mod state;
 mod status;
 
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
+pub use events::{Event, Events};
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
@@ -85,6 +87,7 @@ struct Inner {
     guarding: guard::Guarding,
     /// Held while a bundle is fetched.
     importing: Arc<Mutex<()>>,
+    announcements: events::Announcements,
 }
 
 impl Repository {
@@ -134,6 +137,7 @@ impl Repository {
                 claiming: StdMutex::default(),
                 guarding: guard::Guarding::default(),
                 importing: Arc::default(),
+                announcements: events::Announcements::default(),
             }),
         })
     }
