@@ -1,4 +1,4 @@
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use nix::errno::Errno;
 use rusqlite::ErrorCode;
@@ -51,6 +51,14 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon cannot take control requests at a port.
+    #[error("control requests cannot be taken at {address}: {source}")]
+    ControlPort {
+        /// The address.
+        address: SocketAddr,
         /// Why.
         source: io::Error,
     },
@@ -267,6 +275,9 @@ impl Error {
             Self::DamagedPack(_) => "`ddcp pull` fetches it again; check the disk".into(),
             Self::BadPack(_) => {
                 "check that both sides run the same version of ddcp (`ddcp --version`), and that the peer is who you think".into()
+            }
+            Self::ControlPort { .. } => {
+                "choose another port, or 0 for any that is free: `--control` of `ddcp serve`, or `control` in config.toml".into()
             }
             Self::NothingFetched(name) => format!("`ddcp fetch {name}` first"),
             Self::Bundle { source, .. } => bundle_hint(source)?.into(),

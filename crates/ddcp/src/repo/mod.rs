@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
 
 use crate::{
     Error,
-    config::{self, Config, ConfigError, NetworkConfig, Remote, RemoteName, SyncMode},
+    config::{self, Config, ConfigError, ControlAddress, NetworkConfig, Remote, RemoteName, SyncMode},
     database::{Database, DatabaseError, OpenOptions},
     files,
     host::Host,
@@ -61,6 +61,8 @@ pub struct Options {
     pub extension: Option<PathBuf>,
     /// The private network to join, in place of what `config.toml` says.
     pub network: Option<NetworkConfig>,
+    /// Where, besides its socket, the daemon takes control requests, in place of what `config.toml` says.
+    pub control: Option<ControlAddress>,
     /// How remotes are reached, all of them, in place of Veilid and of files on this machine.
     pub connector: Option<Arc<dyn Connector>>,
     /// What time, chance and threads are taken from.
@@ -175,6 +177,17 @@ impl Repository {
     /// [`Error::Config`].
     pub fn config(&self) -> Result<Config, Error> {
         Ok(Config::load(&self.inner.layout.config())?)
+    }
+
+    /// Where, besides its socket, the daemon takes control requests.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub(crate) fn control_address(&self) -> Result<Option<ControlAddress>, Error> {
+        match self.inner.options.control {
+            Some(address) => Ok(Some(address)),
+            None => Ok(self.config()?.control),
+        }
     }
 
     /// The remotes in the order of their names.

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::{
     cli::{Failed, Format, Session},
+    config::ControlAddress,
     daemon,
 };
 
@@ -11,11 +12,17 @@ use crate::{
 ///
 /// Creates what is missing. Prints the repository's address on stdout, at once and as one line; logs go to stderr.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ddcp --db notes.db serve")]
-pub(in crate::cli) struct Args {}
+#[command(after_help = "Examples:\n  ddcp --db notes.db serve\n  ddcp --db notes.db serve --control 127.0.0.1:4711")]
+pub(in crate::cli) struct Args {
+    /// Take control requests on this port of this machine too, from clients that show the token in `control.token` of
+    /// the state directory.
+    #[arg(long, value_name = "127.0.0.1:PORT")]
+    control: Option<ControlAddress>,
+}
 
-pub(in crate::cli) async fn run(session: Session, _: Args) -> Result<(), Failed> {
+pub(in crate::cli) async fn run(mut session: Session, args: Args) -> Result<(), Failed> {
     let format = session.format;
+    session.options.control = args.control;
     daemon::serve(session.layout, session.options, |address| {
         let address = address.to_string();
         let line = match format {
