@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, watch},
+    sync::{Notify, oneshot, watch},
 };
 
 use crate::{
@@ -65,13 +65,28 @@ async fn run(
     on_address: impl FnOnce(&Address),
     held: &OnceLock<(Repository, Lock)>,
 ) -> Result<(), Error> {
-    let opened = tokio::task::spawn_blocking(move || Repository::init(layout, options));
+    let opened = tokio::task::spawn_blocking(move || Repository::init_with(layout, options));
     let repository = opened.await.map_err(|error| Error::Interrupted(error.to_string()))??;
     let lock = lock(&repository).await?;
     let (repository, _) = held.get_or_init(|| (repository, lock));
+    serve_held(repository, Arc::default(), oneshot::channel().0, on_address).await
+}
+
+/// Serves a repository whose lock the caller holds, until `stop` is told or the future is dropped. `ready` is told once
+/// commands are answered, and `on_address` is given the address once there is one.
+///
+/// # Errors
+/// What keeps it from starting, or peers from being answered.
+pub(crate) async fn serve_held(
+    repository: &Repository,
+    stop: Arc<Notify>,
+    ready: oneshot::Sender<()>,
+    on_address: impl FnOnce(&Address),
+) -> Result<(), Error> {
     // Commands are answered from here on; those that need the node wait for it.
-    let stop = Arc::new(Notify::new());
     let control = control::Server::bind(repository.clone(), Arc::clone(&stop))?;
+    // Nobody may be waiting for it.
+    let _ = ready.send(());
     tokio::select! {
         result = answer_peers(repository, on_address) => result,
         () = control.run() => Ok(()),
@@ -83,7 +98,11 @@ async fn run(
     }
 }
 
-async fn lock(repository: &Repository) -> Result<Lock, Error> {
+/// Takes the lock of a repository, and waits for whoever has it.
+///
+/// # Errors
+/// As [`Repository::hold`].
+pub(crate) async fn lock(repository: &Repository) -> Result<Lock, Error> {
     let started = tokio::time::Instant::now();
     loop {
         match repository.hold().await {
@@ -94,8 +113,13 @@ async fn lock(repository: &Repository) -> Result<Lock, Error> {
 }
 
 async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)) -> Result<(), Error> {
-    let node = repository.node().await?;
-    on_address(&Address::Veilid(node.address().await.map_err(Error::Node)?));
+    let node = match repository.is_offline() {
+        true => None,
+        false => Some(repository.node().await?),
+    };
+    if let Some(node) = node {
+        on_address(&Address::Veilid(node.address().await.map_err(Error::Node)?));
+    }
 
     // Before anybody is answered, so that nobody is who should not be.
     repository.blocking(|repository| repository.reload().map(drop)).await?;
@@ -104,6 +128,8 @@ async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)
     let (announce, announcement) = watch::channel(announcer.announcement(&status));
     let watched = repository.clone();
     tokio::task::spawn_blocking(move || watch_database(&watched, &announcer, &announce));
+    // The database is watched all the same: its announcement is kept to the end.
+    let Some(node) = node else { return std::future::pending().await };
     let own = node.party().await.map_err(Error::Node)?.repository;
     let door = Door::new(own, Arc::new(node.clone()), rand::random());
     let guarded = Guarded::new(repository.server(), door, repository.rules(), repository.drops());

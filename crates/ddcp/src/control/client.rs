@@ -97,7 +97,8 @@ impl Connection {
     /// Sends a request and waits for its answer; what comes before it says how far the daemon is.
     async fn request(&mut self, method: &str, params: Value, monitor: &Monitor) -> Result<Value, Broken> {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        self.stream.write_all(format!("{request}\n").as_bytes()).await?;
+        // A daemon that turns this client away does not read, and has said why: what cannot be written is of no matter.
+        let _ = self.stream.write_all(format!("{request}\n").as_bytes()).await;
         loop {
             let mut message = self.receive().await?;
             if message["method"] == PROGRESS {

@@ -1,5 +1,6 @@
 use std::{
     future::Future,
+    io,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -71,7 +72,7 @@ impl Server {
     /// [`Error::Io`], [`Error::ControlPort`], [`Error::Config`].
     pub fn bind(repository: Repository, stop: Arc<Notify>) -> Result<Self, Error> {
         let (path, token_file) = (repository.layout().socket(), repository.layout().control_token());
-        let io = |path: &PathBuf| {
+        let failed = |path: &PathBuf| {
             let path = path.clone();
             move |source| Error::Io { path, source }
         };
@@ -79,14 +80,14 @@ impl Server {
             Some(address) => {
                 let address = address.socket();
                 let listener = bind_tcp(address).map_err(|source| Error::ControlPort { address, source })?;
-                Some((listener, Token::create(&token_file).map_err(io(&token_file))?))
+                Some((listener, Token::create(&token_file).map_err(failed(&token_file))?))
             }
             None => {
-                Token::remove(&token_file).map_err(io(&token_file))?;
+                Token::remove(&token_file).map_err(failed(&token_file))?;
                 None
             }
         };
-        let socket = socket::bind(&path).map_err(io(&path))?;
+        let socket = socket::bind(&path).map_err(failed(&path))?;
         let bound = tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         if let Some(address) = bound {
             tracing::info!(%address, token = %token_file.display(), "control requests are taken on TCP");
@@ -97,10 +98,10 @@ impl Server {
 
     /// Answers clients until the future is dropped; what they asked for is then broken off.
     pub async fn run(self) {
-        let on_socket = accept_all(&self.asked, None, async || Ok(self.socket.accept().await?.0));
+        let on_socket = accept_all(&self.asked, None, &self.socket);
         match &self.tcp {
             Some((listener, token)) => {
-                let on_tcp = accept_all(&self.asked, Some(token), async || Ok(listener.accept().await?.0));
+                let on_tcp = accept_all(&self.asked, Some(token), listener);
                 tokio::join!(on_socket, on_tcp);
             }
             None => on_socket.await,
@@ -108,21 +109,40 @@ impl Server {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
 }
 
+/// Where clients come from.
+trait Listener: Sync {
+    fn next_client(&self) -> impl Future<Output = io::Result<impl Stream>> + Send;
+}
+
+/// The way to a client and back.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
+impl Listener for UnixListener {
+    async fn next_client(&self) -> io::Result<impl Stream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for TcpListener {
+    async fn next_client(&self) -> io::Result<impl Stream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
 /// Serves whoever connects; with a `token`, those who show it.
-async fn accept_all<S>(asked: &Asked, token: Option<&Token>, accept: impl AsyncFn() -> std::io::Result<S>)
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+async fn accept_all(asked: &Asked, token: Option<&Token>, listener: &impl Listener) {
     let places = Arc::new(Semaphore::new(MOST_CLIENTS));
     let mut clients = JoinSet::new();
     loop {
-        match accept().await {
+        match listener.next_client().await {
             Ok(stream) => match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
                     let (asked, token) = (asked.clone(), token.cloned());

@@ -188,7 +188,7 @@ mod tests {
     fn repository() -> (tempfile::TempDir, Repository) {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
-        let repository = Repository::init(layout, Options::default()).unwrap();
+        let repository = Repository::init_with(layout, Options::default()).unwrap();
         (dir, repository)
     }
 

@@ -38,6 +38,7 @@ impl Repository {
         name: Option<&str>,
         monitor: &Monitor,
     ) -> Result<Vec<PerRemote<FetchReport>>, Error> {
+        let _lock = self.hold().await?;
         let fetch = |(name, address): (RemoteName, Address)| {
             let meter = monitor.meter(name.as_str());
             self.fetch_and_note(name, address, meter)
@@ -342,7 +343,7 @@ mod tests {
     fn repository() -> (tempfile::TempDir, Repository) {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
-        let repository = Repository::init(layout, Options::default()).unwrap();
+        let repository = Repository::init_with(layout, Options::default()).unwrap();
         (dir, repository)
     }
 

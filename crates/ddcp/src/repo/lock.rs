@@ -2,15 +2,26 @@ use std::{
     fs::{File, TryLockError},
     io::{self, Read, Seek, Write},
     path::Path,
+    sync::{Arc, Weak},
 };
 
 use crate::files;
 
-/// Held by the one process that works on a repository. The operating system releases it when the process ends,
-/// however it ends.
-#[derive(Debug)]
+/// Held by the one process that works on a repository, until the last clone is dropped. The operating system releases
+/// it when the process ends, however it ends.
+#[derive(Clone, Debug)]
 pub struct Lock {
-    _file: File,
+    file: Arc<File>,
+}
+
+/// Finds a lock that may be held.
+#[derive(Debug, Default)]
+pub(super) struct WeakLock(Weak<File>);
+
+impl WeakLock {
+    pub(super) fn upgrade(&self) -> Option<Lock> {
+        self.0.upgrade().map(|file| Lock { file })
+    }
 }
 
 /// Why the lock could not be had.
@@ -35,7 +46,12 @@ impl Lock {
             Err(TryLockError::WouldBlock) => return Err(LockError::Held(holder(&mut file))),
         }
         write_holder(&mut file).map_err(LockError::Io)?;
-        Ok(Self { _file: file })
+        Ok(Self { file: Arc::new(file) })
+    }
+
+    /// What finds the lock again as long as it is held.
+    pub(super) fn downgrade(&self) -> WeakLock {
+        WeakLock(Arc::downgrade(&self.file))
     }
 }
 

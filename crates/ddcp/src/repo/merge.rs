@@ -23,6 +23,7 @@ impl Repository {
     /// [`Error::Config`], [`Error::Database`], [`Error::State`], [`Error::NothingFetched`]. What concerns one
     /// remote's changes only is in its report.
     pub async fn merge(&self, name: Option<&str>) -> Result<Vec<PerRemote<MergeReport>>, Error> {
+        let _lock = self.hold().await?;
         let alone = self.inner.merging.clone().lock_owned().await;
         let chosen = self.chosen(name)?;
         let everything = name.is_none();
@@ -68,6 +69,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::pull`].
     pub async fn pull_watched(&self, name: Option<&str>, monitor: &Monitor) -> Result<super::PullReport, Error> {
+        let _lock = self.hold().await?;
         let fetched = self.fetch_watched(name, monitor).await?;
         let any_came = fetched.iter().any(|remote| matches!(remote.outcome, Outcome::Done(_)));
         let merged = if name.is_none() || any_came { self.merge(name).await? } else { Vec::new() };

@@ -13,17 +13,18 @@ use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
 
 use crate::{
     Error,
-    config::{self, Config, ConfigError, ControlAddress, NetworkConfig, Remote, RemoteName, SyncMode},
+    config::{self, Config, ConfigError, ControlAddress, Limits, NetworkConfig, Remote, RemoteName, SyncMode},
     database::{Database, DatabaseError, OpenOptions},
     files,
     host::Host,
     protocol::Server,
     transport::{
-        Address, Connector, Handler,
+        Address, Connector, Handler, TransportError,
         veilid::{self, Node, NodeOptions},
     },
 };
 
+mod builder;
 mod bundle;
 mod events;
 mod fetch;
@@ -36,13 +37,16 @@ mod merge;
 mod monitor;
 mod reading;
 mod report;
+mod settings;
 mod source;
 mod state;
 mod status;
 
+pub use builder::Builder;
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
 pub use events::{Event, Events};
 pub use layout::Layout;
+use lock::WeakLock;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
 pub use monitor::Monitor;
@@ -61,6 +65,10 @@ pub struct Options {
     pub extension: Option<PathBuf>,
     /// The private network to join, in place of what `config.toml` says.
     pub network: Option<NetworkConfig>,
+    /// Whether Veilid is not to be used.
+    pub offline: bool,
+    /// What others may cost, in place of what `config.toml` says.
+    pub limits: Option<Limits>,
     /// Where, besides its socket, the daemon takes control requests, in place of what `config.toml` says.
     pub control: Option<ControlAddress>,
     /// How remotes are reached, all of them, in place of Veilid and of files on this machine.
@@ -69,7 +77,14 @@ pub struct Options {
     pub host: Host,
 }
 
-/// An open repository. Cheap to clone.
+/// An open repository. Cheap to clone; clones are the same.
+///
+/// What changes it works alone: [`fetch`](Self::fetch), [`merge`](Self::merge), [`pull`](Self::pull) and
+/// [`fetch_bundle`](Self::fetch_bundle) fail with [`Error::Locked`] while another process works on the repository, and keep
+/// others out meanwhile. Applications write to the database itself at any time, by connections of their own.
+///
+/// Dropping a future of these methods breaks the work off and loses nothing: what was fetched is stored, what was merged
+/// is committed, and the next call goes on from there.
 #[derive(Clone)]
 pub struct Repository {
     inner: Arc<Inner>,
@@ -90,6 +105,12 @@ struct Inner {
     /// Held while a bundle is fetched.
     importing: Arc<Mutex<()>>,
     announcements: events::Announcements,
+    /// The lock, while somebody here holds it.
+    lock: StdMutex<WeakLock>,
+    /// Held while the lock is taken.
+    locking: Mutex<()>,
+    /// Held while it is served.
+    serving: Arc<Mutex<()>>,
 }
 
 impl Repository {
@@ -97,7 +118,8 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Database`] where the file is not a usable database, [`Error::Io`], [`Error::State`].
-    pub fn init(layout: Layout, options: Options) -> Result<Self, Error> {
+    #[doc(hidden)]
+    pub fn init_with(layout: Layout, options: Options) -> Result<Self, Error> {
         let open = OpenOptions { create: true, extension: options.extension.clone(), ..OpenOptions::default() };
         Database::open(layout.database(), &open)?;
         let io = |source| Error::Io { path: layout.state().to_owned(), source };
@@ -109,7 +131,7 @@ impl Repository {
             files::replace(&layout.config(), CONFIG_TEMPLATE.as_bytes()).map_err(io)?;
         }
         State::open(&layout.state_db())?;
-        let repository = Self::open(layout, options)?;
+        let repository = Self::open_with(layout, options)?;
         // A process that works on it has looked already.
         if let Ok(_lock) = repository.try_lock() {
             repository.check_identity()?;
@@ -121,7 +143,8 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::NoRepository`].
-    pub fn open(layout: Layout, options: Options) -> Result<Self, Error> {
+    #[doc(hidden)]
+    pub fn open_with(layout: Layout, options: Options) -> Result<Self, Error> {
         let missing = |missing| Error::NoRepository { path: layout.database().to_owned(), missing };
         if !layout.database().exists() {
             return Err(missing("there is no such file"));
@@ -140,6 +163,9 @@ impl Repository {
                 guarding: guard::Guarding::default(),
                 importing: Arc::default(),
                 announcements: events::Announcements::default(),
+                lock: StdMutex::default(),
+                locking: Mutex::default(),
+                serving: Arc::default(),
             }),
         })
     }
@@ -154,6 +180,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Locked`], [`Error::Io`].
+    #[doc(hidden)]
     pub fn try_lock(&self) -> Result<Lock, Error> {
         Lock::take(&self.inner.layout.lock()).map_err(|error| match error {
             LockError::Held(pid) => Error::Locked { path: self.inner.layout.database().to_owned(), pid },
@@ -161,22 +188,54 @@ impl Repository {
         })
     }
 
-    /// Takes the lock for work on the repository, and makes sure that its database has a site id of its own.
+    /// Takes the lock for work on the repository, and makes sure that its database has a site id of its own. Where this
+    /// repository or a clone of it holds the lock already, it is shared.
     ///
     /// # Errors
     /// As [`Repository::try_lock`]; [`Error::Database`], [`Error::State`].
+    #[doc(hidden)]
     pub async fn hold(&self) -> Result<Lock, Error> {
-        let lock = self.try_lock()?;
-        self.blocking(Self::check_identity).await?;
+        let _alone = self.inner.locking.lock().await;
+        if let Some(lock) = self.held() {
+            return Ok(lock);
+        }
+        let lock = self.blocking(|repository| repository.take_lock()).await?;
+        *self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock.downgrade();
         Ok(lock)
+    }
+
+    fn take_lock(&self) -> Result<Lock, Error> {
+        let lock = self.try_lock()?;
+        self.check_identity()?;
+        Ok(lock)
+    }
+
+    /// The lock, if this repository holds it.
+    fn held(&self) -> Option<Lock> {
+        self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    /// What one at a time has, who serves this repository.
+    pub(crate) fn serve_alone(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.inner.serving).try_lock_owned().ok()
+    }
+
+    /// Whether it has no Veilid node.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.inner.options.offline || self.inner.options.connector.is_some()
     }
 
     /// The settings, read anew.
     ///
     /// # Errors
     /// [`Error::Config`].
+    #[doc(hidden)]
     pub fn config(&self) -> Result<Config, Error> {
-        Ok(Config::load(&self.inner.layout.config())?)
+        let mut config = Config::load(&self.inner.layout.config())?;
+        if let Some(limits) = self.inner.options.limits {
+            config.limits = limits;
+        }
+        Ok(config)
     }
 
     /// Where, besides its socket, the daemon takes control requests.
@@ -194,7 +253,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn remotes(&self) -> Result<Vec<RemoteEntry>, Error> {
+    pub(crate) fn remotes(&self) -> Result<Vec<RemoteEntry>, Error> {
         let entry = |(name, remote): (RemoteName, Remote)| RemoteEntry {
             name: name.to_string(),
             address: remote.address.to_string(),
@@ -207,7 +266,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn add_remote(&self, name: &str, address: &str, sync: SyncMode) -> Result<(), Error> {
+    pub(crate) fn add_remote(&self, name: &str, address: &str, sync: SyncMode) -> Result<(), Error> {
         let (name, address) = (parse_name(name)?, absolute_address(address)?);
         config::add_remote(&self.inner.layout.config(), &name, &Remote { address, sync })?;
         self.reload().map(drop)
@@ -217,7 +276,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::State`].
-    pub fn remove_remote(&self, name: &str) -> Result<(), Error> {
+    pub(crate) fn remove_remote(&self, name: &str) -> Result<(), Error> {
         config::remove_remote(&self.inner.layout.config(), name)?;
         self.reload()?;
         let mut state = self.state()?;
@@ -229,7 +288,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::State`].
-    pub fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
+    pub(crate) fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
         config::rename_remote(&self.inner.layout.config(), old, &parse_name(new)?)?;
         let mut state = self.state()?;
         state.rename_mark(old, new)?;
@@ -240,7 +299,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
+    pub(crate) fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
         config::set_remote_address(&self.inner.layout.config(), name, &absolute_address(address)?)?;
         self.reload().map(drop)
     }
@@ -249,7 +308,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn set_remote_sync(&self, name: &str, sync: SyncMode) -> Result<(), Error> {
+    pub(crate) fn set_remote_sync(&self, name: &str, sync: SyncMode) -> Result<(), Error> {
         Ok(config::set_remote_sync(&self.inner.layout.config(), name, sync)?)
     }
 
@@ -257,7 +316,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn settings(&self) -> Result<BTreeMap<String, String>, Error> {
+    pub(crate) fn settings(&self) -> Result<BTreeMap<String, String>, Error> {
         Ok(config::settings(&self.config()?))
     }
 
@@ -265,7 +324,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn set_setting(&self, key: &str, value: &str) -> Result<(), Error> {
+    pub(crate) fn set_setting(&self, key: &str, value: &str) -> Result<(), Error> {
         config::set_setting(&self.inner.layout.config(), key, value)?;
         self.reload().map(drop)
     }
@@ -282,7 +341,11 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Node`], [`Error::Config`].
+    #[doc(hidden)]
     pub async fn node(&self) -> Result<&Node, Error> {
+        if self.is_offline() {
+            return Err(Error::Node(TransportError::Offline("the application has opened it without Veilid".into())));
+        }
         self.inner
             .node
             .get_or_try_init(|| async {
@@ -307,6 +370,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Database`].
+    #[doc(hidden)]
     pub fn database(&self) -> Result<Database, Error> {
         Ok(self.open_database()?)
     }
@@ -361,8 +425,14 @@ impl Repository {
         &self,
         work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let repository = self.clone();
-        let done = self.inner.options.host.blocking(move || work(&repository)).await;
+        // It may go on when the caller is gone, and must not do so beside another process.
+        let (repository, lock) = (self.clone(), self.held());
+        let work = move || {
+            let result = work(&repository);
+            drop(lock);
+            result
+        };
+        let done = self.inner.options.host.blocking(work).await;
         done.unwrap_or_else(|| Err(Error::Interrupted("a thread of this program stopped".into())))
     }
 }
@@ -416,5 +486,11 @@ fn normal(path: &Path) -> PathBuf {
     match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
         (Some(parent), Some(name)) => parent.join(name),
         _ => path.to_owned(),
+    }
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Repository").field(&self.inner.layout.database()).finish()
     }
 }

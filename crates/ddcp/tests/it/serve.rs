@@ -57,7 +57,7 @@ impl Daemon {
     }
 
     /// Starts the daemon and waits for its first line.
-    fn spawn(world: &World, mut command: Command) -> Self {
+    pub(crate) fn spawn(world: &World, mut command: Command) -> Self {
         let log = world.path("serve.log");
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
@@ -75,7 +75,7 @@ impl Daemon {
     }
 
     /// Signals the daemon and waits for its exit status; `None` if the signal killed it.
-    fn end(&mut self, signal: Signal) -> Option<i32> {
+    pub(crate) fn end(&mut self, signal: Signal) -> Option<i32> {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
         let deadline = Instant::now() + GOODBYE;
         loop {

@@ -61,6 +61,7 @@ impl Repository {
         shown: Option<String>,
         monitor: &Monitor,
     ) -> Result<BundleFetchReport, Error> {
+        let _lock = self.hold().await?;
         let began = Timestamp::now();
         let checked = self.blocking(move |_| Checked::open(&file, shown)).await?;
         let site = checked.header.source;
