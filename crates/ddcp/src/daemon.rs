@@ -117,8 +117,10 @@ async fn answer_peers(repository: &Repository, on_address: impl FnOnce(&Address)
         true => None,
         false => Some(repository.node().await?),
     };
-    if let Some(node) = node {
-        on_address(&Address::Veilid(node.address().await.map_err(Error::Node)?));
+    match node {
+        Some(node) => on_address(&Address::Veilid(node.address().await.map_err(Error::Node)?)),
+        // There will be none: nobody is to wait for it.
+        None => drop(on_address),
     }
 
     // Before anybody is answered, so that nobody is who should not be.

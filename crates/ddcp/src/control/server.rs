@@ -20,7 +20,7 @@ use super::{
     session, socket,
     token::Token,
 };
-use crate::{Error, repo::Repository};
+use crate::{Error, ErrorKind, repo::Repository};
 
 /// Clients that are served at once on the socket, and as many on TCP; further ones are told so.
 const MOST_CLIENTS: usize = 64;
@@ -167,8 +167,9 @@ async fn accept_all(asked: &Asked, token: Option<&Token>, listener: &impl Listen
 
 /// Tells a client that there are too many. Nobody is waited for: a new connection takes so short a line at once.
 async fn turn_away(mut stream: impl AsyncWrite + Unpin) {
-    let refusal = Refusal::wrong(TOO_MANY_CLIENTS, format!("the daemon serves {MOST_CLIENTS} control clients already"))
-        .with_hint("end some of them, and try again");
+    let message = format!("the daemon serves {MOST_CLIENTS} control clients already");
+    let mut refusal = Refusal::wrong(TOO_MANY_CLIENTS, message).with_hint("end some of them, and try again");
+    refusal.failure.kind = ErrorKind::Failed;
     let line = format!("{}\n", refusal.answer(&serde_json::Value::Null));
     let _ = timeout(GOODBYE, stream.write_all(line.as_bytes())).await;
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Events that are kept for those who have not taken them yet.
-const KEPT: usize = 1024;
+const KEPT: usize = 256;
 
 /// How often is told how far a download is.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(250);

@@ -46,7 +46,6 @@ pub use builder::Builder;
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
 pub use events::{Event, Events};
 pub use layout::Layout;
-use lock::WeakLock;
 pub use lock::{Lock, LockError};
 pub use log::{LogEntry, LogEvent};
 pub use monitor::Monitor;
@@ -106,9 +105,9 @@ struct Inner {
     importing: Arc<Mutex<()>>,
     announcements: events::Announcements,
     /// The lock, while somebody here holds it.
-    lock: StdMutex<WeakLock>,
+    lock: lock::Slot,
     /// Held while the lock is taken.
-    locking: Mutex<()>,
+    locking: Arc<Mutex<()>>,
     /// Held while it is served.
     serving: Arc<Mutex<()>>,
 }
@@ -163,8 +162,8 @@ impl Repository {
                 guarding: guard::Guarding::default(),
                 importing: Arc::default(),
                 announcements: events::Announcements::default(),
-                lock: StdMutex::default(),
-                locking: Mutex::default(),
+                lock: lock::Slot::default(),
+                locking: Arc::default(),
                 serving: Arc::default(),
             }),
         })
@@ -182,10 +181,7 @@ impl Repository {
     /// [`Error::Locked`], [`Error::Io`].
     #[doc(hidden)]
     pub fn try_lock(&self) -> Result<Lock, Error> {
-        Lock::take(&self.inner.layout.lock()).map_err(|error| match error {
-            LockError::Held(pid) => Error::Locked { path: self.inner.layout.database().to_owned(), pid },
-            LockError::Io(source) => Error::Io { path: self.inner.layout.lock(), source },
-        })
+        self.lock_error(Lock::take(&self.inner.layout.lock()))
     }
 
     /// Takes the lock for work on the repository, and makes sure that its database has a site id of its own. Where this
@@ -195,24 +191,25 @@ impl Repository {
     /// As [`Repository::try_lock`]; [`Error::Database`], [`Error::State`].
     #[doc(hidden)]
     pub async fn hold(&self) -> Result<Lock, Error> {
-        let _alone = self.inner.locking.lock().await;
-        if let Some(lock) = self.held() {
-            return Ok(lock);
-        }
-        let lock = self.blocking(|repository| repository.take_lock()).await?;
-        *self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock.downgrade();
-        Ok(lock)
+        let alone = Arc::clone(&self.inner.locking).lock_owned().await;
+        self.blocking(move |repository| {
+            // To its end, also when the caller is gone.
+            let _alone = alone;
+            if let Some(lock) = repository.inner.lock.share() {
+                return Ok(lock);
+            }
+            let lock = repository.lock_error(repository.inner.lock.take(&repository.inner.layout.lock()))?;
+            repository.check_identity()?;
+            Ok(lock)
+        })
+        .await
     }
 
-    fn take_lock(&self) -> Result<Lock, Error> {
-        let lock = self.try_lock()?;
-        self.check_identity()?;
-        Ok(lock)
-    }
-
-    /// The lock, if this repository holds it.
-    fn held(&self) -> Option<Lock> {
-        self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    fn lock_error<T>(&self, result: Result<T, LockError>) -> Result<T, Error> {
+        result.map_err(|error| match error {
+            LockError::Held(pid) => Error::Locked { path: self.inner.layout.database().to_owned(), pid },
+            LockError::Io(source) => Error::Io { path: self.inner.layout.lock(), source },
+        })
     }
 
     /// What one at a time has, who serves this repository.
@@ -426,7 +423,7 @@ impl Repository {
         work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         // It may go on when the caller is gone, and must not do so beside another process.
-        let (repository, lock) = (self.clone(), self.held());
+        let (repository, lock) = (self.clone(), self.inner.lock.share());
         let work = move || {
             let result = work(&repository);
             drop(lock);

@@ -55,7 +55,7 @@ fn the_python_client_pulls_and_is_told() {
         let run = run(&b, command, arguments);
         let lines: Vec<&str> = run.stdout.lines().collect();
         assert_eq!(lines[1..3], ["tables: note", "fetched from a: 2 changes"], "{run}");
-        assert!(lines[3].starts_with("event: fetched {\"remote\": \"a\", \"changes\": 2"), "{run}");
+        assert!(lines[3].starts_with("event: fetched {") && lines[3].contains("\"changes\": 2, "), "{run}");
     };
     a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
     client(&[".ddcp/b.db/control.sock"]);
