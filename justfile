@@ -48,3 +48,8 @@ memcheck:
 # Licences, duplicate and unwanted crates, known vulnerabilities (needs cargo-deny).
 deny:
     cargo deny check
+
+# The public interface of the library, taken as it is into docs/api.txt.
+api:
+    cargo doc --release --no-deps -p ddcp
+    python3 tests/api/list.py --write

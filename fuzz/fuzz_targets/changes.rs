@@ -205,7 +205,7 @@ fuzz_target!(|input: Input| {
     SITE.with_borrow_mut(|slot| {
         let site = slot.take().unwrap_or_else(Site::new);
         run(&site, &input);
-        if input.end % 8 != 0 {
+        if !input.end.is_multiple_of(8) {
             site.db.execute_batch("ROLLBACK").expect("a transaction is open");
             assert_eq!(site.blank, state(&site.db), "a rollback left something behind");
             *slot = Some(site);

@@ -12,8 +12,7 @@ use crate::{
     database::{Database, DatabaseError},
     file_watch::FileWatch,
     protocol::{self, RemoteStatus, Rules},
-    repo::{Repository, status_of},
-    systemd,
+    repo::{Event, Repository, status_of},
 };
 
 /// When to look, in milliseconds, after the files were told to have changed: a commit is seen by others only some time after it is
@@ -82,7 +81,7 @@ impl Announcer {
             let text = error.to_string();
             if started.elapsed() > REOPEN || told.as_ref() != Some(&text) {
                 tracing::error!(error = text, "the database cannot be read");
-                systemd::status(&text);
+                self.repository.tell(Event::Error { remote: None, failure: error.report() });
                 told = Some(text);
             }
             sleep(if is_log_lost { LOG_PAUSE } else { REOPEN }).await;
@@ -160,6 +159,7 @@ fn look_at(
     let status = status_of(database)?;
     // Before peers can read so far: a copy that is restored later is older than this.
     repository.note_version(status.db_version)?;
+    repository.tell_version(status.db_version);
     Ok((now, Some(status)))
 }
 
@@ -184,7 +184,7 @@ mod tests {
     async fn announced() -> Announced {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
-        let repository = Repository::init(layout, Options::default()).unwrap();
+        let repository = Repository::init_with(layout, Options::default()).unwrap();
         let application = Connection::open(repository.layout().database()).unwrap();
         crsqlite::register(&application).unwrap();
         application
@@ -264,7 +264,7 @@ mod tests {
         announced.wait_for(first.clone()).await;
         std::fs::rename(&path, &aside).unwrap();
         let other = path.with_file_name("other.db");
-        Repository::init(Layout::new(&other, None).unwrap(), Options::default()).unwrap();
+        Repository::init_with(Layout::new(&other, None).unwrap(), Options::default()).unwrap();
         std::fs::rename(&other, &path).unwrap();
         // Long enough for many looks.
         sleep(Duration::from_secs(2)).await;

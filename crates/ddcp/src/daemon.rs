@@ -1,4 +1,4 @@
-//! The daemon: `ddcp serve`.
+//! The daemon: `ddcp serve`, and what an application does that serves a repository itself.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -18,7 +18,7 @@ use crate::{
     follow::follow,
     metrics,
     protocol::{Door, Guarded},
-    repo::{Layout, Lock, Options, Repository},
+    repo::{Event, Layout, Lock, Options, Repository},
     settings, systemd,
     transport::{Address, Signer},
 };
@@ -84,25 +84,57 @@ async fn run(
     stop: Arc<Notify>,
     held: &OnceLock<(Repository, Lock)>,
 ) -> Result<(), Error> {
-    let opened = tokio::task::spawn_blocking(move || Repository::init(layout, options));
+    let opened = tokio::task::spawn_blocking(move || Repository::init_with(layout, options));
     let repository = opened.await.map_err(|error| Error::Interrupted(error.to_string()))??;
     let lock = lock(&repository).await?;
     let (repository, _) = held.get_or_init(|| (repository, lock));
+    let mut on_address = Some(on_address);
+    let on_stage = |stage: Stage<'_>| match stage {
+        Stage::Address(Some(address)) => drop(on_address.take().map(|show| show(address))),
+        Stage::Peers => systemd::ready(&serving(repository)),
+        Stage::Commands | Stage::Address(None) => {}
+    };
+    tokio::select! {
+        result = serve_held(repository, stop, on_stage) => result,
+        () = reload_when_told(repository, hangup) => Ok(()),
+        () = systemd::keep_watchdog(repository) => Ok(()),
+        () = tell_failures(repository) => Ok(()),
+    }
+}
+
+/// How far the start of serving has come.
+pub(crate) enum Stage<'a> {
+    /// Commands are answered; those that need the node wait for it.
+    Commands,
+    /// The address is known; `None` if there will be none.
+    Address(Option<&'a Address>),
+    /// Peers are answered.
+    Peers,
+}
+
+/// Serves a repository whose lock the caller holds, until the future is dropped. `stop` is told when a control client
+/// asks for the end, `on_stage` how far the start is.
+///
+/// # Errors
+/// What keeps it from starting, or peers from being answered.
+pub(crate) async fn serve_held(
+    repository: &Repository,
+    stop: Arc<Notify>,
+    mut on_stage: impl FnMut(Stage<'_>),
+) -> Result<(), Error> {
     repository.blocking(Repository::pin).await?;
-    // Commands are answered from here on; those that need the node wait for it.
     let (announce, announced) = watch::channel(Vec::new());
     let control = control::Server::bind(repository.clone(), stop)?;
     let metrics = match repository.blocking(Repository::metrics_address).await? {
         Some(address) => Some(metrics::bind(address).await?),
         None => None,
     };
+    on_stage(Stage::Commands);
     tokio::select! {
-        result = answer_peers(repository, announce, on_address) => result,
+        result = answer_peers(repository, announce, on_stage) => result,
         () = control.run() => Ok(()),
         () = follow(repository.clone(), announced) => Ok(()),
         () = settings::keep_in_force(repository) => Ok(()),
-        () = reload_when_told(repository, hangup) => Ok(()),
-        () = systemd::keep_watchdog(repository) => Ok(()),
         () = repository.keep_comparing() => Ok(()),
         () = metrics::serve(repository.clone(), metrics) => Ok(()),
     }
@@ -126,11 +158,25 @@ fn serving(repository: &Repository) -> String {
     format!("serving {} with {remotes} remotes", repository.layout().database().display())
 }
 
-async fn lock(repository: &Repository) -> Result<Lock, Error> {
+/// Tells systemd why the database cannot be served, when it cannot.
+async fn tell_failures(repository: &Repository) {
+    let mut events = repository.events();
+    while let Some(event) = events.next().await {
+        if let Event::Error { remote: None, failure } = event {
+            systemd::status(&failure.message);
+        }
+    }
+}
+
+/// Takes the lock of a repository, and waits for whoever has it.
+///
+/// # Errors
+/// As [`Repository::hold`].
+pub(crate) async fn lock(repository: &Repository) -> Result<Lock, Error> {
     let started = tokio::time::Instant::now();
     loop {
         match repository.hold().await {
-            Err(Error::Locked { .. }) if started.elapsed() < LOCK_PATIENCE => tokio::time::sleep(LOCK_PAUSE).await,
+            Err(Error::Locked { .. }) if started.elapsed() < LOCK_PATIENCE => sleep(LOCK_PAUSE).await,
             result => return result,
         }
     }
@@ -139,23 +185,31 @@ async fn lock(repository: &Repository) -> Result<Lock, Error> {
 async fn answer_peers(
     repository: &Repository,
     announce: watch::Sender<Vec<u8>>,
-    on_address: impl FnOnce(&Address),
+    mut on_stage: impl FnMut(Stage<'_>),
 ) -> Result<(), Error> {
-    let node = repository.node().await?;
-    on_address(&Address::Veilid(node.address().await.map_err(Error::Node)?));
+    let node = match repository.is_offline() {
+        true => None,
+        false => Some(repository.node().await?),
+    };
+    let address = match node {
+        Some(node) => Some(Address::Veilid(node.address().await.map_err(Error::Node)?)),
+        None => None,
+    };
+    on_stage(Stage::Address(address.as_ref()));
 
     // Before anybody is answered, so that nobody is who should not be.
     repository.blocking(|repository| repository.reload().map(drop)).await?;
     let announced = announce.subscribe();
     let announcer = Announcer::new(repository.clone(), announce);
     announcer.announce().await?;
-    let own = node.party().await.map_err(Error::Node)?.repository;
-    let door = Door::new(own, Arc::new(node.clone()), rand::random());
-    let guarded =
-        Guarded::new(repository.server(), door, repository.rules(), repository.drops()).with_hints(repository.hints());
-    node.serve(Arc::new(guarded), announced).await.map_err(Error::Node)?;
+    if let Some(node) = node {
+        let own = node.party().await.map_err(Error::Node)?.repository;
+        let door = Door::new(own, Arc::new(node.clone()), rand::random());
+        let server = Guarded::new(repository.server(), door, repository.rules(), repository.drops());
+        node.serve(Arc::new(server.with_hints(repository.hints())), announced).await.map_err(Error::Node)?;
+    }
     tracing::info!(database = %repository.layout().database().display(), "serving");
-    systemd::ready(&serving(repository));
+    on_stage(Stage::Peers);
     announcer.run().await;
     Ok(())
 }

@@ -54,6 +54,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The daemon cannot take control requests at a port.
+    #[error("control requests cannot be taken at {address}: {source}")]
+    ControlPort {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// This side's node could not be used.
     #[error("the Veilid node: {0}")]
     Node(#[source] TransportError),
@@ -316,6 +324,9 @@ impl Error {
             Self::DamagedPack(_) => "`ddcp pull` fetches it again; check the disk".into(),
             Self::BadPack(_) => {
                 "check that both sides run the same version of ddcp (`ddcp --version`), and that the peer is who you think".into()
+            }
+            Self::ControlPort { .. } => {
+                "choose another port, or 0 for any that is free: `--control` of `ddcp serve`, or `control` in config.toml".into()
             }
             Self::NothingFetched(name) => format!("`ddcp fetch {name}` first"),
             Self::Bundle { source, .. } => bundle_hint(source)?.into(),

@@ -20,7 +20,7 @@ use crate::{
     backoff::Backoff,
     config::{Remote, RemoteName, SyncMode},
     protocol::{ClientError, HintListener},
-    repo::{Outcome, PerRemote, Repository},
+    repo::{Event, Outcome, PerRemote, Repository},
     transport::{Address, TransportError},
 };
 
@@ -184,6 +184,10 @@ impl Follower {
         };
         if times >= self.scout.times() {
             return Ok(());
+        }
+        // The first sight of it may be of nothing new.
+        if times == 0 && (cause == Cause::Hint || self.seen.is_some()) {
+            self.repository.tell(Event::RemoteChange { remote: self.name.to_string() });
         }
         let is_merged = self.fetch_and_merge().await?;
         match sight {

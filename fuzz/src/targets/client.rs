@@ -12,10 +12,13 @@ use super::{
 };
 use crate::{
     changeset::{Cursor, PackId, SiteId},
-    database::TableDefinition,
+    database::{RANGES, TableDefinition},
     protocol::{
-        Client, ClientError, Credentials, Limits, encode_definitions,
-        message::{self, Answer, CHUNK_BYTES, INLINE_BYTES, Manifest, PackEntry, RemoteStatus, Request, Session},
+        Client, ClientError, Credentials, HintTag, Limits, encode_definitions,
+        message::{
+            self, Answer, CHUNK_BYTES, DatabaseDigest, INLINE_BYTES, Manifest, PackEntry, RemoteStatus, Request,
+            Session,
+        },
     },
     transport::{BoxFuture, MAX_MESSAGE, Party, Peer, RecordId, SignatureBytes, Signer, TransportError},
 };
@@ -36,6 +39,8 @@ enum Wanted {
     Packs,
     Status,
     Definitions,
+    Digest,
+    Hint,
 }
 
 /// What the peer does when it is asked.
@@ -68,6 +73,14 @@ enum Reply {
     Authorised,
     Bytes(Vec<u8>),
     Silence,
+    Digest {
+        version: i64,
+        schema: Vec<u8>,
+        tables: u8,
+        ranges: u16,
+        known: Option<i64>,
+    },
+    Noted,
 }
 
 /// What comes along with the promise of a pack.
@@ -204,6 +217,11 @@ impl Scripted {
             Reply::Nonce(nonce) => Answer::Nonce { nonce },
             Reply::Authorised => Answer::Authorised,
             Reply::Bytes(bytes) => return Ok(bytes),
+            Reply::Digest { version, schema, tables, ranges, known } => {
+                let (tables, ranges) = (vec![1; tables.into()], vec![2; ranges.into()]);
+                Answer::Digest(DatabaseDigest { db_version: version, schema, tables, ranges, known })
+            }
+            Reply::Noted => Answer::Noted,
             Reply::Silence => return Err(TransportError::Unreachable("it is silent".into())),
         }))
     }
@@ -223,6 +241,8 @@ impl Scripted {
             Request::Challenge { .. } | Request::Proof { .. } => Answer::Refused { reason: "why?".into() },
             _ if self.private && !self.state().proved => Answer::NotAuthorised { change: None },
             Request::Status => Answer::Status(status()),
+            Request::Digest { .. } => Answer::Digest(digest()),
+            Request::Hint { .. } => Answer::Noted,
             Request::Offer { after, .. } => offer(after.into()),
             Request::Schema { .. } => {
                 Answer::Schema { id: Pack::Definitions.id(), bytes: Pack::Definitions.claimed(), content: None }
@@ -237,6 +257,11 @@ impl Scripted {
 
 fn status() -> RemoteStatus {
     RemoteStatus { site_id: vec![7; 16], db_version: LAST, schema: Vec::new() }
+}
+
+fn digest() -> DatabaseDigest {
+    let (tables, ranges) = (vec![1; 16], vec![2; 16 * RANGES]);
+    DatabaseDigest { db_version: LAST, schema: vec![3; 32], tables, ranges, known: Some(1) }
 }
 
 /// One pack a version, from version 0; small ones come along.
@@ -318,6 +343,12 @@ async fn ask(client: &Client, wanted: &Wanted, honest: bool) -> Result<(), Clien
             let found = client.definitions().await?;
             assert!(!honest || found == definitions(), "{found:?}");
         }
+        Wanted::Digest => {
+            let found = client.digest(&SiteId::from_bytes(&[1; 16]).expect("16 bytes")).await?;
+            assert_eq!((found.ranges.len(), found.tables.len() % 16), (16 * RANGES, 0));
+            assert!(!honest || found == digest(), "{found:?}");
+        }
+        Wanted::Hint => client.hint(HintTag::new(&"VLD0:notes".parse().expect("any text"), SERVER)).await?,
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ fn folder() -> PathBuf {
     folder
 }
 
-fn check(folder: &PathBuf, text: &[u8]) {
+fn check(folder: &Path, text: &[u8]) {
     let path = folder.join("config.toml");
     fs::write(&path, text).expect("the settings are written");
     let _ = config::load_network(&path);

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     changeset::{Change, Cursor, Pack, PackTable, SiteId},
     config,
-    database::{TableDefinition, TakePack},
+    database::{Digest, Mark, RANGES, TableDefinition, TakePack},
     protocol::{
         Client, ClientError, Credentials, Door, Drops, Guarded, Limits as ClientLimits, RemoteStatus, Rules, Server,
         Source,
@@ -101,6 +101,13 @@ enum Question {
         nonce: u8,
         flaw: Flaw,
     },
+    Digest {
+        job: u8,
+        reader: Vec<u8>,
+    },
+    Hint {
+        tag: [u8; 32],
+    },
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +165,14 @@ impl Source for Versions {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let sql = format!("CREATE TABLE note (id PRIMARY KEY, body /* {} */)", "x".repeat(40_000));
         Ok(vec![TableDefinition { name: "note".into(), sql, indexes: Vec::new() }])
+    }
+
+    fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let mark = Mark { site: *reader, version: LAST, schema_version: 1, schema: [1; 32] };
+        let digest = Digest { tables: [("note".to_owned(), 1)].into(), ..Digest::empty(mark) };
+        // A reader whose digest is always being made for somebody else.
+        Ok((reader.as_bytes()[0] != 0).then_some((digest, Some(LAST))))
     }
 }
 
@@ -301,6 +316,8 @@ impl Scene {
                 let pack = self.offered.get(usize::from(pack)).copied().unwrap_or_default();
                 Request::Chunk { pack, index: index.into() }
             }
+            Question::Digest { job, reader } => Request::Digest { job: job.into(), reader },
+            Question::Hint { tag } => Request::Hint { tag },
             Question::UnknownChunk { pack, index } => Request::Chunk { pack, index },
             Question::Challenge { who } => {
                 let Party { repository, key } = self.party(who);
@@ -395,6 +412,11 @@ impl Scene {
                 assert!(matches!(request, Ok(Request::Chunk { .. })));
                 assert!((1..=CHUNK_BYTES).contains(&bytes.len()));
             }
+            Answer::Digest(digest) => {
+                assert!(matches!(request, Ok(Request::Digest { .. })));
+                assert_eq!((digest.tables.len(), digest.ranges.len()), (16, 16 * RANGES));
+            }
+            Answer::Noted => assert!(matches!(request, Ok(Request::Hint { .. }))),
             Answer::NotAuthorised { change } => assert_eq!(*change, None),
             _ => {}
         }
@@ -418,6 +440,8 @@ impl Scene {
             | Answer::Offer(_)
             | Answer::Schema { .. }
             | Answer::Chunk { .. }
+            | Answer::Digest(_)
+            | Answer::Noted
             | Answer::Working
             | Answer::Gone => assert!(!is_private || payer == Payer::Friend, "a stranger is told something"),
             Answer::NotAuthorised { .. } => match proof {

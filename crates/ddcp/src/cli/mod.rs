@@ -184,7 +184,7 @@ impl Session {
     }
 
     fn repository(&self) -> Result<Repository, Failed> {
-        Ok(Repository::open(self.layout.clone(), self.options.clone())?)
+        Ok(Repository::open_with(self.layout.clone(), self.options.clone())?)
     }
 
     /// Has a control command done by the daemon or here.

@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod access;
+mod control_address;
 mod limits;
 mod name;
 mod network;
@@ -40,6 +41,7 @@ mod settings;
 mod sync_mode;
 
 pub use access::{Access, AccessError};
+pub use control_address::{ControlAddress, ControlAddressError};
 pub use limits::Limits;
 pub use name::{NameError, RemoteName};
 pub use network::NetworkConfig;
@@ -59,6 +61,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The private network that the node joins; the public one if absent.
     pub network: Option<NetworkConfig>,
+    /// Where, besides its socket, the daemon takes control requests.
+    pub control: Option<ControlAddress>,
 }
 
 /// A repository to fetch from.
@@ -133,6 +137,7 @@ struct FileShape {
     remotes: BTreeMap<String, RemoteShape>,
     metrics: Option<SocketAddr>,
     network: Option<NetworkConfig>,
+    control: Option<ControlAddress>,
 }
 
 #[derive(Deserialize)]
@@ -155,9 +160,8 @@ impl Config {
 
     /// The settings in `text`, or what is wrong with it.
     fn parse(text: &str) -> Result<Self, String> {
-        let shape: FileShape = toml::from_str(text).map_err(|error| one_line(&error, text))?;
-        let remotes = shape
-            .remotes
+        let mut shape: FileShape = toml::from_str(text).map_err(|error| one_line(&error, text))?;
+        let remotes = std::mem::take(&mut shape.remotes)
             .into_iter()
             .map(|(name, remote)| {
                 let address = remote.address.parse().map_err(|error| format!("remote `{name}`: {error}"))?;
@@ -165,7 +169,8 @@ impl Config {
                 Ok((name, Remote { address, sync: remote.sync }))
             })
             .collect::<Result<_, String>>()?;
-        Ok(Self { access: shape.access, limits: shape.limits, remotes, metrics: shape.metrics, network: shape.network })
+        let FileShape { access, limits, metrics, network, control, .. } = shape;
+        Ok(Self { access, limits, remotes, metrics, network, control })
     }
 
     /// The remote `name`.

@@ -6,11 +6,14 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{CONTROL_VERSION, Command, LONGEST_LINE, PROGRESS, socket};
+use super::{CONTROL_VERSION, Command, rpc::PROGRESS, socket};
 use crate::{
     ErrorKind, Failure,
     repo::{Layout, Monitor},
 };
+
+/// The longest line that is taken from a daemon, in bytes.
+const LONGEST_LINE: u64 = 16 * 1024 * 1024;
 
 /// How long a daemon may take to say who it is.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
@@ -35,7 +38,7 @@ impl Connection {
         let Some(stream) = stream else { return Ok(None) };
         let mut connection = Self { stream: BufReader::new(stream) };
         let unwatched = Monitor::default();
-        let hello = connection.request("hello", json!({}), &unwatched);
+        let hello = connection.request("hello", json!({"control": CONTROL_VERSION}), &unwatched);
         match tokio::time::timeout(HELLO_PATIENCE, hello).await {
             Ok(Ok(hello)) if hello["control"] == CONTROL_VERSION => Ok(Some(connection)),
             Ok(Ok(_)) => Err(Failure {
@@ -94,7 +97,8 @@ impl Connection {
     /// Sends a request and waits for its answer; what comes before it says how far the daemon is.
     async fn request(&mut self, method: &str, params: Value, monitor: &Monitor) -> Result<Value, Broken> {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        self.stream.write_all(format!("{request}\n").as_bytes()).await?;
+        // A daemon that turns this client away does not read, and has said why: what cannot be written is of no matter.
+        let _ = self.stream.write_all(format!("{request}\n").as_bytes()).await;
         loop {
             let mut message = self.receive().await?;
             if message["method"] == PROGRESS {

@@ -3,7 +3,11 @@
 //!
 //! The socket speaks JSON-RPC 2.0, one object a line; `docs/control.md` describes it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -11,12 +15,15 @@ use serde_json::Value;
 use crate::{
     Error, ErrorKind, Failure,
     config::SyncMode,
-    repo::{Finding, Lock, Monitor, Repository},
+    repo::{BundleReport, BundleRequest, BundleTarget, Finding, Lock, Monitor, Repository, Since, Stop, verify_bundle},
 };
 
 mod client;
+mod rpc;
 mod server;
+mod session;
 mod socket;
+mod token;
 
 pub use client::Connection;
 pub use server::Server;
@@ -24,19 +31,16 @@ pub use server::Server;
 /// The version of the control protocol, in the answer to `hello`.
 pub const CONTROL_VERSION: u32 = 1;
 
-/// The longest line either side takes, in bytes.
-const LONGEST_LINE: u64 = 16 * 1024 * 1024;
-
-/// The method of the notifications that say how far a command is.
-const PROGRESS: &str = "progress";
-
 /// What can be asked of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "method", content = "params")]
+#[serde(tag = "method", content = "params", deny_unknown_fields)]
 pub enum Command {
     /// Where the repository stands: a [`StatusReport`](crate::repo::StatusReport).
     #[serde(rename = "status")]
     Status {},
+    /// The address that peers use, a text, or null if there is none yet.
+    #[serde(rename = "address")]
+    Address {},
     /// The remotes: a list of [`RemoteEntry`](crate::repo::RemoteEntry).
     #[serde(rename = "remote.list")]
     RemoteList {},
@@ -144,6 +148,29 @@ pub enum Command {
     /// What is found about the network and the remotes: a list of [`Finding`].
     #[serde(rename = "doctor")]
     Doctor {},
+    /// Makes a bundle: a [`BundleReport`](crate::repo::BundleReport).
+    #[serde(rename = "bundle.create")]
+    BundleCreate {
+        /// The bundle's absolute path.
+        file: PathBuf,
+        /// From where on: a version, in digits, or the name of a remote; all there is if absent.
+        since: Option<String>,
+        /// Of which tables only; of all if none is named.
+        #[serde(default)]
+        tables: Vec<String>,
+        /// Whether the next bundle since the same remote begins where this one ends.
+        #[serde(default)]
+        mark: bool,
+        /// Whether a file that is there is replaced.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Checks a bundle to its end: a [`BundleReport`](crate::repo::BundleReport).
+    #[serde(rename = "bundle.verify")]
+    BundleVerify {
+        /// The bundle's absolute path.
+        file: PathBuf,
+    },
     /// Fetches what is in a bundle: a [`BundleFetchReport`](crate::repo::BundleFetchReport).
     #[serde(rename = "bundle.fetch")]
     BundleFetch {
@@ -155,6 +182,31 @@ pub enum Command {
 }
 
 impl Command {
+    /// The methods that are commands. Besides there are `hello`, `subscribe` and `stop`.
+    pub const METHODS: [&str; 21] = [
+        "status",
+        "address",
+        "remote.list",
+        "remote.add",
+        "remote.remove",
+        "remote.rename",
+        "remote.set-address",
+        "remote.set-sync",
+        "config.get",
+        "config.set",
+        "log",
+        "fetch",
+        "merge",
+        "pull",
+        "schema.diff",
+        "schema.adopt",
+        "verify",
+        "doctor",
+        "bundle.create",
+        "bundle.verify",
+        "bundle.fetch",
+    ];
+
     /// Whether one process at a time may do this.
     fn is_exclusive(&self) -> bool {
         matches!(
@@ -165,6 +217,7 @@ impl Command {
                 | Self::SchemaDiff { .. }
                 | Self::SchemaAdopt { .. }
                 | Self::Verify { .. }
+                | Self::BundleCreate { .. }
                 | Self::BundleFetch { .. }
         )
     }
@@ -175,6 +228,7 @@ impl Command {
 async fn execute(repository: &Repository, command: Command, serving: bool, monitor: &Monitor) -> Result<Value, Error> {
     match command {
         Command::Status {} => json(repository.status(serving).await?),
+        Command::Address {} => json(repository.blocking(Repository::address).await?.map(|a| a.to_string())),
         Command::RemoteList {} => json(repository.blocking(Repository::remotes).await?),
         Command::RemoteAdd { name, address, sync } => {
             json(repository.blocking(move |r| r.add_remote(&name, &address, sync)).await?)
@@ -197,8 +251,19 @@ async fn execute(repository: &Repository, command: Command, serving: bool, monit
         Command::SchemaAdopt { remote, apply } => json(repository.schema_adopt(&remote, apply).await?),
         Command::Verify { remote, mend } => json(repository.verify(remote.as_deref(), mend, monitor).await?),
         Command::Doctor {} => json(repository.examine_network(serving).await?),
+        Command::BundleCreate { file, since, tables, mark, force } => {
+            let since = since.map_or(Since::Start, |text| text.parse().unwrap_or_else(|never| match never {}));
+            let target = BundleTarget::File { path: file, replace: force };
+            json(repository.create_bundle(target, BundleRequest { since, tables, mark }, Stop::default()).await?)
+        }
+        Command::BundleVerify { file } => json(repository.blocking(move |_| verify_file(&file)).await?),
         Command::BundleFetch { file, name } => json(repository.fetch_bundle(file, name, monitor).await?),
     }
+}
+
+fn verify_file(path: &Path) -> Result<BundleReport, Error> {
+    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    verify_bundle(file, &path.display().to_string())
 }
 
 fn json(value: impl Serialize) -> Result<Value, Error> {
@@ -303,4 +368,24 @@ async fn in_this_process(repository: &Repository, command: Command, monitor: &Mo
     let result = execute(repository, command, false, monitor).await.map_err(|error| error.report());
     repository.shutdown().await;
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_can_be_asked_for() {
+        let unknown = serde_json::json!({"method": "", "params": {}});
+        let text = serde_json::from_value::<Command>(unknown).unwrap_err().to_string();
+        let names: Vec<&str> = text.split('`').skip(3).step_by(2).collect();
+        assert_eq!(names, Command::METHODS);
+    }
+
+    #[test]
+    fn params_that_are_not_known_are_refused() {
+        let misspelt = serde_json::json!({"method": "fetch", "params": {"remot": "alice"}});
+        let text = serde_json::from_value::<Command>(misspelt).unwrap_err().to_string();
+        assert!(text.contains("unknown field `remot`"), "{text}");
+    }
 }

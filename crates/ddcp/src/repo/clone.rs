@@ -41,6 +41,7 @@ impl Repository {
     /// [`Error::CloneTarget`], [`Error::Config`], [`Error::Locked`], [`Error::RemoteDatabase`], [`Error::Remote`],
     /// [`Error::NotAuthorised`], [`Error::BadSchema`], [`Error::Database`], [`Error::State`], [`Error::Io`]. What
     /// goes wrong with the first pull is in the report.
+    #[doc(hidden)]
     pub async fn clone_of(
         layout: Layout,
         options: Options,
@@ -59,6 +60,7 @@ impl Repository {
     }
 
     /// Whether a clone to `layout` was begun and has not ended.
+    #[doc(hidden)]
     #[must_use]
     pub fn is_unfinished_clone(layout: &Layout) -> bool {
         layout.clone_mark().exists()
@@ -113,9 +115,10 @@ fn begin(layout: Layout, options: Options, name: &RemoteName, address: &Address)
         check_target(&layout)?;
         files::open_private(&mark).and_then(|_| files::sync_folder(&mark)).map_err(io(&mark))?;
     }
-    let repository = Repository::init(layout, options)?;
+    let repository = Repository::init_with(layout, options)?;
     repository.check_identity()?;
     repository.set_clone_remote(name, address)?;
+    let lock = lock.move_to(&repository.inner.lock);
     Ok((repository, lock))
 }
 

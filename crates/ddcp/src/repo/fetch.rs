@@ -8,7 +8,9 @@ use std::{
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{DatabaseSource, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State, verify::nobody};
+use super::{
+    DatabaseSource, Event, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State, verify::nobody,
+};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
@@ -38,6 +40,7 @@ impl Repository {
         name: Option<&str>,
         monitor: &Monitor,
     ) -> Result<Vec<PerRemote<FetchReport>>, Error> {
+        let _lock = self.hold().await?;
         let fetch = |(name, address): (RemoteName, Address)| {
             let meter = monitor.meter(name.as_str());
             self.fetch_and_note(name, address, ReadFrom::Position, meter)
@@ -59,7 +62,8 @@ impl Repository {
         }
         let _shown = self.inner.transfers.show(&name, meter.clone());
         let began = Timestamp::now();
-        let outcome = match self.fetch_one(&name, &address, from, meter).await {
+        let work = self.fetch_one(&name, &address, from, meter.clone());
+        let outcome = match self.telling_progress(name.as_str(), &meter, work).await {
             Ok(report) => {
                 match report.changes {
                     0 => tracing::debug!(remote = %name, "fetched nothing new"),
@@ -87,6 +91,7 @@ impl Repository {
                 tracing::warn!(%error, "the outcome of a fetch cannot be noted");
             }
         }
+        self.tell(Event::of_fetch(name.as_str(), &outcome));
         PerRemote { remote: name.to_string(), outcome }
     }
 
@@ -378,7 +383,7 @@ mod tests {
     fn repository() -> (tempfile::TempDir, Repository) {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
-        let repository = Repository::init(layout, Options::default()).unwrap();
+        let repository = Repository::init_with(layout, Options::default()).unwrap();
         (dir, repository)
     }
 

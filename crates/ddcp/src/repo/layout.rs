@@ -81,6 +81,12 @@ impl Layout {
         self.state.join("control.sock")
     }
 
+    /// The token that clients of the daemon's control port show.
+    #[must_use]
+    pub fn control_token(&self) -> PathBuf {
+        self.state.join("control.token")
+    }
+
     /// The file whose lock says that a process works on the repository.
     #[must_use]
     pub fn lock(&self) -> PathBuf {

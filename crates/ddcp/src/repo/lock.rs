@@ -2,15 +2,75 @@ use std::{
     fs::{File, TryLockError},
     io::{self, Read, Seek, Write},
     path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::files;
 
-/// Held by the one process that works on a repository. The operating system releases it when the process ends,
-/// however it ends.
+/// Held by the one process that works on a repository, until the last clone is dropped. The operating system releases
+/// it when the process ends, however it ends.
 #[derive(Debug)]
-pub struct Lock {
-    _file: File,
+pub struct Lock(Slot);
+
+/// Where a lock is, while somebody holds it. Clones are the same place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slot(Arc<Mutex<Holding>>);
+
+#[derive(Debug, Default)]
+struct Holding {
+    file: Option<File>,
+    /// How many locks share it. With the last of them the file is closed before the mutex is given back, so that
+    /// whoever finds nobody here can take the lock.
+    holders: usize,
+}
+
+impl Slot {
+    fn holding(&self) -> MutexGuard<'_, Holding> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, if somebody holds it.
+    pub(super) fn share(&self) -> Option<Lock> {
+        let mut holding = self.holding();
+        if holding.holders == 0 {
+            return None;
+        }
+        holding.holders += 1;
+        Some(Lock(self.clone()))
+    }
+
+    /// Takes the lock in `path`, if nobody else holds it, not even here.
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub(super) fn take(&self, path: &Path) -> Result<Lock, LockError> {
+        let mut file = files::open_private(path).map_err(LockError::Io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+            Err(TryLockError::WouldBlock) => return Err(LockError::Held(holder(&mut file))),
+        }
+        write_holder(&mut file).map_err(LockError::Io)?;
+        *self.holding() = Holding { file: Some(file), holders: 1 };
+        Ok(Lock(self.clone()))
+    }
+}
+
+impl Clone for Lock {
+    fn clone(&self) -> Self {
+        self.0.holding().holders += 1;
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut holding = self.0.holding();
+        holding.holders -= 1;
+        if holding.holders == 0 {
+            holding.file = None;
+        }
+    }
 }
 
 /// Why the lock could not be had.
@@ -28,14 +88,14 @@ impl Lock {
     /// # Errors
     /// [`LockError`].
     pub fn take(path: &Path) -> Result<Self, LockError> {
-        let mut file = files::open_private(path).map_err(LockError::Io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
-            Err(TryLockError::WouldBlock) => return Err(LockError::Held(holder(&mut file))),
-        }
-        write_holder(&mut file).map_err(LockError::Io)?;
-        Ok(Self { _file: file })
+        Slot::default().take(path)
+    }
+
+    /// Has it held in `slot` instead. It must have no clones.
+    pub(super) fn move_to(self, slot: &Slot) -> Self {
+        let file = self.0.holding().file.take();
+        *slot.holding() = Holding { file, holders: 1 };
+        Self(slot.clone())
     }
 }
 
@@ -66,5 +126,21 @@ mod tests {
         }
         drop(first);
         Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_free_when_the_last_of_those_who_share_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let slot = Slot::default();
+        assert!(slot.share().is_none());
+        let first = slot.take(&path).unwrap();
+        let (second, third) = (slot.share().unwrap(), first.clone());
+        drop((first, second));
+        assert!(Lock::take(&path).is_err());
+        drop(third);
+        assert!(slot.share().is_none());
+        Lock::take(&path).unwrap();
+        slot.take(&path).unwrap();
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{LogEvent, MergeReport, Monitor, Outcome, PerRemote, Repository, State};
+use super::{Event, LogEvent, MergeReport, Monitor, Outcome, PerRemote, Repository, State};
 use crate::{
     Error,
     changeset::{self, Cursor, Pack, SiteId},
@@ -23,6 +23,7 @@ impl Repository {
     /// [`Error::Config`], [`Error::Database`], [`Error::State`], [`Error::NothingFetched`]. What concerns one
     /// remote's changes only is in its report.
     pub async fn merge(&self, name: Option<&str>) -> Result<Vec<PerRemote<MergeReport>>, Error> {
+        let _lock = self.hold().await?;
         let alone = self.inner.merging.clone().lock_owned().await;
         let chosen = self.chosen(name)?;
         let everything = name.is_none();
@@ -49,6 +50,7 @@ impl Repository {
                 };
                 repository.inner.counters.merged(&label, &outcome);
                 merger.state.note_event(&label, began, LogEvent::of_merge(&outcome));
+                repository.tell(Event::of_merge(&label, &outcome));
                 PerRemote { remote: label, outcome }
             };
             let reports = sites.into_iter().map(merge).collect();
@@ -71,6 +73,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::pull`].
     pub async fn pull_watched(&self, name: Option<&str>, monitor: &Monitor) -> Result<super::PullReport, Error> {
+        let _lock = self.hold().await?;
         let fetched = self.fetch_watched(name, monitor).await?;
         let any_came = fetched.iter().any(|remote| matches!(remote.outcome, Outcome::Done(_)));
         let merged = if name.is_none() || any_came { self.merge(name).await? } else { Vec::new() };

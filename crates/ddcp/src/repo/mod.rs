@@ -17,21 +17,23 @@ use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
 
 use crate::{
     Error,
-    config::{self, Config, ConfigError, NetworkConfig, Remote, RemoteName, SyncMode},
+    config::{self, Config, ConfigError, ControlAddress, Limits, NetworkConfig, Remote, RemoteName, SyncMode},
     database::{Database, DatabaseError, OpenOptions},
     files,
     host::Host,
     protocol::Server,
     transport::{
-        Address, Connector, Handler,
+        Address, Connector, Handler, TransportError,
         veilid::{self, Node, NodeOptions},
     },
 };
 
+mod builder;
 mod bundle;
 mod clone;
 mod digest;
 mod doctor;
+mod events;
 mod fetch;
 mod guard;
 mod hint;
@@ -46,14 +48,17 @@ mod pin;
 mod reading;
 mod report;
 mod schema;
+mod settings;
 mod source;
 mod state;
 mod status;
 mod verify;
 
+pub use builder::Builder;
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
 pub use clone::CloneReport;
 pub use doctor::{Finding, Level, examine};
+pub use events::{Event, Events};
 pub(crate) use hint::Hinter;
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
@@ -79,6 +84,12 @@ pub struct Options {
     pub extension: Option<PathBuf>,
     /// The private network to join, in place of what `config.toml` says.
     pub network: Option<NetworkConfig>,
+    /// Whether Veilid is not to be used.
+    pub offline: bool,
+    /// What others may cost, in place of what `config.toml` says.
+    pub limits: Option<Limits>,
+    /// Where, besides its socket, the daemon takes control requests, in place of what `config.toml` says.
+    pub control: Option<ControlAddress>,
     /// How remotes are reached, all of them, in place of Veilid and of files on this machine.
     pub connector: Option<Arc<dyn Connector>>,
     /// Where the daemon gives its metrics, in place of what `config.toml` says.
@@ -87,7 +98,15 @@ pub struct Options {
     pub host: Host,
 }
 
-/// An open repository. Cheap to clone.
+/// An open repository. Cheap to clone; clones are the same.
+///
+/// What changes it works alone: [`fetch`](Self::fetch), [`merge`](Self::merge), [`pull`](Self::pull),
+/// [`fetch_bundle`](Self::fetch_bundle), [`verify`](Self::verify), [`schema_diff`](Self::schema_diff) and
+/// [`schema_adopt`](Self::schema_adopt) fail with [`Error::Locked`] while another process works on the repository, and keep
+/// others out meanwhile. Applications write to the database itself at any time, by connections of their own.
+///
+/// Dropping a future of these methods breaks the work off and loses nothing: what was fetched is stored, what was merged
+/// is committed, and the next call goes on from there.
 #[derive(Clone)]
 pub struct Repository {
     inner: Arc<Inner>,
@@ -116,6 +135,13 @@ struct Inner {
     transfers: monitor::Transfers,
     /// Held while a bundle is fetched.
     importing: Arc<Mutex<()>>,
+    announcements: events::Announcements,
+    /// The lock, while somebody here holds it.
+    lock: lock::Slot,
+    /// Held while the lock is taken.
+    locking: Arc<Mutex<()>>,
+    /// Held while it is served.
+    serving: Arc<Mutex<()>>,
 }
 
 impl Repository {
@@ -123,7 +149,8 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Database`] where the file is not a usable database, [`Error::Io`], [`Error::State`].
-    pub fn init(layout: Layout, options: Options) -> Result<Self, Error> {
+    #[doc(hidden)]
+    pub fn init_with(layout: Layout, options: Options) -> Result<Self, Error> {
         let open = OpenOptions { create: true, extension: options.extension.clone(), ..OpenOptions::default() };
         Database::open(layout.database(), &open)?;
         let io = |source| Error::Io { path: layout.state().to_owned(), source };
@@ -135,7 +162,7 @@ impl Repository {
             files::replace(&layout.config(), CONFIG_TEMPLATE.as_bytes()).map_err(io)?;
         }
         State::open(&layout.state_db())?;
-        let repository = Self::open(layout, options)?;
+        let repository = Self::open_with(layout, options)?;
         // A process that works on it has looked already.
         if let Ok(_lock) = repository.try_lock() {
             repository.check_identity()?;
@@ -147,7 +174,8 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::NoRepository`].
-    pub fn open(layout: Layout, options: Options) -> Result<Self, Error> {
+    #[doc(hidden)]
+    pub fn open_with(layout: Layout, options: Options) -> Result<Self, Error> {
         let missing = |missing| Error::NoRepository { path: layout.database().to_owned(), missing };
         if !layout.database().exists() {
             return Err(missing("there is no such file"));
@@ -170,6 +198,10 @@ impl Repository {
                 counters: measure::Counters::default(),
                 transfers: monitor::Transfers::default(),
                 importing: Arc::default(),
+                announcements: events::Announcements::default(),
+                lock: lock::Slot::default(),
+                locking: Arc::default(),
+                serving: Arc::default(),
             }),
         })
     }
@@ -184,36 +216,78 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Locked`], [`Error::Io`].
+    #[doc(hidden)]
     pub fn try_lock(&self) -> Result<Lock, Error> {
-        Lock::take(&self.inner.layout.lock()).map_err(|error| match error {
+        self.lock_error(Lock::take(&self.inner.layout.lock()))
+    }
+
+    /// Takes the lock for work on the repository, and makes sure that its database has a site id of its own. Where this
+    /// repository or a clone of it holds the lock already, it is shared.
+    ///
+    /// # Errors
+    /// As [`Repository::try_lock`]; [`Error::Database`], [`Error::State`].
+    #[doc(hidden)]
+    pub async fn hold(&self) -> Result<Lock, Error> {
+        let alone = Arc::clone(&self.inner.locking).lock_owned().await;
+        self.blocking(move |repository| {
+            // To its end, also when the caller is gone.
+            let _alone = alone;
+            if let Some(lock) = repository.inner.lock.share() {
+                return Ok(lock);
+            }
+            let lock = repository.lock_error(repository.inner.lock.take(&repository.inner.layout.lock()))?;
+            repository.check_identity()?;
+            Ok(lock)
+        })
+        .await
+    }
+
+    fn lock_error<T>(&self, result: Result<T, LockError>) -> Result<T, Error> {
+        result.map_err(|error| match error {
             LockError::Held(pid) => Error::Locked { path: self.inner.layout.database().to_owned(), pid },
             LockError::Io(source) => Error::Io { path: self.inner.layout.lock(), source },
         })
     }
 
-    /// Takes the lock for work on the repository, and makes sure that its database has a site id of its own.
-    ///
-    /// # Errors
-    /// As [`Repository::try_lock`]; [`Error::Database`], [`Error::State`].
-    pub async fn hold(&self) -> Result<Lock, Error> {
-        let lock = self.try_lock()?;
-        self.blocking(Self::check_identity).await?;
-        Ok(lock)
+    /// What one at a time has, who serves this repository.
+    pub(crate) fn serve_alone(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.inner.serving).try_lock_owned().ok()
+    }
+
+    /// Whether it has no Veilid node.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.inner.options.offline || self.inner.options.connector.is_some()
     }
 
     /// The settings, read anew.
     ///
     /// # Errors
     /// [`Error::Config`].
+    #[doc(hidden)]
     pub fn config(&self) -> Result<Config, Error> {
-        Ok(Config::load(&self.inner.layout.config())?)
+        let mut config = Config::load(&self.inner.layout.config())?;
+        if let Some(limits) = self.inner.options.limits {
+            config.limits = limits;
+        }
+        Ok(config)
+    }
+
+    /// Where, besides its socket, the daemon takes control requests.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub(crate) fn control_address(&self) -> Result<Option<ControlAddress>, Error> {
+        match self.inner.options.control {
+            Some(address) => Ok(Some(address)),
+            None => Ok(self.config()?.control),
+        }
     }
 
     /// The remotes in the order of their names.
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn remotes(&self) -> Result<Vec<RemoteEntry>, Error> {
+    pub(crate) fn remotes(&self) -> Result<Vec<RemoteEntry>, Error> {
         let entry = |(name, remote): (RemoteName, Remote)| RemoteEntry {
             name: name.to_string(),
             address: remote.address.to_string(),
@@ -226,7 +300,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn add_remote(&self, name: &str, address: &str, sync: SyncMode) -> Result<(), Error> {
+    pub(crate) fn add_remote(&self, name: &str, address: &str, sync: SyncMode) -> Result<(), Error> {
         let (name, address) = (parse_name(name)?, absolute_address(address)?);
         config::add_remote(&self.inner.layout.config(), &name, &Remote { address, sync })?;
         self.reload().map(drop)
@@ -236,7 +310,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::State`].
-    pub fn remove_remote(&self, name: &str) -> Result<(), Error> {
+    pub(crate) fn remove_remote(&self, name: &str) -> Result<(), Error> {
         config::remove_remote(&self.inner.layout.config(), name)?;
         self.reload()?;
         let mut state = self.state()?;
@@ -248,7 +322,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::State`].
-    pub fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
+    pub(crate) fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
         config::rename_remote(&self.inner.layout.config(), old, &parse_name(new)?)?;
         self.reload()?;
         let mut state = self.state()?;
@@ -260,7 +334,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
+    pub(crate) fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
         config::set_remote_address(&self.inner.layout.config(), name, &absolute_address(address)?)?;
         self.reload().map(drop)
     }
@@ -269,7 +343,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn set_remote_sync(&self, name: &str, sync: SyncMode) -> Result<(), Error> {
+    pub(crate) fn set_remote_sync(&self, name: &str, sync: SyncMode) -> Result<(), Error> {
         config::set_remote_sync(&self.inner.layout.config(), name, sync)?;
         self.reload().map(drop)
     }
@@ -278,7 +352,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn settings(&self) -> Result<BTreeMap<String, String>, Error> {
+    pub(crate) fn settings(&self) -> Result<BTreeMap<String, String>, Error> {
         Ok(config::settings(&self.config()?))
     }
 
@@ -286,7 +360,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn set_setting(&self, key: &str, value: &str) -> Result<(), Error> {
+    pub(crate) fn set_setting(&self, key: &str, value: &str) -> Result<(), Error> {
         config::set_setting(&self.inner.layout.config(), key, value)?;
         self.reload().map(drop)
     }
@@ -303,7 +377,11 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Node`], [`Error::Config`].
+    #[doc(hidden)]
     pub async fn node(&self) -> Result<&Node, Error> {
+        if self.is_offline() {
+            return Err(Error::Node(TransportError::Offline("the application has opened it without Veilid".into())));
+        }
         self.inner
             .node
             .get_or_try_init(|| async {
@@ -328,6 +406,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Database`].
+    #[doc(hidden)]
     pub fn database(&self) -> Result<Database, Error> {
         Ok(self.open_database()?)
     }
@@ -436,8 +515,14 @@ impl Repository {
         &self,
         work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let repository = self.clone();
-        let done = self.inner.options.host.blocking(move || work(&repository)).await;
+        // It may go on when the caller is gone, and must not do so beside another process.
+        let (repository, lock) = (self.clone(), self.inner.lock.share());
+        let work = move || {
+            let result = work(&repository);
+            drop(lock);
+            result
+        };
+        let done = self.inner.options.host.blocking(work).await;
         done.unwrap_or_else(|| Err(Error::Interrupted("a thread of this program stopped".into())))
     }
 }
@@ -492,5 +577,11 @@ fn normal(path: &Path) -> PathBuf {
     match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
         (Some(parent), Some(name)) => parent.join(name),
         _ => path.to_owned(),
+    }
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Repository").field(&self.inner.layout.database()).finish()
     }
 }

@@ -14,6 +14,7 @@ pub struct Monitor(Arc<Mutex<BTreeMap<String, Meter>>>);
 
 impl Monitor {
     /// The meter of the remote called `name`.
+    #[doc(hidden)]
     #[must_use]
     pub fn meter(&self, name: &str) -> Meter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()

@@ -99,7 +99,7 @@ mod tests {
 
     fn repository(path: &Path) -> Repository {
         let layout = Layout::new(path, None).unwrap();
-        let repository = Repository::init(layout, Options::default()).unwrap();
+        let repository = Repository::init_with(layout, Options::default()).unwrap();
         execute(&repository, TABLE);
         repository
     }

@@ -111,6 +111,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::schema_diff`]; the database is then as it was, unless it is the merge that failed.
     pub async fn schema_adopt(&self, name: &str, apply: bool) -> Result<AdoptReport, Error> {
+        let _lock = self.hold().await?;
         let asked = self.ask_who(name).await?;
         let definitions = asked.client.definitions().await.map_err(|error| self.explain(error))?;
         let mut report = self

@@ -177,7 +177,7 @@ mod tests {
     fn one_digest_is_made_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
-        let source = OwnSource::new(Repository::init(layout, Options::default()).unwrap());
+        let source = OwnSource::new(Repository::init_with(layout, Options::default()).unwrap());
         let reader = SiteId::from_bytes(&[1; 16]).unwrap();
         let held = source.digesting.lock().unwrap();
         assert!(source.digest(&reader).unwrap().is_none());

@@ -79,13 +79,14 @@ impl Repository {
     /// With `mend`, what is missing here though it should not be is fetched again from the start.
     ///
     /// # Errors
-    /// [`Error::Config`]; what goes wrong with a remote is in its report.
+    /// [`Error::Config`], and as [`Repository::fetch`]; what goes wrong with a remote is in its report.
     pub async fn verify(
         &self,
         name: Option<&str>,
         mend: bool,
         monitor: &Monitor,
     ) -> Result<Vec<PerRemote<VerifyReport>>, Error> {
+        let _lock = self.hold().await?;
         let mut reports = Vec::new();
         for (name, address) in self.chosen(name)? {
             let outcome = match self.verify_one(&name, &address, mend, monitor).await {
@@ -328,7 +329,7 @@ mod tests {
 
     fn repository(dir: &tempfile::TempDir, name: &str, connector: Option<Arc<dyn Connector>>) -> Repository {
         let layout = Layout::new(&dir.path().join(name), None).unwrap();
-        Repository::init(layout, Options { connector, ..Options::default() }).unwrap()
+        Repository::init_with(layout, Options { connector, ..Options::default() }).unwrap()
     }
 
     fn run(repository: &Repository, sql: &str) {

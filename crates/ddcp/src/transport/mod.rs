@@ -6,6 +6,7 @@ mod connector;
 mod identity;
 mod local;
 mod peer;
+#[doc(hidden)]
 pub mod veilid;
 
 pub use address::{Address, AddressError};

@@ -48,6 +48,11 @@ const CHANGES: &str = "
     WHERE cid <> '-1' OR cl > 1 OR \"table\" = 'marks'
     ORDER BY 1, 2, 3";
 
+/// Does what asks nothing of the made-up machine.
+fn finish<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+}
+
 pub(crate) struct Site {
     pub(crate) index: usize,
     layout: Layout,
@@ -77,7 +82,7 @@ pub(crate) struct Expected {
 impl Site {
     pub(crate) fn create(folder: &Path, index: usize) -> Self {
         let layout = Layout::new(&folder.join(format!("{index}.db")), None).unwrap();
-        Repository::init(layout.clone(), Options::default()).unwrap();
+        Repository::init_with(layout.clone(), Options::default()).unwrap();
         // Chosen, so that the same seed is the same history to the last byte.
         let id = blake3::hash(&index.to_le_bytes());
         let plain = Connection::open(layout.database()).unwrap();
@@ -117,17 +122,17 @@ impl Site {
 
     /// Makes `others` its remotes, named by their numbers.
     pub(crate) fn follow<'a>(&self, others: impl IntoIterator<Item = &'a Site>) {
-        let repository = Repository::open(self.layout.clone(), Options::default()).unwrap();
+        let repository = Repository::open_with(self.layout.clone(), Options::default()).unwrap();
         for other in others {
             let address = other.layout.database().to_str().unwrap();
-            repository.add_remote(&other.index.to_string(), address, SyncMode::Manual).unwrap();
+            finish(repository.remote_add(&other.index.to_string(), address, SyncMode::Manual)).unwrap();
         }
     }
 
     /// Removes `other` from its remotes and adds it anew.
     pub(crate) fn forget(&self, other: &Site) {
-        let repository = Repository::open(self.layout.clone(), Options::default()).unwrap();
-        repository.remove_remote(&other.index.to_string()).unwrap();
+        let repository = Repository::open_with(self.layout.clone(), Options::default()).unwrap();
+        finish(repository.remote_remove(&other.index.to_string())).unwrap();
         self.follow([other]);
     }
 
@@ -140,7 +145,7 @@ impl Site {
             host: process.host(),
             ..Options::default()
         };
-        let repository = Repository::open(self.layout.clone(), options).unwrap();
+        let repository = Repository::open_with(self.layout.clone(), options).unwrap();
         let held = repository.clone();
         let lock = process.run(async move { held.hold().await }).await.expect("it lives").unwrap();
         network.serve(self.index, process.clone(), repository.handler());

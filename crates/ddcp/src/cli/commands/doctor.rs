@@ -28,7 +28,9 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
     let looked = tokio::task::spawn_blocking(move || repo::examine(&layout, &options, args.thorough)).await;
     let mut findings = looked.map_err(|error| crate::Error::Interrupted(error.to_string()))?;
     // What keeps a repository from being opened has been found.
-    if let (false, Ok(repository)) = (args.offline, Repository::open(session.layout.clone(), session.options.clone())) {
+    if let (false, Ok(repository)) =
+        (args.offline, Repository::open_with(session.layout.clone(), session.options.clone()))
+    {
         match control::examine_network(&repository).await {
             Ok(found) => findings.extend(found),
             Err(failure) => findings.push(Finding {

@@ -21,7 +21,7 @@ struct Initialised {
 
 pub(in crate::cli) async fn run(session: &Session, _: Args) -> Result<(), Failed> {
     let (layout, options) = (session.layout.clone(), session.options.clone());
-    let repository = tokio::task::spawn_blocking(move || Repository::init(layout, options))
+    let repository = tokio::task::spawn_blocking(move || Repository::init_with(layout, options))
         .await
         .map_err(|error| Error::Interrupted(error.to_string()))??;
     let made = Initialised {

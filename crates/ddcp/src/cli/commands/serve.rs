@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::{
     cli::{Failed, Format, Session},
+    config::ControlAddress,
     daemon,
 };
 
@@ -11,8 +12,14 @@ use crate::{
 ///
 /// Creates what is missing. Prints the repository's address on stdout, at once and as one line; logs go to stderr.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  ddcp --db notes.db serve\n  ddcp --db notes.db serve --metrics 127.0.0.1:9184")]
+#[command(
+    after_help = "Examples:\n  ddcp --db notes.db serve\n  ddcp --db notes.db serve --control 127.0.0.1:4711\n  ddcp --db notes.db serve --metrics 127.0.0.1:9184"
+)]
 pub(in crate::cli) struct Args {
+    /// Take control requests on this port of this machine too, from clients that show the token in `control.token` of
+    /// the state directory.
+    #[arg(long, value_name = "127.0.0.1:PORT")]
+    control: Option<ControlAddress>,
     /// Give metrics for Prometheus at this address, under /metrics.
     #[arg(long, value_name = "127.0.0.1:PORT")]
     metrics: Option<SocketAddr>,
@@ -20,6 +27,7 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) async fn run(mut session: Session, args: Args) -> Result<(), Failed> {
     let format = session.format;
+    session.options.control = args.control;
     session.options.metrics = args.metrics;
     daemon::serve(session.layout, session.options, |address| {
         let address = address.to_string();

@@ -13,7 +13,7 @@ use crate::{
     changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack, SiteId},
     config::RemoteName,
     protocol::Meter,
-    repo::{LogEvent, Monitor, Outcome, Repository, State, report::FetchReport},
+    repo::{Event, LogEvent, Monitor, Outcome, Repository, State, report::FetchReport},
 };
 
 /// Why changes of a bundle that is not all of its source wait: until the next merge, no longer.
@@ -61,6 +61,7 @@ impl Repository {
         shown: Option<String>,
         monitor: &Monitor,
     ) -> Result<BundleFetchReport, Error> {
+        let _lock = self.hold().await?;
         let began = Timestamp::now();
         let checked = self.blocking(move |_| Checked::open(&file, shown)).await?;
         let site = checked.header.source;
@@ -72,15 +73,18 @@ impl Repository {
         }
         let label = names.first().map_or_else(|| format!("site {site}"), RemoteName::to_string);
         let meter = monitor.meter(&label);
-        self.blocking(move |repository| {
+        let (taken, shown) = (label.clone(), meter.clone());
+        let work = self.blocking(move |repository| {
             let _alone = alone;
             let report = repository.take_bundle(checked, &label, &meter)?;
             tracing::info!(remote = %label, changes = report.changes, bytes = report.bytes, "fetched from a bundle");
             let fetched = FetchReport { changes: report.changes, bytes: report.bytes, ..FetchReport::default() };
-            repository.state()?.note_event(&label, began, LogEvent::of_fetch(&Outcome::Done(fetched)));
+            let outcome = Outcome::Done(fetched);
+            repository.state()?.note_event(&label, began, LogEvent::of_fetch(&outcome));
+            repository.tell(Event::of_fetch(&label, &outcome));
             Ok(report)
-        })
-        .await
+        });
+        self.telling_progress(&taken, &shown, work).await
     }
 
     /// The remotes that last answered as `site`.
