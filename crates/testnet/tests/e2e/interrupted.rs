@@ -76,10 +76,14 @@ fn a_large_value_goes_on_where_it_was_broken_off() {
 
     // A link that takes some seconds for it.
     network().link(&b.host, testnet::Link { loss: 0.0, delay: Duration::from_millis(20) }).unwrap();
-    let fetch = || b.command(&["fetch", "a"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let fetch = || b.start_logged(&["fetch", "a"]);
     let mut fetching = fetch();
     let has_come = |bytes: u64| b.parts_bytes() > bytes || b.packs_in_inbox() > 0;
-    wait_until("a quarter has come", || has_come(7_500_000));
+    wait_until("a quarter has come", || {
+        let ended = fetching.try_wait().unwrap();
+        assert!(ended.is_none(), "it ended with {ended:?} before anything was done to it: {}", b.log("fetch"));
+        has_come(7_500_000)
+    });
     network().cut(&b.host).unwrap();
     let cut = Instant::now();
     wait_until("three seconds without a link", || cut.elapsed().as_secs() >= 3);

@@ -132,9 +132,7 @@ impl Peer {
 
     /// As [`Peer::start_serving`], with further options.
     pub(crate) fn start_serving_with(&self, options: &[&str]) -> Serving {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("serve.log")).unwrap();
-        let mut process =
-            self.command(&[&["serve"], options].concat()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut process = self.start_logged(&[&["serve"], options].concat());
         let mut address = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut address).unwrap();
         assert!(address.starts_with("VLD0:"), "serve printed {address:?}; {}", self.serve_log());
@@ -142,7 +140,19 @@ impl Peer {
     }
 
     pub(crate) fn serve_log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("serve.log")).unwrap_or_default()
+        self.log("serve")
+    }
+
+    /// What a command that was started has logged so far.
+    pub(crate) fn log(&self, command: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(command).with_extension("log")).unwrap_or_default()
+    }
+
+    /// Starts a command that logs to a file named after it. Its stdout is for the caller to read.
+    pub(crate) fn start_logged(&self, args: &[&str]) -> Child {
+        let log = self.dir.path().join(args[0]).with_extension("log");
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        self.command(args).stdout(Stdio::piped()).stderr(log).spawn().unwrap()
     }
 }
 

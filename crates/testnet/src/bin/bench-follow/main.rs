@@ -16,6 +16,7 @@ use peer::{Cost, Peer, until};
 use serde_json::{Value, json};
 use testnet::{Options, Testnet};
 
+mod applications;
 mod peer;
 #[path = "../bench-transfer/raw.rs"]
 #[allow(dead_code, reason = "the other benchmark measures with it; here it is a node and no more")]
@@ -38,7 +39,7 @@ struct Arguments {
     /// Writes that are measured, one a second.
     #[arg(long, global = true, default_value_t = 200)]
     samples: usize,
-    /// How long a soak takes.
+    /// How long a soak takes, and how long applications write.
     #[arg(long, global = true, default_value_t = 60)]
     minutes: u64,
     /// How long the link is cut in a partition.
@@ -64,8 +65,16 @@ enum Part {
     Soak,
     /// CPU of an idle `ddcp serve` beside that of a bare node.
     Idle,
+    /// A Python and a Rust process write to the file into which `ddcp serve` merges: whether one is ever refused.
+    Applications {
+        /// The loadable extension, for Python.
+        #[arg(long, value_name = "FILE", default_value = "target/release/libcrsqlite.so")]
+        extension: PathBuf,
+    },
     #[command(hide = true)]
     Bare { dir: PathBuf },
+    #[command(hide = true)]
+    Write { database: PathBuf, seconds: u64 },
 }
 
 fn main() -> ExitCode {
@@ -89,8 +98,16 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Part::Bare { dir } = &arguments.part {
         return tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(raw::serve(dir));
     }
+    if let Part::Write { database, seconds } = &arguments.part {
+        return applications::write(database, *seconds);
+    }
     let hosts = match &arguments.part {
-        Part::Latency { .. } | Part::Partition | Part::Idle | Part::Bare { .. } => 2,
+        Part::Latency { .. }
+        | Part::Partition
+        | Part::Idle
+        | Part::Applications { .. }
+        | Part::Bare { .. }
+        | Part::Write { .. } => 2,
         Part::Soak => 4,
         Part::Line => 5,
         Part::Star => 12,
@@ -104,7 +121,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         Part::Star => bench.star()?,
         Part::Partition => bench.partition()?,
         Part::Soak => bench.soak()?,
-        Part::Idle | Part::Bare { .. } => bench.idle()?,
+        Part::Applications { extension } => bench.applications(extension)?,
+        Part::Idle | Part::Bare { .. } | Part::Write { .. } => bench.idle()?,
     };
     println!("{result:#}");
     if let Some(path) = &arguments.json {

@@ -113,6 +113,10 @@ impl<'a> Peer<'a> {
         [size("p.db"), size("p.db-wal"), size(state) + size(&format!("{state}-wal"))]
     }
 
+    pub(crate) fn database(&self) -> PathBuf {
+        self.dir.join("p.db")
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.join("serve.log")
     }
