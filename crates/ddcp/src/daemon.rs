@@ -123,6 +123,7 @@ pub(crate) async fn serve_held(
     mut on_stage: impl FnMut(Stage<'_>),
 ) -> Result<(), Error> {
     repository.blocking(Repository::pin).await?;
+    repository.stay();
     let (announce, announced) = watch::channel(Vec::new());
     let control = control::Server::bind(repository.clone(), stop)?;
     let metrics = match repository.blocking(Repository::metrics_address).await? {

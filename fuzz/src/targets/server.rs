@@ -171,8 +171,7 @@ impl Source for Versions {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let mark = Mark { site: *reader, version: LAST, schema_version: 1, schema: [1; 32] };
         let digest = Digest { tables: [("note".to_owned(), 1)].into(), ..Digest::empty(mark) };
-        // A reader whose digest is always being made for somebody else.
-        Ok((reader.as_bytes()[0] != 0).then_some((digest, Some(LAST))))
+        Ok(Some((digest, Some(LAST))))
     }
 }
 

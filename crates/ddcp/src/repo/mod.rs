@@ -129,6 +129,8 @@ struct Inner {
     readers: StdMutex<Weak<DatabaseSource>>,
     /// Whether nothing more is to be begun.
     is_ending: AtomicBool,
+    /// Whether it is being served: a node that is started is one for long.
+    is_staying: AtomicBool,
     /// What this process has done.
     counters: measure::Counters,
     /// The downloads of this process.
@@ -195,6 +197,7 @@ impl Repository {
                 pin: pin::Pin::default(),
                 readers: StdMutex::default(),
                 is_ending: AtomicBool::new(false),
+                is_staying: AtomicBool::new(false),
                 counters: measure::Counters::default(),
                 transfers: monitor::Transfers::default(),
                 importing: Arc::default(),
@@ -389,7 +392,8 @@ impl Repository {
                     Some(network) => Some(network.clone()),
                     None => self.config()?.network,
                 };
-                let options = NodeOptions { dir: self.inner.layout.node(), network };
+                let lasting = self.inner.is_staying.load(Ordering::Relaxed);
+                let options = NodeOptions { dir: self.inner.layout.node(), network, lasting };
                 Node::start(options).await.map_err(Error::Node)
             })
             .await
@@ -446,6 +450,11 @@ impl Repository {
         if let Some(readers) = readers {
             readers.close();
         }
+    }
+
+    /// Has the node, once it is started, be one on which others may build.
+    pub(crate) fn stay(&self) {
+        self.inner.is_staying.store(true, Ordering::Relaxed);
     }
 
     /// Has nothing more begun, and work that goes on in steps end with the present one.

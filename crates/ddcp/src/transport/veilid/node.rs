@@ -45,6 +45,8 @@ pub struct NodeOptions {
     pub dir: PathBuf,
     /// A private network; the public one if `None`.
     pub network: Option<NetworkConfig>,
+    /// Whether it goes on running, so that other nodes may build on it: relay through it, and store with it.
+    pub lasting: bool,
 }
 
 /// A running Veilid node: a cheap handle. Runs until [`Node::shutdown`]; one per process.
@@ -96,10 +98,10 @@ impl Node {
     /// [`TransportError::InUse`] if another process runs a node in the same folder, [`TransportError::Store`] if
     /// the folder cannot be used.
     pub async fn start(options: NodeOptions) -> Result<Self, TransportError> {
-        let NodeOptions { dir, network } = options;
+        let NodeOptions { dir, network, lasting } = options;
         files::create_private_dir(&dir)
             .map_err(|error| TransportError::Store { path: dir.clone(), reason: error.to_string() })?;
-        let config = veilid_config(&dir, network.as_ref())?;
+        let config = veilid_config(&dir, network.as_ref(), lasting)?;
 
         // The library must never wait in its callback: events go to a channel, and a task of ours takes them.
         let (sender, updates) = mpsc::unbounded_channel();

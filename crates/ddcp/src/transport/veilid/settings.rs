@@ -1,12 +1,26 @@
 use std::path::Path;
 
-use veilid_core::VeilidConfig;
+use veilid_core::{
+    VEILID_CAPABILITY_DHT, VEILID_CAPABILITY_RELAY, VEILID_CAPABILITY_ROUTE, VEILID_CAPABILITY_SIGNAL, VeilidCapability,
+    VeilidConfig,
+};
 
 use super::super::TransportError;
 use crate::config::NetworkConfig;
 
+/// What other nodes come to rely on: that it passes on what goes over their routes, that they are reached through it, that
+/// it keeps records. A node that runs for one command would let them down a moment later, and spend a transfer's link
+/// on theirs.
+const FOR_OTHERS: [VeilidCapability; 4] =
+    [VEILID_CAPABILITY_ROUTE, VEILID_CAPABILITY_RELAY, VEILID_CAPABILITY_SIGNAL, VEILID_CAPABILITY_DHT];
+
 /// The node's settings: all stores under `dir`; a private network if one is given, the public one otherwise.
-pub(super) fn veilid_config(dir: &Path, network: Option<&NetworkConfig>) -> Result<VeilidConfig, TransportError> {
+/// Unless it is `lasting`, others do not build on it.
+pub(super) fn veilid_config(
+    dir: &Path,
+    network: Option<&NetworkConfig>,
+    lasting: bool,
+) -> Result<VeilidConfig, TransportError> {
     let folder = dir.to_str().ok_or_else(|| TransportError::Store {
         path: dir.to_owned(),
         reason: "the node's folder must have a name in UTF-8".to_owned(),
@@ -15,6 +29,9 @@ pub(super) fn veilid_config(dir: &Path, network: Option<&NetworkConfig>) -> Resu
     // No keyring service runs on servers; the folder is the owner's alone instead.
     config.protected_store.allow_insecure_fallback = true;
     config.protected_store.always_use_insecure_storage = true;
+    if !lasting {
+        config.capabilities.disable.extend(FOR_OTHERS);
+    }
     if let Some(network) = network {
         set_network(&mut config, network);
     }
@@ -51,11 +68,15 @@ mod tests {
 
     #[test]
     fn a_private_network_replaces_the_public_one() {
-        let public = veilid_config(Path::new("/tmp/node"), None).unwrap();
+        let public = veilid_config(Path::new("/tmp/node"), None, true).unwrap();
         assert!(public.network.network_key_password.is_none());
         assert!(!public.network.routing_table.bootstrap.is_empty());
         assert!(public.table_store.directory.starts_with("/tmp/node/"));
         assert!(public.protected_store.directory.starts_with("/tmp/node/"));
+
+        assert!(public.capabilities.disable.is_empty());
+        let passing = veilid_config(Path::new("/tmp/node"), None, false).unwrap();
+        assert!(passing.capabilities.disable.contains(&VEILID_CAPABILITY_ROUTE));
 
         let settings = NetworkConfig {
             key: "secret".to_owned(),
@@ -64,7 +85,7 @@ mod tests {
             public_address: Some("h1.test:5151".to_owned()),
             detect_address_changes: false,
         };
-        let private = veilid_config(Path::new("/tmp/node"), Some(&settings)).unwrap().network;
+        let private = veilid_config(Path::new("/tmp/node"), Some(&settings), true).unwrap().network;
         assert_eq!(private.network_key_password.as_deref(), Some("secret"));
         assert!(private.routing_table.bootstrap.is_empty() && private.routing_table.bootstrap_keys.is_empty());
         assert_eq!(private.routing_table.bootstrap_records, settings.bootstrap);
