@@ -1,8 +1,8 @@
 use std::path::Path;
 
 use veilid_core::{
-    VEILID_CAPABILITY_DHT, VEILID_CAPABILITY_RELAY, VEILID_CAPABILITY_ROUTE, VEILID_CAPABILITY_SIGNAL, VeilidCapability,
-    VeilidConfig,
+    VEILID_CAPABILITY_DHT, VEILID_CAPABILITY_RELAY, VEILID_CAPABILITY_ROUTE, VEILID_CAPABILITY_SIGNAL,
+    VeilidCapability, VeilidConfig,
 };
 
 use super::super::TransportError;
