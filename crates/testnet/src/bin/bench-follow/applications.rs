@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Rows of a transaction.
 const ROWS: usize = 3;
 
-/// The program in Python that does as [`write`] does.
+/// The program in Python that does as [`write()`] does.
 const PYTHON: &str = include_str!("applications.py");
 
 /// What an application has to say at its end.
