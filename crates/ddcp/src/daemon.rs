@@ -125,8 +125,9 @@ pub(crate) async fn serve_held(
     repository.blocking(Repository::pin).await?;
     repository.stay();
     let (announce, announced) = watch::channel(Vec::new());
-    let control = control::Server::bind(repository.clone(), stop)?;
-    let metrics = match repository.blocking(Repository::metrics_address).await? {
+    let config = repository.blocking(Repository::config).await?;
+    let control = control::Server::bind(repository.clone(), config.control, stop)?;
+    let metrics = match config.metrics {
         Some(address) => Some(metrics::bind(address).await?),
         None => None,
     };

@@ -20,7 +20,7 @@ use super::{
     session, socket,
     token::Token,
 };
-use crate::{Error, ErrorKind, repo::Repository};
+use crate::{Error, ErrorKind, config::ControlAddress, repo::Repository};
 
 /// Clients that are served at once on the socket, and as many on TCP; further ones are told so.
 const MOST_CLIENTS: usize = 64;
@@ -65,18 +65,18 @@ impl Asked {
 }
 
 impl Server {
-    /// Binds the control socket of `repository`, whose lock the caller holds, and the port that its options or settings
-    /// name. `stop` is told when a client asks the daemon to end.
+    /// Binds the control socket of `repository`, whose lock the caller holds, and the port at
+    /// `address` if there is one. `stop` is told when a client asks the daemon to end.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::ControlPort`], [`Error::Config`].
-    pub fn bind(repository: Repository, stop: Arc<Notify>) -> Result<Self, Error> {
+    /// [`Error::Io`], [`Error::ControlPort`].
+    pub fn bind(repository: Repository, address: Option<ControlAddress>, stop: Arc<Notify>) -> Result<Self, Error> {
         let (path, token_file) = (repository.layout().socket(), repository.layout().control_token());
         let failed = |path: &PathBuf| {
             let path = path.clone();
             move |source| Error::Io { path, source }
         };
-        let tcp = match repository.control_address()? {
+        let tcp = match address {
             Some(address) => {
                 let address = address.socket();
                 let listener = bind_tcp(address).map_err(|source| Error::ControlPort { address, source })?;

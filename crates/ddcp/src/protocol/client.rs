@@ -647,4 +647,4 @@ fn printable(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -203,4 +203,4 @@ fn check(id: &[u8; 32], length: u64, bytes: &[u8]) -> Result<Vec<TableDefinition
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

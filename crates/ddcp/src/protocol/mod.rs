@@ -30,6 +30,8 @@ mod window;
 pub use access::Door;
 pub use client::{Client, ClientError, Fetched, Limits, OfferedPack, Sink};
 pub use credentials::Credentials;
+#[cfg(test)]
+pub(crate) use definitions::tests::{Tells, table};
 pub use definitions::{DefinitionsError, MAX_DEFINITIONS_BYTES, decode_definitions, encode_definitions};
 pub use gate::{DropReport, Drops};
 pub use guard::{Guarded, Rules};

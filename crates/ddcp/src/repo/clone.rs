@@ -8,7 +8,7 @@ use std::{fs, io, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Layout, Lock, LockError, Monitor, Options, Outcome, PullReport, Repository, absolute_address, is_missing_or_empty,
+    Layout, Lock, Monitor, Options, Outcome, PullReport, Repository, absolute_address, is_missing_or_empty, lock_error,
     parse_name,
 };
 use crate::{
@@ -106,10 +106,7 @@ fn begin(layout: Layout, options: Options, name: &RemoteName, address: &Address)
         move |source| Error::Io { path, source }
     };
     files::create_private_dir(layout.state()).map_err(io(layout.state()))?;
-    let lock = Lock::take(&layout.lock()).map_err(|error| match error {
-        LockError::Held(pid) => Error::Locked { path: layout.database().to_owned(), pid },
-        LockError::Io(source) => io(&layout.lock())(source),
-    })?;
+    let lock = Lock::take(&layout.lock()).map_err(|error| lock_error(&layout, error))?;
     if !mark.exists() {
         // Another may have begun and ended since it was looked at first.
         check_target(&layout)?;
@@ -173,41 +170,17 @@ mod tests {
 
     use super::*;
     use crate::{
-        changeset::{Cursor, SiteId},
-        database::{TableDefinition, TakePack},
+        database::TableDefinition,
         host::Host,
-        protocol::{RemoteStatus, Server, Source},
+        protocol::{Server, Tells, table},
         transport::{BoxFuture, Connector, LocalPeer, Peer, TransportError},
     };
-
-    /// Tells these declarations.
-    #[derive(Clone)]
-    struct Tells(Vec<TableDefinition>);
-
-    impl Source for Tells {
-        fn status(&self) -> Result<RemoteStatus, String> {
-            Ok(RemoteStatus { site_id: vec![7; 16], db_version: 0, schema: vec![0; 32] })
-        }
-
-        fn packs(&self, after: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<(Cursor, bool), String> {
-            Ok((after, false))
-        }
-
-        fn definitions(&self) -> Result<Vec<TableDefinition>, String> {
-            Ok(self.0.clone())
-        }
-    }
 
     impl Connector for Tells {
         fn connect(&self, _: &Address) -> BoxFuture<'_, Result<Arc<dyn Peer>, TransportError>> {
             let peer = LocalPeer::new(Arc::new(Server::new(self.clone(), None, Host::default())));
             Box::pin(async move { Ok(Arc::new(peer) as Arc<dyn Peer>) })
         }
-    }
-
-    fn table(name: &str, sql: &str, indexes: &[&str]) -> TableDefinition {
-        let indexes = indexes.iter().map(|&index| index.to_owned()).collect();
-        TableDefinition { name: name.to_owned(), sql: sql.to_owned(), indexes }
     }
 
     async fn clone(layout: &Layout, definitions: Vec<TableDefinition>) -> Result<CloneReport, Error> {

@@ -101,9 +101,8 @@ pub struct Options {
 /// An open repository. Cheap to clone; clones are the same.
 ///
 /// What changes it works alone: [`fetch`](Self::fetch), [`merge`](Self::merge), [`pull`](Self::pull),
-/// [`fetch_bundle`](Self::fetch_bundle), [`verify`](Self::verify), [`schema_diff`](Self::schema_diff) and
-/// [`schema_adopt`](Self::schema_adopt) fail with [`Error::Locked`] while another process works on the repository, and keep
-/// others out meanwhile. Applications write to the database itself at any time, by connections of their own.
+/// [`fetch_bundle`](Self::fetch_bundle), [`verify`](Self::verify) and [`schema_adopt`](Self::schema_adopt) fail with
+/// [`Error::Locked`] while another process works on the repository, and keep others out meanwhile. Applications write to the database itself at any time, by connections of their own.
 ///
 /// Dropping a future of these methods breaks the work off and loses nothing: what was fetched is stored, what was merged
 /// is committed, and the next call goes on from there.
@@ -221,7 +220,8 @@ impl Repository {
     /// [`Error::Locked`], [`Error::Io`].
     #[doc(hidden)]
     pub fn try_lock(&self) -> Result<Lock, Error> {
-        self.lock_error(Lock::take(&self.inner.layout.lock()))
+        let layout = self.layout();
+        Lock::take(&layout.lock()).map_err(|error| lock_error(layout, error))
     }
 
     /// Takes the lock for work on the repository, and makes sure that its database has a site id of its own. Where this
@@ -238,18 +238,12 @@ impl Repository {
             if let Some(lock) = repository.inner.lock.share() {
                 return Ok(lock);
             }
-            let lock = repository.lock_error(repository.inner.lock.take(&repository.inner.layout.lock()))?;
+            let layout = repository.layout();
+            let lock = repository.inner.lock.take(&layout.lock()).map_err(|error| lock_error(layout, error))?;
             repository.check_identity()?;
             Ok(lock)
         })
         .await
-    }
-
-    fn lock_error<T>(&self, result: Result<T, LockError>) -> Result<T, Error> {
-        result.map_err(|error| match error {
-            LockError::Held(pid) => Error::Locked { path: self.inner.layout.database().to_owned(), pid },
-            LockError::Io(source) => Error::Io { path: self.inner.layout.lock(), source },
-        })
     }
 
     /// What one at a time has, who serves this repository.
@@ -262,28 +256,18 @@ impl Repository {
         self.inner.options.offline || self.inner.options.connector.is_some()
     }
 
-    /// The settings, read anew.
+    /// The settings, read anew, with the options in place of what they replace.
     ///
     /// # Errors
     /// [`Error::Config`].
     #[doc(hidden)]
     pub fn config(&self) -> Result<Config, Error> {
         let mut config = Config::load(&self.inner.layout.config())?;
-        if let Some(limits) = self.inner.options.limits {
-            config.limits = limits;
-        }
+        let Options { limits, control, metrics, .. } = &self.inner.options;
+        config.limits = limits.unwrap_or(config.limits);
+        config.control = control.or(config.control);
+        config.metrics = metrics.or(config.metrics);
         Ok(config)
-    }
-
-    /// Where, besides its socket, the daemon takes control requests.
-    ///
-    /// # Errors
-    /// [`Error::Config`].
-    pub(crate) fn control_address(&self) -> Result<Option<ControlAddress>, Error> {
-        match self.inner.options.control {
-            Some(address) => Ok(Some(address)),
-            None => Ok(self.config()?.control),
-        }
     }
 
     /// The remotes in the order of their names.
@@ -487,17 +471,6 @@ impl Repository {
         Ok(State::open(&self.inner.layout.state_db())?)
     }
 
-    /// Where the daemon is to give its metrics, if anywhere.
-    ///
-    /// # Errors
-    /// [`Error::Config`].
-    pub(crate) fn metrics_address(&self) -> Result<Option<SocketAddr>, Error> {
-        match self.inner.options.metrics {
-            Some(address) => Ok(Some(address)),
-            None => Ok(self.config()?.metrics),
-        }
-    }
-
     /// The configured remotes, or the one that is named.
     fn chosen(&self, name: Option<&str>) -> Result<Vec<(RemoteName, Address)>, Error> {
         let config = self.config()?;
@@ -533,6 +506,13 @@ impl Repository {
         };
         let done = self.inner.options.host.blocking(work).await;
         done.unwrap_or_else(|| Err(Error::Interrupted("a thread of this program stopped".into())))
+    }
+}
+
+fn lock_error(layout: &Layout, error: LockError) -> Error {
+    match error {
+        LockError::Held(pid) => Error::Locked { path: layout.database().to_owned(), pid },
+        LockError::Io(source) => Error::Io { path: layout.lock(), source },
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Answers in turn what it is given, the last for ever.
-struct Scripted(Mutex<Vec<Answer>>);
+pub(crate) struct Scripted(pub(crate) Mutex<Vec<Answer>>);
 
 impl Peer for Scripted {
     fn call(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {

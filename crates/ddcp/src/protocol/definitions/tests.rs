@@ -9,18 +9,20 @@ use crate::{
     host::Host,
     protocol::{
         Limits, RemoteStatus, Server, Source,
+        client::tests::Scripted,
         message::{self, NO_MESSAGE},
     },
     transport::{BoxFuture, LocalPeer, Peer, TransportError},
 };
 
-fn table(name: &str, sql: &str, indexes: &[&str]) -> TableDefinition {
+pub(crate) fn table(name: &str, sql: &str, indexes: &[&str]) -> TableDefinition {
     let indexes = indexes.iter().map(|&index| index.to_owned()).collect();
     TableDefinition { name: name.to_owned(), sql: sql.to_owned(), indexes }
 }
 
 /// Tells these declarations.
-struct Tells(Vec<TableDefinition>);
+#[derive(Clone)]
+pub(crate) struct Tells(pub(crate) Vec<TableDefinition>);
 
 impl Source for Tells {
     fn status(&self) -> Result<RemoteStatus, String> {
@@ -39,17 +41,6 @@ impl Source for Tells {
 async fn told(definitions: Vec<TableDefinition>) -> Result<Vec<TableDefinition>, ClientError> {
     let server = Server::new(Tells(definitions), None, Host::default());
     Client::new(Arc::new(LocalPeer::new(Arc::new(server))), Limits::default(), Host::default()).definitions().await
-}
-
-/// Answers in turn what it is given, the last for ever.
-struct Scripted(Mutex<Vec<Answer>>);
-
-impl Peer for Scripted {
-    fn call(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-        let mut answers = self.0.lock().unwrap();
-        let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
-        Box::pin(async { Ok(message::encode(answer)) })
-    }
 }
 
 async fn scripted(answers: Vec<Answer>) -> Result<Vec<TableDefinition>, ClientError> {
