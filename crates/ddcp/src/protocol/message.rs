@@ -332,6 +332,9 @@ pub fn private_announcement(status: &RemoteStatus, secret: &[u8; 32]) -> Vec<u8>
 }
 
 /// Reads a request, and who sent it. Of one that cannot be read the session is told where that can be.
+///
+/// Of one that can be read, both come from one reading: two that look for different fields can take ill-formed CBOR
+/// differently, and the request of one session would be charged to another.
 pub(crate) fn decode_request(bytes: &[u8]) -> (Option<Session>, Result<Request, MessageError>) {
     #[derive(Decode)]
     #[cbor(map)]
@@ -339,12 +342,23 @@ pub(crate) fn decode_request(bytes: &[u8]) -> (Option<Session>, Result<Request, 
         #[n(2)]
         session: Option<Session>,
     }
-    let head = minicbor::decode::<SessionOnly>(bytes.get(..MAX_MESSAGE).unwrap_or(bytes));
-    (head.ok().and_then(|head| head.session), decode(bytes))
+    match open(bytes) {
+        Ok(Envelope { session, body, .. }) => (session, Ok(body)),
+        Err(error) => {
+            let head = minicbor::decode::<SessionOnly>(bytes.get(..MAX_MESSAGE).unwrap_or(bytes));
+            (head.ok().and_then(|head| head.session), Err(error))
+        }
+    }
 }
 
-/// Reads a message. The version is looked at first, so that a later version's message is told from garbage.
+/// Reads a message.
 pub(crate) fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, MessageError> {
+    open(bytes).map(|envelope| envelope.body)
+}
+
+/// Reads a message with its envelope. The version is looked at first, so that a later version's message is told from
+/// garbage.
+fn open<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<Envelope<T>, MessageError> {
     #[derive(Decode)]
     #[cbor(map)]
     struct VersionOnly {
@@ -359,8 +373,7 @@ pub(crate) fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, Messag
     if version != PROTOCOL_VERSION {
         return Err(MessageError::Version(version));
     }
-    let envelope: Envelope<T> = minicbor::decode(bytes).map_err(malformed)?;
-    Ok(envelope.body)
+    minicbor::decode(bytes).map_err(malformed)
 }
 
 #[cfg(test)]
@@ -411,6 +424,23 @@ mod tests {
     fn another_version_is_named() {
         let bytes = minicbor::to_vec(Envelope { version: 9, body: Request::Status, session: None }).unwrap();
         assert!(matches!(decode::<Request>(&bytes), Err(MessageError::Version(9))));
+    }
+
+    #[test]
+    fn the_session_is_that_of_the_request_also_where_it_is_ill_formed() {
+        let [mine, other] = [[1; 16], [2; 16]].map(Session::from);
+        let mut bytes = Vec::new();
+        let mut encoder = minicbor::Encoder::new(&mut bytes);
+        encoder.begin_map().unwrap().u8(2).unwrap().encode(mine).unwrap();
+        encoder.u8(0).unwrap().u32(PROTOCOL_VERSION).unwrap();
+        encoder.u8(1).unwrap().array(2).unwrap().u8(3).unwrap().begin_map().unwrap().u8(0).unwrap().u8(7).unwrap();
+        // An end where a value should be: it ends the request for who skips it, and is skipped by who reads it.
+        encoder.u8(99).unwrap().end().unwrap().u8(2).unwrap().encode(other).unwrap();
+        encoder.end().unwrap().end().unwrap();
+        let (session, request) = decode_request(&bytes);
+        let envelope: Envelope<Request> = minicbor::decode(&bytes).unwrap();
+        assert_eq!((session, request.unwrap()), (envelope.session, envelope.body));
+        assert_eq!(session, Some(mine));
     }
 
     #[test]
