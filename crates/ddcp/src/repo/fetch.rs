@@ -233,6 +233,9 @@ impl Repository {
             if from == ReadFrom::Start {
                 reader = nobody(repository.inner.options.host.random_bytes())?;
             }
+            if rewound {
+                state.put_aside(&site)?;
+            }
             if rewound || from == ReadFrom::Start {
                 state.drop_inbox(&site)?;
                 fetched = Cursor::ZERO;

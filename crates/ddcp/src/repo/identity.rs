@@ -66,6 +66,7 @@ impl Repository {
             (Some(reason), _) => {
                 let new = self.new_id();
                 let old = database.site_id()?;
+                state.put_inbox_aside()?;
                 let site = database.renew_site_id(self.new_id(), &new)?;
                 tracing::warn!(database = %path.display(), %old, new = %site, "{reason}; it was given a new site id");
                 new

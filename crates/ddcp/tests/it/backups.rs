@@ -57,7 +57,7 @@ fn a_source_that_is_restored_between_fetch_and_merge() {
     restore(&a, &copy);
     b.ok(["fetch"]);
     b.ok(["merge"]);
-    assert_eq!(b.notes()[0], "1|one|1");
+    assert_eq!(b.notes(), ["1|one|5", "2|two|5"], "what was fetched before it was lost there");
     b.pull();
     b.assert_sound();
 }
@@ -80,7 +80,7 @@ fn a_database_restored_from_an_older_copy_gets_everything_again() {
     status 0
     --- stdout
     a: fetched 6 changes in SIZE
-    a: merged 6 changes (note 5)
+    a: merged 8 changes (note 5)
 
     --- stderr
     TIME  WARN ddcp::repo::identity: its version went back from 3 to 1: restored from a copy, or a table was dropped; it was given a new site id database=DIR/b.db old=SITE new=SITE
@@ -119,6 +119,49 @@ fn a_restored_database_gets_back_also_what_it_wrote_itself() {
     a.pull();
     assert_converged(&[&a, &b]);
     assert_eq!(a.notes(), ["1|one|5", "2|lost here|2", "5|five|5"]);
+}
+
+#[test]
+fn a_restored_database_gets_back_what_it_wrote_also_if_a_fetch_was_not_merged() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    let copy = backup(&a);
+    a.sql("INSERT INTO note VALUES ('2', 'lost here', 2)");
+    b.follows(&[&a]).pull();
+    b.sql("INSERT INTO note VALUES ('3', 'three', 3)");
+    // From the beginning, but without what `a` wrote.
+    a.follows(&[&b]).ok(["fetch"]);
+
+    restore(&a, &copy);
+    a.pull();
+    assert_eq!(a.notes(), ["1|one|1", "2|lost here|2", "3|three|3"]);
+    b.pull();
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
+fn what_was_fetched_of_a_remote_that_was_restored_since_is_merged_with_it() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    let copy = backup(&a);
+    a.sql("INSERT INTO note VALUES ('2', 'lost there', 2)");
+    a.ok(["init"]);
+    b.follows(&[&a]).ok(["fetch"]);
+
+    restore(&a, &copy);
+    a.ok(["init"]);
+    assert_snapshot!(b.run(["pull", "a"]), @"
+    status 0
+    --- stdout
+    a: fetched 2 changes in SIZE
+    a: merged 6 changes (note 4)
+    ");
+    assert_eq!(b.notes(), ["1|one|1", "2|lost there|2"]);
+    a.follows(&[&b]).pull();
+    b.pull();
+    assert_converged(&[&a, &b]);
 }
 
 #[test]
@@ -208,7 +251,7 @@ fn a_database_copied_with_its_state_becomes_a_peer_and_one_that_is_moved_stays_i
 }
 
 #[test]
-fn a_merge_after_a_restore_leaves_no_gap() {
+fn a_merge_after_a_restore_leaves_nothing_out() {
     let world = World::new();
     let [a, b] = world.all_notes(["a", "b"]);
     b.follows(&[&a]).pull();
@@ -220,7 +263,7 @@ fn a_merge_after_a_restore_leaves_no_gap() {
 
     restore(&b, &copy);
     b.ok(["merge"]);
-    assert!(b.notes().is_empty(), "what lies behind a gap must not be merged");
+    assert_eq!(b.notes(), ["2|two|2"], "which does not count as read up to there");
     b.pull();
     assert_converged(&[&a, &b]);
 }

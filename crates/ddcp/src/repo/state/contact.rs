@@ -1,0 +1,109 @@
+//! What is known of remotes from talking to them.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{State, StateError, waiting::put_aside};
+use crate::{changeset::SiteId, transport::Address};
+
+/// What is known of a remote from talking to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contact {
+    /// The site id it last answered with.
+    pub site_id: Option<SiteId>,
+    /// The database version it last answered with.
+    pub db_version: Option<i64>,
+    /// When it last answered, in seconds since 1970.
+    pub last_contact: Option<i64>,
+    /// What went wrong since.
+    pub last_error: Option<String>,
+}
+
+impl State {
+    /// What is known of the remote `name`, if its address is still `address`.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn contact(&self, name: &str, address: &Address) -> Result<Contact, StateError> {
+        let contact = self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT site_id, db_version, last_contact, last_error FROM contact
+                     WHERE remote = ? AND address = ?",
+                )?
+                .query_row([name, &address.to_string()], |row| {
+                    let site_id = row.get::<_, Option<Vec<u8>>>(0)?;
+                    Ok(Contact {
+                        site_id: site_id.and_then(|bytes| SiteId::from_bytes(&bytes).ok()),
+                        db_version: row.get(1)?,
+                        last_contact: row.get(2)?,
+                        last_error: row.get(3)?,
+                    })
+                })
+                .optional()
+        })?;
+        Ok(contact.unwrap_or_default())
+    }
+
+    /// Notes that the remote `name` answered. What lies here of the site that it was before waits for the next merge of
+    /// this one.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn note_answer(
+        &mut self,
+        name: &str,
+        address: &Address,
+        site: &SiteId,
+        db_version: i64,
+        now: i64,
+    ) -> Result<(), StateError> {
+        let before = self.contact(name, address)?.site_id.filter(|before| before != site);
+        self.write(|transaction| {
+            if let Some(before) = before {
+                put_aside(transaction, &before, site)?;
+            }
+            transaction
+                .execute(
+                    "INSERT INTO contact (remote, address, site_id, db_version, last_contact) VALUES (?, ?, ?, ?, ?)
+                     ON CONFLICT (remote) DO UPDATE SET address = excluded.address, site_id = excluded.site_id,
+                         db_version = excluded.db_version, last_contact = excluded.last_contact, last_error = NULL",
+                    params![name, address.to_string(), site.as_bytes(), db_version, now],
+                )
+                .map(drop)
+        })
+    }
+
+    /// Notes that talking to the remote `name` failed.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn note_error(&mut self, name: &str, address: &Address, error: &str) -> Result<(), StateError> {
+        let address = address.to_string();
+        self.write(|transaction| {
+            transaction.execute("DELETE FROM contact WHERE remote = ? AND address <> ?", [name, &address])?;
+            transaction
+                .execute(
+                    "INSERT INTO contact (remote, address, last_error) VALUES (?, ?, ?)
+                     ON CONFLICT (remote) DO UPDATE SET last_error = excluded.last_error",
+                    [name, &address, error],
+                )
+                .map(drop)
+        })
+    }
+
+    /// Forgets the remote `name`.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn forget_contact(&mut self, name: &str) -> Result<(), StateError> {
+        self.write(|t| t.execute("DELETE FROM contact WHERE remote = ?", [name]).map(drop))
+    }
+
+    /// Keeps what is known of a remote under its new name.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn rename_contact(&mut self, old: &str, new: &str) -> Result<(), StateError> {
+        self.write(|t| t.execute("UPDATE OR REPLACE contact SET remote = ? WHERE remote = ?", [new, old]).map(drop))
+    }
+}

@@ -1,0 +1,124 @@
+use rusqlite::params;
+
+use super::*;
+use crate::transport::Address;
+
+fn state() -> (tempfile::TempDir, State) {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(&dir.path().join("state.db")).unwrap();
+    (dir, state)
+}
+
+fn site(byte: u8) -> SiteId {
+    SiteId::from_bytes(&[byte; 16]).unwrap()
+}
+
+fn at(version: i64) -> Cursor {
+    Cursor { version, seq: 0 }
+}
+
+#[test]
+fn the_inbox_is_a_queue_per_site_and_survives_reopening() {
+    let (dir, mut state) = state();
+    state.store(&site(1), at(0), at(3), Some((b"one", 2))).unwrap();
+    state.store(&site(2), at(0), at(9), Some((b"other", 5))).unwrap();
+    state.store(&site(1), at(3), at(4), Some((b"two", 1))).unwrap();
+    drop(state);
+    let mut state = State::open(&dir.path().join("state.db")).unwrap();
+    assert_eq!(state.fetched(&site(1), at(0)).unwrap(), at(4));
+    assert_eq!(state.inbox_changes(&site(1)).unwrap(), 3);
+    let first = state.next_stretch(&site(1)).unwrap().unwrap();
+    assert_eq!((first.from, first.to, first.pack.as_deref()), (at(0), at(3), Some(&b"one"[..])));
+    state.remove_stretch(first.id).unwrap();
+    assert_eq!(state.next_stretch(&site(1)).unwrap().unwrap().pack.as_deref(), Some(&b"two"[..]));
+    assert_eq!(state.inbox_sites().unwrap(), [site(1), site(2)]);
+}
+
+#[test]
+fn a_file_of_an_earlier_program_is_brought_up_to_date_and_one_of_a_later_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let first = Connection::open(&path).unwrap();
+    first.execute_batch(TABLES).unwrap();
+    let contact = "INSERT INTO contact (remote, address, site_id, schema) VALUES ('a', '/a.db', ?, ?)";
+    first.execute(contact, params![site(1).as_bytes(), b"schema"]).unwrap();
+    first.pragma_update(None, "user_version", 1).unwrap();
+    drop(first);
+    let mut state = State::open(&path).unwrap();
+    assert!(state.log(None, 1).unwrap().is_empty());
+    assert_eq!(state.read_on(&site(1), at(7), b"schema").unwrap(), at(7), "the schema it was read with is kept");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let error = State::open(&path).err().unwrap().to_string();
+    assert!(error.contains("made by a later ddcp (layout 99"), "{error}");
+}
+
+#[test]
+fn a_gap_after_what_was_merged_empties_the_inbox() {
+    let (_dir, mut state) = state();
+    state.store(&site(1), at(5), at(8), Some((b"pack", 1))).unwrap();
+    assert_eq!(state.fetched(&site(1), at(5)).unwrap(), at(8));
+    assert_eq!(state.fetched(&site(1), at(2)).unwrap(), at(2));
+    assert_eq!(state.next_stretch(&site(1)).unwrap(), None);
+}
+
+#[test]
+fn empty_stretches_become_one() {
+    let (_dir, mut state) = state();
+    state.store(&site(1), at(0), at(3), None).unwrap();
+    state.store(&site(1), at(3), at(7), None).unwrap();
+    state.store(&site(1), at(7), at(8), Some((b"pack", 1))).unwrap();
+    state.store(&site(1), at(8), at(9), None).unwrap();
+    let first = state.next_stretch(&site(1)).unwrap().unwrap();
+    assert_eq!((first.from, first.to, first.pack), (at(0), at(7), None));
+    assert_eq!(state.fetched(&site(1), at(0)).unwrap(), at(9));
+}
+
+#[test]
+fn what_waits_is_kept_once() {
+    let (_dir, mut state) = state();
+    state.keep_waiting(&site(1), b"pack", 3, "no table a").unwrap();
+    state.keep_waiting(&site(1), b"pack", 3, "no table a\nno table b").unwrap();
+    assert_eq!(state.waiting_changes(&site(1)).unwrap(), (3, vec!["no table a".to_owned(), "no table b".to_owned()]));
+    let waiting = state.next_waiting(&site(1), 0).unwrap().unwrap();
+    assert_eq!(state.next_waiting(&site(1), waiting.id).unwrap(), None);
+    state.remove_waiting(waiting.id).unwrap();
+    assert_eq!(state.waiting_changes(&site(1)).unwrap().0, 0);
+}
+
+#[test]
+fn a_contact_belongs_to_an_address() {
+    let (_dir, mut state) = state();
+    let (old, new) = (Address::Path("old.db".into()), Address::Path("new.db".into()));
+    state.note_answer("bob", &old, &site(1), 7, 1000).unwrap();
+    state.note_error("bob", &old, "gone").unwrap();
+    let contact = state.contact("bob", &old).unwrap();
+    assert_eq!((contact.db_version, contact.last_error.as_deref()), (Some(7), Some("gone")));
+    assert_eq!(state.contact("bob", &new).unwrap(), Contact::default());
+    state.note_error("bob", &new, "never there").unwrap();
+    assert_eq!(state.contact("bob", &new).unwrap().site_id, None);
+    state.rename_contact("bob", "rob").unwrap();
+    assert_eq!(state.contact("rob", &new).unwrap().last_error.as_deref(), Some("never there"));
+}
+
+#[test]
+fn what_is_put_aside_waits_under_the_site_that_the_remote_has_now() {
+    let (_dir, mut state) = state();
+    let address = Address::Path("bob.db".into());
+    state.note_answer("bob", &address, &site(1), 9, 1000).unwrap();
+    state.store(&site(1), at(0), at(3), Some((b"one", 2))).unwrap();
+    state.store(&site(1), at(3), at(5), None).unwrap();
+    state.keep_waiting(&site(1), b"two", 3, "no table a").unwrap();
+    state.store(&site(3), at(0), at(1), Some((b"other", 7))).unwrap();
+
+    state.note_answer("bob", &address, &site(1), 9, 1001).unwrap();
+    assert_eq!(state.inbox_changes(&site(1)).unwrap(), 2, "nothing is new");
+    state.note_answer("bob", &address, &site(2), 1, 1002).unwrap();
+    assert_eq!(state.fetched(&site(2), at(0)).unwrap(), at(0));
+    assert_eq!((state.inbox_sites().unwrap(), state.waiting_sites().unwrap()), (vec![site(3)], vec![site(2)]));
+    assert_eq!(state.waiting_changes(&site(2)).unwrap().0, 5);
+
+    state.put_inbox_aside().unwrap();
+    assert_eq!(state.inbox_sites().unwrap(), []);
+    let waiting = state.next_waiting(&site(3), 0).unwrap().unwrap();
+    assert_eq!((waiting.pack.as_slice(), state.waiting_changes(&site(3)).unwrap().0), (&b"other"[..], 7));
+}
