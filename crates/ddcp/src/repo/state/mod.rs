@@ -17,10 +17,6 @@ mod contact;
 mod inbox;
 mod waiting;
 
-pub use contact::Contact;
-pub use inbox::Stretch;
-pub use waiting::Waiting;
-
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
 const STEPS: [&str; 5] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES];
 

@@ -1,6 +1,6 @@
 use rusqlite::params;
 
-use super::*;
+use super::{contact::Contact, *};
 use crate::transport::Address;
 
 fn state() -> (tempfile::TempDir, State) {
