@@ -235,13 +235,14 @@ impl Repository {
             }
             if rewound {
                 state.put_aside(&site)?;
-            }
-            if rewound || from == ReadFrom::Start {
+                fetched = Cursor::ZERO;
+            } else if from == ReadFrom::Start {
                 state.drop_inbox(&site)?;
                 fetched = Cursor::ZERO;
             }
             let after = state.read_on(&site, fetched, &status.schema)?;
-            let held = state.inbox_bytes(&site)?;
+            // A remote could go back again and again, or be another each time: what was put aside is held as well.
+            let held = state.inbox_bytes(&site)?.saturating_add(state.waiting_bytes(&site)?);
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
             Ok(Start { reader, after, up_to: status.db_version, held, report, state })
         })

@@ -116,6 +116,7 @@ fn what_is_put_aside_waits_under_the_site_that_the_remote_has_now() {
     assert_eq!(state.fetched(&site(2), at(0)).unwrap(), at(0));
     assert_eq!((state.inbox_sites().unwrap(), state.waiting_sites().unwrap()), (vec![site(3)], vec![site(2)]));
     assert_eq!(state.waiting_changes(&site(2)).unwrap().0, 5);
+    assert_eq!(state.waiting_bytes(&site(2)).unwrap(), 6, "it is held still");
 
     state.put_inbox_aside().unwrap();
     assert_eq!(state.inbox_sites().unwrap(), []);

@@ -92,6 +92,14 @@ impl State {
         })
     }
 
+    /// Bytes of packs of `site` that wait.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn waiting_bytes(&self, site: &SiteId) -> Result<u64, StateError> {
+        self.count("SELECT coalesce(sum(length(pack)), 0) FROM waiting WHERE site_id = ?", site)
+    }
+
     /// Changes of `site` that wait, and the reasons, one sentence each.
     ///
     /// # Errors
