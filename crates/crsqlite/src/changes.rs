@@ -29,7 +29,8 @@ const DB_VERSION: i32 = 5;
 const SITE_ID: i32 = 6;
 const SEQ: i32 = 8;
 
-/// The connected table. While it lives, the engine may keep prepared statements.
+/// The connected table. Through it the engine hears of the ends of transactions: it is written to once in each
+/// (see [`Engine::take_part`]), and SQLite tells the tables that were written to.
 pub(crate) struct Changes {
     engine: Rc<Engine>,
     /// `rows_impacted` when the transaction's first merge and when each later savepoint began.
@@ -42,7 +43,6 @@ impl vtab::Table for Changes {
     const KIND: Kind = Kind::Eponymous { writable: true };
 
     fn connect(engine: &Rc<Engine>, _args: &[String], _create: bool) -> Result<(Changes, &'static str)> {
-        engine.attached.set(true);
         let impacted = RefCell::new((0, Vec::new()));
         Ok((Changes { engine: Rc::clone(engine), impacted }, DECLARATION))
     }
@@ -85,8 +85,17 @@ impl vtab::Table for Changes {
     }
 
     fn begin(&self) -> Result<()> {
+        self.engine.begun();
         self.impacted.replace((self.engine.rows_impacted.get(), Vec::new()));
         Ok(())
+    }
+
+    fn committed(&self) {
+        self.engine.committed();
+    }
+
+    fn rolled_back(&self) {
+        self.engine.rolled_back();
     }
 
     fn savepoint(&self, n: i32) -> Result<()> {
@@ -102,13 +111,6 @@ impl vtab::Table for Changes {
         let before = since.iter().find(|(m, _)| *m == n).map_or(*first, |(_, impacted)| *impacted);
         self.engine.rows_impacted.set(before);
         Ok(())
-    }
-}
-
-impl Drop for Changes {
-    fn drop(&mut self) {
-        self.engine.attached.set(false);
-        self.engine.release_statements();
     }
 }
 

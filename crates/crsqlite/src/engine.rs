@@ -8,7 +8,7 @@ use rusqlite::types::ValueRef;
 
 use crate::catalog::{Catalog, Crr};
 use crate::error::{Error, Result};
-use crate::ffi::{Db, Slot, Stmt, TransactionHooks};
+use crate::ffi::{Db, Slot, Stmt};
 use crate::load::{self, Settings};
 use crate::memo::Memo;
 use crate::versions::Versions;
@@ -57,18 +57,21 @@ pub(crate) struct Engine {
     /// The one asked for last: mostly the one asked for next.
     last_ordinal: RefCell<(Box<[u8]>, i64)>,
     cache: RefCell<Option<Rc<Cache>>>,
-    /// Whether the table `crsql_changes` is connected: it tells when to let the statements go.
+    /// Whether the table `crsql_closing` is connected: it tells when to let the statements go.
     pub(crate) attached: Cell<bool>,
+    /// Whether the engine will be told how the open write transaction ends.
+    taking_part: Cell<bool>,
 }
 
 /// What is prepared and can be thrown away at any time.
 pub(crate) struct Cache {
     pub(crate) catalog: Catalog,
-    data_version: Slot,
     pre_compact: Slot,
     pub(crate) site_by_ordinal: Slot,
     pub(crate) ordinal_by_site: Slot,
     pub(crate) add_site: Slot,
+    /// Makes `crsql_changes` one of the tables that the transaction writes to, and writes nothing.
+    take_part: Slot,
 }
 
 impl Engine {
@@ -87,6 +90,7 @@ impl Engine {
             last_ordinal: RefCell::default(),
             cache: RefCell::new(None),
             attached: Cell::new(false),
+            taking_part: Cell::new(false),
         }
     }
 
@@ -108,11 +112,11 @@ impl Engine {
         let master = "SELECT value FROM main.crsql_master WHERE key = 'pre_compact_dbversion'";
         let cache = Rc::new(Cache {
             catalog: Catalog::load(self.db)?,
-            data_version: Slot::new("PRAGMA main.data_version"),
             pre_compact: Slot::new(master),
             site_by_ordinal: Slot::new("SELECT site_id FROM main.crsql_site_id WHERE ordinal = ?1"),
             ordinal_by_site: Slot::new("SELECT ordinal FROM main.crsql_site_id WHERE site_id = ?1"),
             add_site: Slot::new("INSERT INTO main.crsql_site_id (site_id) VALUES (?1)"),
+            take_part: Slot::new("DELETE FROM main.crsql_changes WHERE 0"),
         });
         self.cache.replace(Some(Rc::clone(&cache)));
         Ok(cache)
@@ -124,13 +128,12 @@ impl Engine {
         load::restore(self.db, &self.site_id)
     }
 
-    /// Connects `crsql_changes`. SQLite disconnects it first thing when it closes the connection,
-    /// before it looks for open statements; that is when ours go.
+    /// Connects the table that tells when the connection is closed.
     fn attach(&self) -> Result<()> {
         if self.attached.get() {
             return Ok(());
         }
-        Stmt::prepare(self.db, "SELECT 1 FROM crsql_changes").map(drop)
+        Stmt::prepare(self.db, "SELECT 1 FROM crsql_closing").map(drop)
     }
 
     /// Lets all prepared statements go.
@@ -157,13 +160,9 @@ impl Engine {
         if let Some(current) = self.versions.checked() {
             return Ok(current);
         }
+        // Looking at the schema reads the database, which shows what others have committed.
         let cache = self.cache()?;
-        let data_version = {
-            let mut stmt = cache.data_version.get(self.db)?;
-            let mut rows = stmt.query(&[])?;
-            rows.next()?;
-            rows.int(0)
-        };
+        let data_version = self.db.data_version();
         let current = match self.versions.at(data_version) {
             Some(current) => current,
             None => {
@@ -173,9 +172,43 @@ impl Engine {
             }
         };
         if self.db.is_writing() {
+            self.take_part()?;
             self.versions.hold();
         }
         Ok(current)
+    }
+
+    /// Sees to it that the engine is told how the open write transaction ends, if there is one. What is remembered of
+    /// a transaction must not be remembered without it.
+    ///
+    /// SQLite's commit and rollback hooks would tell too, but a connection has one of each, and they are the
+    /// application's.
+    pub(crate) fn take_part(&self) -> Result<()> {
+        if self.taking_part.get() || !self.db.is_writing() {
+            return Ok(());
+        }
+        self.cache()?.take_part.get(self.db)?.exec(&[])
+    }
+
+    /// The engine takes part in the open write transaction.
+    pub(crate) fn begun(&self) {
+        self.taking_part.set(true);
+    }
+
+    /// The transaction in which the engine took part was committed.
+    pub(crate) fn committed(&self) {
+        self.taking_part.set(false);
+        self.versions.commit(self.db.data_version());
+        self.rows_impacted.set(0);
+        self.memo.replace(None);
+    }
+
+    /// The transaction in which the engine took part was rolled back.
+    pub(crate) fn rolled_back(&self) {
+        self.taking_part.set(false);
+        self.versions.rollback(self.db.data_version());
+        self.rows_impacted.set(0);
+        self.forget_rows();
     }
 
     fn stored_version(&self, cache: &Cache) -> Result<i64> {
@@ -240,19 +273,5 @@ impl Engine {
         }
         let _restore = Restore(&self.sync_bit, self.sync_bit.replace(1));
         body()
-    }
-}
-
-impl TransactionHooks for Engine {
-    fn on_commit(&self) {
-        self.versions.commit();
-        self.rows_impacted.set(0);
-        self.memo.replace(None);
-    }
-
-    fn on_rollback(&self) {
-        self.versions.rollback();
-        self.rows_impacted.set(0);
-        self.forget_rows();
     }
 }

@@ -38,6 +38,7 @@ mod alter;
 mod automigrate;
 mod catalog;
 mod changes;
+mod closing;
 mod clset;
 mod config;
 mod crr;
@@ -61,8 +62,8 @@ use engine::Messages;
 pub use error::{Error, Result};
 
 /// Makes the connection able to work with CRRs: prepares the file (a few tables whose names start
-/// with `crsql_`) and registers functions, virtual tables and transaction hooks. Replaces commit
-/// and rollback hooks that were set before. Doing it twice is harmless.
+/// with `crsql_`) and registers functions and virtual tables. Commit and rollback hooks are the
+/// application's: it may set them before or after. Doing it twice is harmless.
 ///
 /// The connection can be closed without further ado.
 ///

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::changes::Changes;
+use crate::closing::Closing;
 use crate::clset::ClSet;
 use crate::engine::{Engine, Messages};
 use crate::error::{Error, Result};
@@ -52,7 +53,7 @@ const fn function(
     Function { name, args, flags, body }
 }
 
-/// Prepares the file and registers functions, tables and hooks on the connection. Does nothing if
+/// Prepares the file and registers functions and tables on the connection. Does nothing if
 /// they are there already.
 pub(crate) fn register(db: Db, messages: Messages) -> Result<()> {
     if is_registered(db)? {
@@ -65,7 +66,7 @@ pub(crate) fn register(db: Db, messages: Messages) -> Result<()> {
     db.create_module::<Changes>("crsql_changes", &engine)?;
     db.create_module::<UnpackColumns>("crsql_unpack_columns", &engine)?;
     db.create_module::<ClSet>("clset", &engine)?;
-    db.set_transaction_hooks(&engine);
+    db.create_module::<Closing>("crsql_closing", &engine)?;
     Ok(())
 }
 
@@ -133,6 +134,7 @@ fn get_seq(engine: &Engine, _args: Args<'_>) -> Result<Output> {
 }
 
 fn increment_and_get_seq(engine: &Engine, _args: Args<'_>) -> Result<Output> {
+    engine.take_part()?;
     Ok(Output::Int(engine.versions.bump(1)))
 }
 

@@ -11,8 +11,8 @@ pub(crate) struct Versions {
     pending: Cell<Option<i64>>,
     /// The next position inside the pending version.
     seq: Cell<i64>,
-    /// `PRAGMA data_version` when `current` was looked up.
-    data_version: Cell<Option<i64>>,
+    /// The database's data version when `current` was looked up.
+    data_version: Cell<Option<u32>>,
     /// `current` was checked since this connection took the write lock, so no other connection can
     /// have changed it.
     checked: Cell<bool>,
@@ -25,12 +25,12 @@ impl Versions {
     }
 
     /// The cached current version if it was looked up at this `data_version`.
-    pub(crate) fn at(&self, data_version: i64) -> Option<i64> {
+    pub(crate) fn at(&self, data_version: u32) -> Option<i64> {
         if self.data_version.get() == Some(data_version) { self.current.get() } else { None }
     }
 
     /// Remembers the stored version as it was found at `data_version`.
-    pub(crate) fn found(&self, stored: i64, data_version: i64) {
+    pub(crate) fn found(&self, stored: i64, data_version: u32) {
         self.current.set(Some(stored));
         self.data_version.set(Some(data_version));
     }
@@ -58,15 +58,19 @@ impl Versions {
         first
     }
 
-    /// A write transaction commits: what it reserved is now current.
-    pub(crate) fn commit(&self) {
+    /// A write transaction was committed: what it reserved is now current, and `data_version` that of the database.
+    pub(crate) fn commit(&self, data_version: u32) {
         self.current.set(self.pending.take());
+        self.data_version.set(Some(data_version));
         self.seq.set(0);
         self.checked.set(false);
     }
 
-    /// A transaction was rolled back.
-    pub(crate) fn rollback(&self) {
+    /// A write transaction was rolled back: what was current is so again.
+    pub(crate) fn rollback(&self, data_version: u32) {
+        if self.checked.get() {
+            self.data_version.set(Some(data_version));
+        }
         self.pending.set(None);
         self.seq.set(0);
         self.checked.set(false);

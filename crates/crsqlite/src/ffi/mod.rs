@@ -24,7 +24,6 @@ pub(crate) use stmt::Stmt;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_value};
 use rusqlite::types::ValueRef;
@@ -89,43 +88,27 @@ impl Db {
         unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE }
     }
 
+    /// A number that is another one whenever the content of `main` has changed since: by this connection's commits, and by
+    /// others' as far as a read has seen them.
+    pub(crate) fn data_version(self) -> u32 {
+        let mut version = 0_u32;
+        // SAFETY: the connection is open, the name terminated, and the operation writes one `unsigned int`.
+        unsafe {
+            ffi::sqlite3_file_control(
+                self.0,
+                c"main".as_ptr(),
+                ffi::SQLITE_FCNTL_DATA_VERSION,
+                (&raw mut version).cast::<c_void>(),
+            );
+        }
+        version
+    }
+
     /// Whether no explicit transaction or savepoint is open.
     pub(crate) fn is_autocommit(self) -> bool {
         // SAFETY: the connection is open.
         unsafe { ffi::sqlite3_get_autocommit(self.0) != 0 }
     }
-
-    /// Calls `data.on_commit()` before each commit of a write transaction and `data.on_rollback()`
-    /// after each rollback. Replaces hooks that were there. `data` must be kept alive by the
-    /// connection, which is why the trait's implementer is also the data of its functions.
-    pub(crate) fn set_transaction_hooks<T: TransactionHooks>(self, data: &Rc<T>) {
-        unsafe extern "C" fn commit<T: TransactionHooks>(data: *mut c_void) -> c_int {
-            // SAFETY: the pointer given below; its owner outlives the connection's last transaction.
-            let data = unsafe { &*data.cast::<T>() };
-            let _ = catch_unwind(AssertUnwindSafe(|| data.on_commit()));
-            0
-        }
-        unsafe extern "C" fn rollback<T: TransactionHooks>(data: *mut c_void) {
-            // SAFETY: as above.
-            let data = unsafe { &*data.cast::<T>() };
-            let _ = catch_unwind(AssertUnwindSafe(|| data.on_rollback()));
-        }
-        let pointer = Rc::as_ptr(data).cast_mut().cast::<c_void>();
-        // SAFETY: `data` is owned by the functions registered on this connection, and SQLite rolls
-        // back and fires its last hook before it destroys them.
-        unsafe {
-            ffi::sqlite3_commit_hook(self.0, Some(commit::<T>), pointer);
-            ffi::sqlite3_rollback_hook(self.0, Some(rollback::<T>), pointer);
-        }
-    }
-}
-
-/// What wants to know of the ends of transactions.
-pub(crate) trait TransactionHooks: 'static {
-    /// A write transaction is about to commit.
-    fn on_commit(&self);
-    /// A transaction was rolled back.
-    fn on_rollback(&self);
 }
 
 /// A pool of one prepared statement with fixed text: prepared at first use, lent out, taken back.

@@ -56,6 +56,12 @@ pub(crate) trait Table: Sized + 'static {
         Ok(())
     }
 
+    /// The transaction was committed.
+    fn committed(&self) {}
+
+    /// The transaction was rolled back.
+    fn rolled_back(&self) {}
+
     /// Savepoint `n` begins.
     fn savepoint(&self, _n: i32) -> Result<()> {
         Ok(())
@@ -233,6 +239,8 @@ impl<T: Table> Module<T> {
             Kind::Eponymous { writable: true } => {
                 module.xUpdate = Some(update::<T>);
                 module.xBegin = Some(begin::<T>);
+                module.xCommit = Some(committed::<T>);
+                module.xRollback = Some(rolled_back::<T>);
                 module.xSavepoint = Some(savepoint::<T>);
                 module.xRelease = Some(no_op_at);
                 module.xRollbackTo = Some(rollback_to::<T>);
@@ -491,6 +499,26 @@ unsafe extern "C" fn update<T: Table>(
 unsafe extern "C" fn begin<T: Table>(table: *mut sqlite3_vtab) -> c_int {
     // SAFETY: a live table.
     unsafe { with_table::<T>(table, Table::begin) }
+}
+
+unsafe extern "C" fn committed<T: Table>(table: *mut sqlite3_vtab) -> c_int {
+    // SAFETY: a live table.
+    unsafe {
+        with_table::<T>(table, |t| {
+            t.committed();
+            Ok(())
+        })
+    }
+}
+
+unsafe extern "C" fn rolled_back<T: Table>(table: *mut sqlite3_vtab) -> c_int {
+    // SAFETY: a live table.
+    unsafe {
+        with_table::<T>(table, |t| {
+            t.rolled_back();
+            Ok(())
+        })
+    }
 }
 
 unsafe extern "C" fn savepoint<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
