@@ -5,7 +5,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use super::pack::{contained, put_uint};
 use crate::changeset::{
     BundleEnd, BundleError, BundleHeader, BundleReader, BundleWriter, BundledPack, Change, Cursor, Pack, PackId,
-    PackTable, SiteId,
+    PackTable, SiteId, Value,
 };
 
 const MAGIC: &[u8] = b"DDCPbndl";
@@ -148,7 +148,7 @@ impl Entry {
             table: "note".into(),
             pk: [1, 9, version].as_slice().into(),
             cid: "body".into(),
-            val: rusqlite::types::Value::Integer(version.into()),
+            val: Value::Integer(version.into()),
             col_version: 1,
             db_version: version.into(),
             site_id: source,

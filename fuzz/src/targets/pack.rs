@@ -29,10 +29,10 @@ fn check(encoded: &[u8]) {
     assert_eq!(again, pack);
 }
 
-/// The container of a body, as `docs/formats.md` has it.
+/// The container of a body, as `docs/formats.md` has it, in the version that takes any bytes for text.
 pub(super) fn contained(body: &[u8]) -> Vec<u8> {
     let mut encoded = MAGIC.to_vec();
-    encoded.push(1);
+    encoded.push(2);
     put_uint(&mut encoded, body.len() as u64);
     encoded.extend(zstd::bulk::compress(body, 1).expect("zstd compresses any bytes"));
     encoded

@@ -21,7 +21,7 @@ use super::{
     sandbox::{Keys, Owner, Sandbox, proof_text, runtime},
 };
 use crate::{
-    changeset::{Change, Cursor, Pack, PackTable, SiteId},
+    changeset::{Change, Cursor, Pack, PackTable, SiteId, Value},
     config,
     database::{Digest, Mark, RANGES, TableDefinition, TakePack},
     protocol::{
@@ -187,7 +187,7 @@ fn pack(version: i64, after: Cursor) -> Pack {
         table: "note".into(),
         pk: [1, 9, version as u8].as_slice().into(),
         cid: "body".into(),
-        val: rusqlite::types::Value::Blob(if version == 2 { NOISE.clone() } else { vec![version as u8; 1000] }),
+        val: Value::Blob(if version == 2 { NOISE.clone() } else { vec![version as u8; 1000] }),
         col_version: 1,
         db_version: version,
         site_id: source,

@@ -7,15 +7,21 @@ use std::{
     sync::Arc,
 };
 
-use rusqlite::types::Value;
-
 use super::{
-    Change, Cursor, MAX_NAME, MAX_VERSION, Pack, PackTable, SiteId, check_pk,
+    Change, Cursor, MAX_NAME, MAX_VERSION, Pack, PackTable, SiteId, Value, check_pk, key_values,
+    value::is_plain,
     wire::{Reader, put_bytes, put_int, put_uint},
 };
 
 const MAGIC: &[u8; 8] = b"DDCPpack";
-const VERSION: u64 = 1;
+
+/// The format in which every text is UTF-8.
+const PLAIN: u64 = 1;
+
+/// The format in which it need not be. Nothing else is different; a pack that can be is written as [`PLAIN`], which
+/// earlier releases read.
+const ANY_TEXT: u64 = 2;
+
 const COMPRESSION_LEVEL: i32 = 6;
 /// 8 MiB: what a decoder of zstd has to keep of what it has decoded already.
 const MAX_WINDOW_LOG: u32 = 23;
@@ -53,7 +59,7 @@ pub enum PackError {
     #[error("this is not a pack of changes")]
     NotAPack,
     /// Written by a later release.
-    #[error("the pack has format version {0}, this program reads up to {VERSION}: install a newer one")]
+    #[error("the pack has format version {0}, this program reads up to {ANY_TEXT}: install a newer one")]
     Version(u64),
     /// Over one of [`Limits`].
     #[error("the pack has too many {what}: {claimed}, the limit is {limit}")]
@@ -99,7 +105,7 @@ impl Pack {
         let body = Body::of(self);
         let length = body.length();
         let mut head = MAGIC.to_vec();
-        put_uint(&mut head, VERSION);
+        put_uint(&mut head, if self.is_plain() { PLAIN } else { ANY_TEXT });
         put_uint(&mut head, length);
         out.write_all(&head)?;
         let mut encoder = zstd::stream::write::Encoder::new(out, COMPRESSION_LEVEL)?;
@@ -121,14 +127,32 @@ impl Pack {
         if reader.take(MAGIC.len()) != Some(MAGIC) {
             return Err(PackError::NotAPack);
         }
-        match reader.uint().ok_or(CUT_SHORT)? {
-            VERSION => {}
-            other => return Err(PackError::Version(other)),
+        let version = reader.uint().ok_or(CUT_SHORT)?;
+        if !(PLAIN..=ANY_TEXT).contains(&version) {
+            return Err(PackError::Version(version));
         }
         let length = within("bytes", reader.uint().ok_or(CUT_SHORT)?, limits.raw_bytes)?;
         let body = decompress(reader.rest(), length)?;
-        decode_body(&body, limits)
+        let pack = decode_body(&body, limits)?;
+        if version == PLAIN && !pack.is_plain() {
+            return Err(PackError::Damaged("a text is not valid UTF-8"));
+        }
+        Ok(pack)
     }
+
+    fn is_plain(&self) -> bool {
+        // Of a key that repeats, the first is looked at.
+        let mut previous: &[u8] = &[];
+        self.changes.iter().all(|change| {
+            let repeats = change.pk.as_ptr() == previous.as_ptr();
+            previous = &change.pk;
+            is_plain(change.val.as_ref()) && (repeats || has_plain_key(&change.pk))
+        })
+    }
+}
+
+fn has_plain_key(pk: &[u8]) -> bool {
+    key_values(pk).into_iter().flatten().flatten().all(is_plain)
 }
 
 fn within(what: &'static str, claimed: u64, limit: usize) -> Result<usize, PackError> {
@@ -219,11 +243,7 @@ impl<'a> Body<'a> {
     fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         out.write_all(&self.before)?;
         for change in self.changes {
-            match &change.val {
-                Value::Text(value) => out.write_all(value.as_bytes())?,
-                Value::Blob(value) => out.write_all(value)?,
-                Value::Null | Value::Integer(_) | Value::Real(_) => {}
-            }
+            out.write_all(change.val.content())?;
         }
         out.write_all(&self.after)
     }
@@ -504,10 +524,7 @@ fn values(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Value>, PackError
                 NULL => Value::Null,
                 INTEGER => Value::Integer(integers.next().ok_or(CUT_SHORT)?),
                 REAL => Value::Real(f64::from_le_bytes(reals.array().ok_or(CUT_SHORT)?)),
-                TEXT => {
-                    let text = std::str::from_utf8(bytes().ok_or(CUT_SHORT)?);
-                    Value::Text(text.map_err(|_| PackError::Damaged("a text is not valid UTF-8"))?.to_owned())
-                }
+                TEXT => Value::Text(bytes().ok_or(CUT_SHORT)?.to_vec()),
                 BLOB => Value::Blob(bytes().ok_or(CUT_SHORT)?.to_vec()),
                 _ => return Err(PackError::Damaged("a value has an unknown type")),
             })

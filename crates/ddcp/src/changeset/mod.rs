@@ -6,8 +6,6 @@
 
 use std::{fmt, sync::Arc};
 
-use rusqlite::types::Value;
-
 mod bundle;
 mod codec;
 mod pack;
@@ -15,13 +13,15 @@ mod pk;
 mod site;
 #[cfg(test)]
 mod tests;
+mod value;
 mod wire;
 
 pub use bundle::{BundleEnd, BundleError, BundleHeader, BundleReader, BundleWriter, BundledPack};
 pub use codec::{Limits, PackError};
 pub use pack::{Pack, PackId, PackTable};
-pub use pk::check_pk;
+pub use pk::{check_pk, key_values};
 pub use site::{SiteId, SiteIdError};
+pub use value::Value;
 
 /// The `cid` of a change that is about the row itself (created, deleted, created again), not one of its cells.
 pub const SENTINEL: &str = "-1";

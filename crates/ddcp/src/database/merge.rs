@@ -5,7 +5,7 @@ use std::{
 
 use rusqlite::{CachedStatement, ErrorCode, named_params, params};
 
-use super::{Database, DatabaseError, TableShape, error::message};
+use super::{Database, DatabaseError, TableShape, encoding::Encoding, error::message};
 use crate::changeset::{Change, Cursor, PackTable, SENTINEL, SiteId, check_pk};
 
 const INSERT: &str = r#"
@@ -37,6 +37,8 @@ pub enum Reason {
     NoColumn(String),
     /// The table has other key columns.
     OtherKey,
+    /// The database stores text as UTF-16, into which SQLite cannot turn a text of the change without altering it.
+    Text,
     /// The row breaks a constraint of the table, or of one that refers to it.
     Constraint(String),
 }
@@ -47,6 +49,9 @@ impl fmt::Display for Reason {
             Self::NoTable => write!(f, "there is no such table, or it is no CRR"),
             Self::NoColumn(column) => write!(f, "the table has no column {column}"),
             Self::OtherKey => write!(f, "the table has another primary key"),
+            Self::Text => {
+                write!(f, "this database stores text as UTF-16, which cannot hold a text that is not valid UTF-8")
+            }
             Self::Constraint(text) => write!(f, "{text}"),
         }
     }
@@ -155,13 +160,13 @@ impl Database {
     ) -> Result<MergeReport, DatabaseError> {
         let mut merged = Merged::default();
         if !changes.is_empty() {
-            let fit = Fit::new(&self.tables()?, tables);
+            let fit = Fit::new(self.encoding()?, &self.tables()?, tables);
             merged = match self.insert(changes, &fit, Savepoints::None)? {
                 Some(merged) => merged,
                 None => {
                     self.rollback();
                     self.begin_immediate()?;
-                    let fit = Fit::new(&self.tables()?, tables);
+                    let fit = Fit::new(self.encoding()?, &self.tables()?, tables);
                     self.insert(changes, &fit, Savepoints::PerChange)?.unwrap_or_default()
                 }
             };
@@ -310,6 +315,7 @@ fn insert_change(insert: &mut CachedStatement<'_>, change: &Change) -> rusqlite:
 
 /// Which changes this database has a place for.
 struct Fit<'a> {
+    encoding: Encoding,
     tables: HashMap<&'a str, Result<Columns, Reason>>,
 }
 
@@ -319,9 +325,9 @@ struct Columns {
 }
 
 impl<'a> Fit<'a> {
-    fn new(local: &[TableShape], foreign: &'a [PackTable]) -> Self {
+    fn new(encoding: Encoding, local: &[TableShape], foreign: &'a [PackTable]) -> Self {
         let tables = foreign.iter().map(|table| (table.name.as_str(), columns(local, table))).collect();
-        Self { tables }
+        Self { encoding, tables }
     }
 
     fn check(&self, change: &Change) -> Result<(), Reason> {
@@ -333,7 +339,8 @@ impl<'a> Fit<'a> {
         if *change.cid != *SENTINEL && !columns.names.contains(&*change.cid) {
             return Err(Reason::NoColumn(change.cid.to_string()));
         }
-        check_pk(&change.pk, columns.keys).map_err(|_| Reason::OtherKey)
+        check_pk(&change.pk, columns.keys).map_err(|_| Reason::OtherKey)?;
+        if self.encoding.holds(change) { Ok(()) } else { Err(Reason::Text) }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::changeset::{Cursor, SiteId};
 
 mod definition;
 mod digest;
+mod encoding;
 mod error;
 mod examine;
 mod files;

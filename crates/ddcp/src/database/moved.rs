@@ -7,10 +7,11 @@
 //! row do not travel by themselves but with that change: at its place, and from the site that changed the key. Rows that
 //! were inserted have no such cells.
 
-use rusqlite::{Connection, OptionalExtension, params, types::Value};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::schema::quote;
 use super::{ColumnShape, TableShape};
+use crate::changeset::Value;
 
 /// The engine numbers the rows of `crsql_changes` by table and key: `rowid = table * KEYS + key`.
 const KEYS: i64 = 10_000_000_000_000;

@@ -5,13 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use rusqlite::{
-    Row, named_params,
-    types::{Value, ValueRef},
-};
+use rusqlite::{Row, named_params, types::ValueRef};
 
 use super::{Database, DatabaseError, TableShape, moved};
-use crate::changeset::{Change, Cursor, MAX_NAME, Pack, PackTable, SENTINEL, SiteId, check_pk};
+use crate::changeset::{Change, Cursor, MAX_NAME, Pack, PackTable, SENTINEL, SiteId, Value, check_pk};
 
 /// The changes of one version that lie behind a cursor within it. Both conditions are the engine's to evaluate, before
 /// it looks up any value.
@@ -322,12 +319,9 @@ impl<'a> Packer<'a> {
         }
         let site_id = database.wrap(row.get_ref(6))?.as_bytes().ok().and_then(|id| SiteId::from_bytes(id).ok());
         let site_id = site_id.ok_or_else(|| unsendable(UNKNOWN_SITE))?;
-        let val = value(val).ok_or_else(|| {
-            unsendable("it is text that is not valid UTF-8; store it as a blob, e.g. by CAST(… AS BLOB)")
-        })?;
         let change = Change {
             pk: self.names.key(pk),
-            val,
+            val: val.into(),
             col_version: database.wrap(row.get(4))?,
             db_version: place.version,
             site_id,
@@ -357,22 +351,10 @@ fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(name)
 }
 
-fn value(value: ValueRef<'_>) -> Option<Value> {
-    Some(match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(value) => Value::Integer(value),
-        ValueRef::Real(value) => Value::Real(value),
-        ValueRef::Text(value) => Value::Text(str::from_utf8(value).ok()?.to_owned()),
-        ValueRef::Blob(value) => Value::Blob(value.to_vec()),
-    })
-}
-
 fn value_bytes(value: &Value) -> usize {
     match value {
-        Value::Null => 0,
         Value::Integer(_) | Value::Real(_) => 8,
-        Value::Text(value) => value.len(),
-        Value::Blob(value) => value.len(),
+        other => other.content().len(),
     }
 }
 

@@ -389,11 +389,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use rusqlite::types::Value;
-
     use super::*;
     use crate::{
-        changeset::{Change, PackId, PackTable},
+        changeset::{Change, PackId, PackTable, Value},
         database::Mark,
     };
 

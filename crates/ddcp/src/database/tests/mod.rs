@@ -2,17 +2,18 @@
 
 use std::ops::ControlFlow;
 
-use rusqlite::types::Value;
+use rusqlite::types::ValueRef;
 use tempfile::TempDir;
 
 use super::*;
-use crate::changeset::{Limits, Pack};
+use crate::changeset::{Limits, Pack, Value};
 
 mod converge;
 mod definitions;
 mod digests;
 mod files;
 mod sync;
+mod texts;
 
 const NOTES: &str = "CREATE TABLE notes (id INTEGER PRIMARY KEY NOT NULL, title TEXT, body);
                      SELECT crsql_as_crr('notes');";
@@ -90,8 +91,8 @@ impl Site {
         let mut statement = self.database.connection().prepare(sql).unwrap();
         let columns = statement.column_count();
         let row = |row: &rusqlite::Row<'_>| {
-            let values: Vec<Value> = (0..columns).map(|column| row.get(column)).collect::<Result<_, _>>()?;
-            Ok(format!("{values:?}"))
+            let values = (0..columns).map(|column| row.get_ref(column).map(shown));
+            Ok(format!("[{}]", values.collect::<Result<Vec<_>, _>>()?.join(", ")))
         };
         statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
     }
@@ -133,6 +134,17 @@ impl Site {
                 return count;
             }
         }
+    }
+}
+
+/// A value as text that tells types, -0.0, and texts that are not UTF-8 apart.
+fn shown(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => format!("Text({text:?})"),
+            Err(_) => format!("Text({bytes:?})"),
+        },
+        other => format!("{:?}", rusqlite::types::Value::try_from(other).unwrap()),
     }
 }
 

@@ -209,7 +209,7 @@ fn a_failed_constraint_refuses_one_change() {
     let report =
         b.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut keep_into(&mut kept)).unwrap();
     assert_eq!(kept.len(), 1);
-    assert_eq!(kept[0].change.val, Value::Text("bad".to_owned()));
+    assert_eq!(kept[0].change.val, Value::Text("bad".into()));
     assert!(matches!(kept[0].reason, Reason::Constraint(_)), "{:?}", kept[0].reason);
     assert_eq!((report.applied(), report.refused()), (5, 1));
     assert_eq!(
@@ -369,17 +369,6 @@ fn shapes_and_fingerprints() {
     assert_ne!(a.database.schema_fingerprint().unwrap(), c.database.schema_fingerprint().unwrap());
     c.run("DROP TABLE notes");
     assert!(c.database.tables().unwrap().is_empty(), "the clock table of a dropped table is no table");
-}
-
-#[test]
-fn a_change_that_no_pack_can_hold_does_not_keep_the_others() {
-    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, CAST(x'ff' AS TEXT), 'body'), (2, 'two', 2);"));
-    let reader = SiteId::from_bytes(&[1]).unwrap();
-    let cells = |packs: &[Pack]| packs.iter().map(|pack| pack.changes.len()).sum::<usize>();
-    let batch = a.read(Cursor::ZERO, &reader);
-    assert_eq!(cells(&batch.packs), 3, "all but the title that is no text");
-    a.run("UPDATE notes SET title = 'mended' WHERE id = 1");
-    assert_eq!(cells(&a.read(batch.end, &reader).packs), 1, "mended, it travels");
 }
 
 #[test]
