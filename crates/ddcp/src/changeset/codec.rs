@@ -51,6 +51,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Those of a pack that lies in this repository's state: how large it may be was looked at when it was fetched.
+    #[must_use]
+    pub fn of_stored() -> Self {
+        Self { raw_bytes: usize::MAX, ..Self::default() }
+    }
+}
+
 /// Bytes that are no pack, or one that breaks the rules.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

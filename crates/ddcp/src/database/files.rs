@@ -6,6 +6,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rusqlite::config::DbConfig;
@@ -64,6 +65,36 @@ impl Database {
             _ => return Err(DatabaseError::LogRemoved { path: self.path.clone() }),
         }
         Ok(())
+    }
+
+    /// A hash that is another one once anybody may have changed the data: of the version, and of size and time of the
+    /// files. It may differ though nothing has changed.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn data_stamp(&self) -> Result<[u8; 32], DatabaseError> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.version()?.to_le_bytes());
+        for path in [&self.path, &self.files.log_path] {
+            // Opening a database makes an empty log, and closing it removes that.
+            let Some(file) = fs::metadata(path).ok().filter(|file| file.len() > 0) else { continue };
+            for number in [file.dev(), file.ino(), file.len(), file.mtime() as u64, file.mtime_nsec() as u64] {
+                hasher.update(&number.to_le_bytes());
+            }
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// Writes the log into the database if nobody is in the way, as closing would, so that closing changes no file.
+    pub(crate) fn settle(&self) {
+        let settled = self
+            .connection
+            .busy_timeout(Duration::ZERO)
+            .and_then(|()| self.connection.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+        let restored = self.connection.busy_timeout(self.busy_timeout);
+        if let Err(error) = settled.and(restored) {
+            tracing::debug!(path = %self.path.display(), %error, "the log could not be written into the database");
+        }
     }
 
     /// Closes the connection without a last write to its files, which are not those at its path: another one may be

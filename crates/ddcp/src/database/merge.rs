@@ -57,6 +57,17 @@ impl fmt::Display for Reason {
     }
 }
 
+impl Reason {
+    /// Whether only another schema can let the change in: other data cannot.
+    #[must_use]
+    pub fn lies_in_schema(&self) -> bool {
+        match self {
+            Self::NoTable | Self::NoColumn(_) | Self::OtherKey | Self::Text => true,
+            Self::Constraint(_) => false,
+        }
+    }
+}
+
 /// What a merge did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MergeReport {
@@ -64,6 +75,8 @@ pub struct MergeReport {
     pub changes: usize,
     /// By name, all tables that occur in the changes.
     pub tables: BTreeMap<String, TableReport>,
+    /// Rows of tables here that refer to rows which the merge deleted, a sentence for each foreign key.
+    pub dangling: Vec<String>,
 }
 
 /// What a merge did to one table.
@@ -73,6 +86,12 @@ pub struct TableReport {
     pub offered: usize,
     /// Records that were changed (`crsql_rows_impacted()`): cells set, rows deleted or created again.
     pub applied: usize,
+    /// Changes that were here already. With a library in place of the engine in the program, also those that lost.
+    pub known: usize,
+    /// Changes that lost against what is here, which is newer or greater and stays.
+    pub lost: usize,
+    /// Rows that were deleted.
+    pub deleted: usize,
     /// Changes that did not fit.
     pub refused: BTreeMap<Reason, usize>,
 }
@@ -223,6 +242,7 @@ impl Database {
             }
         }
         self.end_run(&mut run, "", &mut merged.report)?;
+        merged.report.tables.values_mut().for_each(|table| table.known = table.offered.saturating_sub(table.applied));
         Ok(Some(merged))
     }
 

@@ -181,6 +181,32 @@ impl Database {
         Ok(schema::fingerprint(&self.tables()?))
     }
 
+    /// A hash of everything that the schema says, also of what does not replicate, and of who reads it: what a table,
+    /// a trigger or a constraint does not take, it takes no more before this is another one or the data are.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn schema_stamp(&self) -> Result<[u8; 32], DatabaseError> {
+        let mut hasher = blake3::Hasher::new();
+        let engine = if self.foreign_engine.is_some() { "another engine" } else { "" };
+        hasher.update([env!("CARGO_PKG_VERSION"), engine].join("\0").as_bytes());
+        let mut hash = || {
+            let sql = "SELECT type, name, tbl_name, sql FROM main.sqlite_master ORDER BY type, name";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                for column in 0..4 {
+                    let text = row.get_ref(column)?.as_bytes_or_null()?.unwrap_or_default();
+                    hasher.update(&(text.len() as u64).to_le_bytes());
+                    hasher.update(text);
+                }
+            }
+            Ok(())
+        };
+        self.wrap(hash())?;
+        Ok(*hasher.finalize().as_bytes())
+    }
+
     /// How far `peer`'s changes are merged here: the row of `crsql_tracked_peers` for received changes (event 0)
     /// of the whole database (tag 0). [`Cursor::ZERO`] if there is none.
     ///

@@ -67,6 +67,12 @@ pub enum Event {
         changes: u64,
         /// How many altered the database, by table.
         applied: BTreeMap<String, u64>,
+        /// How many lost against what is here, by table.
+        #[serde(default)]
+        lost: BTreeMap<String, u64>,
+        /// How many rows were deleted, by table.
+        #[serde(default)]
+        deleted: BTreeMap<String, u64>,
         /// How many wait since they do not fit.
         waiting: u64,
     },
@@ -104,6 +110,8 @@ impl Event {
                 remote,
                 changes: report.changes,
                 applied: report.applied.clone(),
+                lost: report.lost.clone(),
+                deleted: report.deleted.clone(),
                 waiting: report.waiting,
             }),
             Outcome::Failed(failure) => Some(Self::Error { remote: Some(remote), failure: failure.clone() }),

@@ -43,6 +43,12 @@ pub enum LogEvent {
         changes: u64,
         /// How many altered the database, by table.
         applied: BTreeMap<String, u64>,
+        /// How many lost against what is here, by table.
+        #[serde(default)]
+        lost: BTreeMap<String, u64>,
+        /// How many rows were deleted, by table.
+        #[serde(default)]
+        deleted: BTreeMap<String, u64>,
         /// How many wait since they do not fit.
         waiting: u64,
     },
@@ -70,6 +76,8 @@ impl LogEvent {
             Outcome::Done(report) => (report.changes > 0).then(|| Self::Merged {
                 changes: report.changes,
                 applied: report.applied.clone(),
+                lost: report.lost.clone(),
+                deleted: report.deleted.clone(),
                 waiting: report.waiting,
             }),
             Outcome::Failed(failure) => Some(Self::Failed { message: failure.message.clone() }),

@@ -2,17 +2,23 @@
 //!
 //! Each stretch is one transaction on the user's database, which also moves the position of its site; only then
 //! does the stretch leave the inbox. A crash in between repeats a merge, and merges are idempotent.
+//!
+//! What does not fit waits, as whole rows, and is tried again at the end of this merge and of every later one before
+//! which something has changed that could let it in: the schema, or the data where a constraint or a trigger refused it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
-use super::{Event, LogEvent, MergeReport, Monitor, Outcome, PerRemote, Repository, State};
+use super::{
+    Event, LogEvent, MergeReport, Monitor, Outcome, PerRemote, Repository, State,
+    state::{Cause, Kept, Stamp},
+};
 use crate::{
     Error,
-    changeset::{self, Cursor, Pack, SiteId},
+    changeset::{self, Change, Cursor, Pack, PackTable, SiteId},
     config::RemoteName,
-    database::{Database, Refused},
+    database::{self, Database, Reason, Refused},
     transport::Address,
 };
 
@@ -33,27 +39,7 @@ impl Repository {
             let state = repository.state()?;
             let sites = sites(&state, &chosen, everything)?;
             let mut merger = Merger { repository, database: repository.database()?, state };
-            let merge = |(label, site): (String, SiteId)| {
-                let began = Timestamp::now();
-                let outcome = match merger.merge_site(&site) {
-                    Ok(report) => {
-                        match report.changes {
-                            0 => tracing::debug!(remote = %label, waiting = report.waiting, "merged nothing new"),
-                            changes => tracing::info!(remote = %label, changes, waiting = report.waiting, "merged"),
-                        }
-                        Outcome::Done(report)
-                    }
-                    Err(error) => {
-                        tracing::warn!(remote = %label, %error, "merge failed");
-                        Outcome::Failed(error.report())
-                    }
-                };
-                repository.inner.counters.merged(&label, &outcome);
-                merger.state.note_event(&label, began, LogEvent::of_merge(&outcome));
-                repository.tell(Event::of_merge(&label, &outcome));
-                PerRemote { remote: label, outcome }
-            };
-            let reports = sites.into_iter().map(merge).collect();
+            let reports = merger.merge(sites);
             merger.state.note_version(merger.database.version()?)?;
             Ok(reports)
         })
@@ -103,8 +89,24 @@ fn sites(state: &State, chosen: &[(RemoteName, Address)], everything: bool) -> R
     Ok(sites)
 }
 
-/// Reasons that are kept for one pack.
+/// Reasons that are kept apart for one pack.
 const MOST_REASONS: usize = 20;
+
+/// Bytes of packs that wait and are tried again together, so that a row of which each brings a part is whole.
+const TOGETHER: usize = 4 << 20;
+
+/// How often what waits is tried in one merge, while one row lets in another.
+const ROUNDS: usize = 4;
+
+/// The merge of what one site sent.
+struct Work {
+    label: String,
+    site: SiteId,
+    began: Timestamp,
+    /// The last place taken by what waited of the site before.
+    waited: i64,
+    report: Result<MergeReport, Error>,
+}
 
 struct Merger<'a> {
     repository: &'a Repository,
@@ -113,38 +115,62 @@ struct Merger<'a> {
 }
 
 impl Merger<'_> {
-    /// Costs what the inbox and the waiting changes of the site hold.
-    fn merge_site(&mut self, site: &SiteId) -> Result<MergeReport, Error> {
+    /// Merges the inboxes of the sites, then tries what waits of them. What goes wrong with one stops no other.
+    fn merge(&mut self, sites: Vec<(String, SiteId)>) -> Vec<PerRemote<MergeReport>> {
+        let mut works: Vec<Work> = sites.into_iter().map(|(label, site)| self.merge_inbox(label, site)).collect();
+        if let Err(error) = self.retry_all(&mut works) {
+            tracing::warn!(%error, "what waits could not be tried again");
+        }
+        works.into_iter().map(|work| self.finish(work)).collect()
+    }
+
+    fn merge_inbox(&mut self, label: String, site: SiteId) -> Work {
+        let began = Timestamp::now();
+        let waited = self.state.waiting(Some(&site)).map(|waiting| waiting.last().map_or(0, |last| last.id));
         let mut report = MergeReport::default();
+        let (waited, report) = match waited {
+            Ok(waited) => (waited, self.merge_stretches(&site, &mut report).map(|()| report)),
+            Err(error) => (0, Err(error.into())),
+        };
+        Work { label, site, began, waited, report }
+    }
+
+    /// Costs what the inbox of the site holds.
+    fn merge_stretches(&mut self, site: &SiteId, report: &mut MergeReport) -> Result<(), Error> {
         // Drops what lies behind a gap: a database that was restored from a backup lacks what comes before it.
         self.state.fetched(site, self.database.position(site)?)?;
-        let waited_before = self.state.last_waiting(site)?;
         while let Some(stretch) = self.state.next_stretch(site)? {
             match &stretch.pack {
                 Some(bytes) => {
                     let pack = self.stored(site, bytes)?;
-                    self.merge_pack(&pack, Some(stretch.to), &mut report)?;
+                    report.changes += pack.changes.len() as u64;
+                    self.merge_pack(site, &pack, Some(stretch.to), report)?;
                 }
                 None => self.advance(site, stretch.to)?,
             }
             self.state.remove_stretch(stretch.id)?;
             self.repository.check_ending()?;
         }
-        self.retry_waiting(site, waited_before, &mut report)?;
-        (report.waiting, report.reasons) = self.state.waiting_changes(site)?;
-        Ok(report)
+        Ok(())
     }
 
-    /// Merges one pack; what does not fit is put aside before the merge is committed. Says how many were.
-    fn merge_pack(&mut self, pack: &Pack, position: Option<Cursor>, report: &mut MergeReport) -> Result<usize, Error> {
-        let state = &mut self.state;
-        let mut keep = |refused: &[Refused]| Ok(keep_waiting(state, pack, refused)?);
+    /// Merges one pack; what does not fit is put aside before the merge is committed. Gives its places.
+    fn merge_pack(
+        &mut self,
+        site: &SiteId,
+        pack: &Pack,
+        position: Option<Cursor>,
+        report: &mut MergeReport,
+    ) -> Result<Vec<i64>, Error> {
+        let schema = self.database.schema_stamp()?;
+        let (state, mut kept) = (&mut self.state, Vec::new());
+        let mut keep = |refused: &[Refused]| {
+            kept = keep_waiting(state, site, pack, refused, &schema)?;
+            Ok(())
+        };
         let merged = self.database.merge(&pack.source, &pack.changes, &pack.tables, position, &mut keep)?;
-        report.changes += merged.changes as u64;
-        for (name, table) in merged.tables.iter().filter(|(_, table)| table.applied > 0) {
-            *report.applied.entry(name.clone()).or_default() += table.applied as u64;
-        }
-        Ok(merged.refused())
+        add(report, &merged);
+        Ok(kept)
     }
 
     /// A pack of the inbox. One that was damaged on disk is dropped with what follows it, to be fetched again.
@@ -160,44 +186,230 @@ impl Merger<'_> {
         Ok(())
     }
 
-    /// Tries the changes that waited before this merge. Those that still do not fit are kept again, as a pack of
-    /// their own unless none fitted.
-    fn retry_waiting(&mut self, site: &SiteId, up_to: i64, report: &mut MergeReport) -> Result<(), Error> {
-        let mut after = 0;
-        while let Some(waiting) = self.state.next_waiting(site, after)?.filter(|waiting| waiting.id <= up_to) {
-            after = waiting.id;
-            let pack = decode(&waiting.pack)?;
-            let refused = self.merge_pack(&pack, None, report)?;
-            if refused < pack.changes.len() {
-                self.state.remove_waiting(waiting.id)?;
+    /// Tries what waits, as long as one site's row may let in another's.
+    fn retry_all(&mut self, works: &mut [Work]) -> Result<(), Error> {
+        let waiting: HashSet<SiteId> = self.state.waiting_sites()?.into_iter().collect();
+        if !works.iter().any(|work| waiting.contains(&work.site)) {
+            return Ok(());
+        }
+        let schema = self.database.schema_stamp()?;
+        for round in 0..ROUNDS {
+            let data = self.database.data_stamp()?;
+            let commits = self.database.data_version()?;
+            let (mut tried, mut applied) = (false, false);
+            for work in works.iter_mut().filter(|work| work.report.is_ok()) {
+                let due = self.state.waiting_due(&work.site, &schema, &data)?;
+                tried |= !due.is_empty();
+                applied |= self.retry(work, due, round == 0);
+            }
+            if !tried {
+                return Ok(());
+            }
+            if !applied {
+                return self.note_tried(works, &schema, commits);
             }
         }
         Ok(())
     }
+
+    /// Tries changes that wait; whether any altered the database.
+    fn retry(&mut self, work: &mut Work, due: Vec<i64>, is_first: bool) -> bool {
+        let Ok(mut report) = std::mem::replace(&mut work.report, Ok(MergeReport::default())) else { return false };
+        let before = total(&report.applied);
+        let old: HashSet<i64> = due.iter().copied().filter(|id| is_first && *id <= work.waited).collect();
+        let result = self.retry_together(&work.site, due, &old, &mut report);
+        let applied = total(&report.applied) > before;
+        work.report = result.map(|()| report);
+        applied
+    }
+
+    fn retry_together(
+        &mut self,
+        site: &SiteId,
+        due: Vec<i64>,
+        old: &HashSet<i64>,
+        report: &mut MergeReport,
+    ) -> Result<(), Error> {
+        let mut due = due.into_iter().peekable();
+        while due.peek().is_some() {
+            let (mut together, mut bytes) = (Together::of(site), 0);
+            while let Some(id) = due.next_if(|_| bytes < TOGETHER) {
+                let Some(encoded) = self.state.waiting_pack(id)? else { continue };
+                let pack = decode(&encoded)?;
+                if old.contains(&id) {
+                    report.changes += pack.changes.len() as u64;
+                }
+                bytes += encoded.len();
+                if let Err(pack) = together.add(id, pack) {
+                    self.retry_pack(site, std::mem::replace(&mut together, Together::of(site)), report)?;
+                    together.add(id, pack).unwrap_or_default();
+                }
+            }
+            self.retry_pack(site, together, report)?;
+            self.repository.check_ending()?;
+        }
+        Ok(())
+    }
+
+    /// Merges changes that wait. Those that still do not fit are kept anew, by reasons.
+    fn retry_pack(&mut self, site: &SiteId, together: Together, report: &mut MergeReport) -> Result<(), Error> {
+        let (ids, pack) = together.into_pack();
+        let kept = self.merge_pack(site, &pack, None, report)?;
+        let gone: Vec<i64> = ids.into_iter().filter(|id| !kept.contains(id)).collect();
+        self.state.remove_waiting(&gone)?;
+        Ok(())
+    }
+
+    /// Notes with what everything that waits was tried in vain, unless another program has committed since.
+    fn note_tried(&mut self, works: &[Work], schema: &Stamp, commits: i64) -> Result<(), Error> {
+        self.database.settle();
+        let data = self.database.data_stamp()?;
+        if self.database.data_version()? != commits {
+            return Ok(());
+        }
+        works
+            .iter()
+            .filter(|work| work.report.is_ok())
+            .try_for_each(|work| Ok(self.state.note_tried(&work.site, schema, &data)?))
+    }
+
+    /// Tells what became of a merge.
+    fn finish(&mut self, work: Work) -> PerRemote<MergeReport> {
+        let Work { label, site, began, report, .. } = work;
+        let report = report.and_then(|mut report| {
+            (report.waiting, report.reasons) = self.state.waiting_changes(&site)?;
+            Ok(report)
+        });
+        let outcome = match report {
+            Ok(report) => {
+                match report.changes {
+                    0 => tracing::debug!(remote = %label, waiting = report.waiting, "merged nothing new"),
+                    changes => tracing::info!(remote = %label, changes, waiting = report.waiting, "merged"),
+                }
+                Outcome::Done(report)
+            }
+            Err(error) => {
+                tracing::warn!(remote = %label, %error, "merge failed");
+                Outcome::Failed(error.report())
+            }
+        };
+        self.repository.inner.counters.merged(&label, &outcome);
+        self.state.note_event(&label, began, LogEvent::of_merge(&outcome));
+        self.repository.tell(Event::of_merge(&label, &outcome));
+        PerRemote { remote: label, outcome }
+    }
+}
+
+/// Changes that waited in several packs, to be merged at once.
+struct Together {
+    ids: Vec<i64>,
+    pack: Pack,
+}
+
+impl Together {
+    fn of(site: &SiteId) -> Self {
+        let (from, to) = (Cursor::ZERO, Cursor::ZERO);
+        Self { ids: Vec::new(), pack: Pack { source: *site, from, to, tables: Vec::new(), changes: Vec::new() } }
+    }
+
+    /// Adds a pack; gives it back if one of its tables has another key than in a pack that was added.
+    fn add(&mut self, id: i64, pack: Pack) -> Result<(), Pack> {
+        let known = |table: &PackTable| self.pack.tables.iter().find(|known| known.name == table.name);
+        if pack.tables.iter().any(|table| known(table).is_some_and(|known| known != table)) {
+            return Err(pack);
+        }
+        let new: Vec<PackTable> = pack.tables.into_iter().filter(|table| known(table).is_none()).collect();
+        self.pack.tables.extend(new);
+        self.pack.to = self.pack.to.max(pack.to);
+        self.pack.changes.extend(pack.changes);
+        self.ids.push(id);
+        Ok(())
+    }
+
+    /// The changes as a pack has them: in order, and each once.
+    fn into_pack(self) -> (Vec<i64>, Pack) {
+        let mut pack = self.pack;
+        pack.changes.sort_by_key(Change::cursor);
+        pack.changes.dedup();
+        (self.ids, pack)
+    }
+}
+
+fn total(by_table: &BTreeMap<String, u64>) -> u64 {
+    by_table.values().sum()
+}
+
+/// Adds what the merge of a pack did.
+fn add(report: &mut MergeReport, merged: &database::MergeReport) {
+    let count = |by_table: &mut BTreeMap<String, u64>, table: &str, number: usize| {
+        if number > 0 {
+            *by_table.entry(table.to_owned()).or_default() += number as u64;
+        }
+    };
+    for (name, table) in &merged.tables {
+        count(&mut report.applied, name, table.applied);
+        count(&mut report.lost, name, table.lost);
+        count(&mut report.deleted, name, table.deleted);
+        report.known += table.known as u64;
+    }
+    report.dangling.extend(merged.dangling.iter().cloned());
 }
 
 fn decode(bytes: &[u8]) -> Result<Pack, Error> {
-    // How large it may be was looked at when it was fetched.
-    let limits = changeset::Limits { raw_bytes: usize::MAX, ..changeset::Limits::default() };
-    Pack::decode(bytes, &limits).map_err(|error| Error::DamagedPack(error.to_string()))
+    Pack::decode(bytes, &changeset::Limits::of_stored()).map_err(|error| Error::DamagedPack(error.to_string()))
 }
 
-/// Puts changes that do not fit aside, with the reasons a person can act on.
-fn keep_waiting(state: &mut State, pack: &Pack, refused: &[Refused]) -> Result<(), Error> {
-    let reasons: BTreeSet<String> = refused
-        .iter()
+/// Puts changes that do not fit aside, those of each reason by themselves, with a sentence that a person can act on.
+/// Gives their places.
+fn keep_waiting(
+    state: &mut State,
+    site: &SiteId,
+    pack: &Pack,
+    refused: &[Refused],
+    schema: &Stamp,
+) -> Result<Vec<i64>, super::StateError> {
+    let mut by_reason: BTreeMap<(Cause, String), Vec<Change>> = BTreeMap::new();
+    for refused in refused {
         // The peer chose the names, and they go to a terminal.
-        .map(|refused| format!("table {}: {}", refused.change.table, refused.reason).escape_debug().to_string())
-        .collect();
-    let more = reasons.len().saturating_sub(MOST_REASONS);
-    let mut reasons: Vec<String> = reasons.into_iter().take(MOST_REASONS).collect();
-    if more > 0 {
-        reasons.push(format!("and {more} more reasons"));
+        let reason = format!("table {}: {}", refused.change.table, refused.reason).escape_debug().to_string();
+        by_reason.entry((cause(&refused.reason), reason)).or_default().push(refused.change.clone());
     }
-    let changes: Vec<_> = refused.iter().map(|refused| refused.change.clone()).collect();
+    let groups: Vec<(Cause, String, Pack)> = lump(by_reason)
+        .into_iter()
+        .map(|((cause, reasons), changes)| (cause, reasons, with_changes(pack, changes)))
+        .collect();
+    let kept: Vec<Kept<'_>> = groups
+        .iter()
+        .map(|(cause, reasons, pack)| Kept { site, pack, cause: *cause, reasons, schema: Some(schema) })
+        .collect();
+    state.keep_waiting(&kept)
+}
+
+/// Puts all reasons but the first few of a cause together.
+fn lump(by_reason: BTreeMap<(Cause, String), Vec<Change>>) -> BTreeMap<(Cause, String), Vec<Change>> {
+    let mut lumped = BTreeMap::new();
+    let mut rest: BTreeMap<Cause, (usize, Vec<Change>)> = BTreeMap::new();
+    for ((cause, reason), changes) in by_reason {
+        if lumped.len() < MOST_REASONS {
+            lumped.insert((cause, reason), changes);
+        } else {
+            let (reasons, all) = rest.entry(cause).or_default();
+            *reasons += 1;
+            all.extend(changes);
+        }
+    }
+    lumped.extend(
+        rest.into_iter().map(|(cause, (more, changes))| ((cause, format!("and {more} more reasons")), changes)),
+    );
+    lumped
+}
+
+fn with_changes(pack: &Pack, changes: Vec<Change>) -> Pack {
     let names: BTreeSet<&str> = changes.iter().map(|change| change.table.as_ref()).collect();
     let tables = pack.tables.iter().filter(|table| names.contains(table.name.as_str())).cloned().collect();
-    let kept = Pack { source: pack.source, from: pack.from, to: pack.to, tables, changes };
-    state.keep_waiting(&pack.source, &kept.encode(), kept.changes.len(), &reasons.join("\n"))?;
-    Ok(())
+    Pack { source: pack.source, from: pack.from, to: pack.to, tables, changes }
+}
+
+fn cause(reason: &Reason) -> Cause {
+    if reason.lies_in_schema() { Cause::Schema } else { Cause::Data }
 }

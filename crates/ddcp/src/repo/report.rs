@@ -65,7 +65,19 @@ pub struct MergeReport {
     pub changes: u64,
     /// Changes that altered the database, by table.
     pub applied: BTreeMap<String, u64>,
-    /// Changes that wait because they do not fit this database's schema or constraints.
+    /// Changes that were here already.
+    #[serde(default)]
+    pub known: u64,
+    /// Changes that lost against what is here, which is newer or greater and stays, by table.
+    #[serde(default)]
+    pub lost: BTreeMap<String, u64>,
+    /// Rows that were deleted here, by table.
+    #[serde(default)]
+    pub deleted: BTreeMap<String, u64>,
+    /// Rows of tables here that refer to a row that was deleted, a sentence for each foreign key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dangling: Vec<String>,
+    /// All changes of this remote that wait because they do not fit this database's schema, constraints or triggers.
     pub waiting: u64,
     /// Why they wait, a sentence each.
     pub reasons: Vec<String>,

@@ -313,6 +313,9 @@ fn json_has_the_documented_fields() {
           "applied": {
             "note": 2
           },
+          "known": 0,
+          "lost": {},
+          "deleted": {},
           "waiting": 0,
           "reasons": []
         }

@@ -47,7 +47,7 @@ fn a_table_that_does_not_exist_here() {
     assert_snapshot!(b.run(["merge"]), @"
     status 0
     --- stdout
-    a: nothing of it could be merged
+    a: nothing to merge
     a: 2 changes waiting:
       table extra: there is no such table, or it is no CRR
     ");

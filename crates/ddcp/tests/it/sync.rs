@@ -77,6 +77,9 @@ fn fetch_stores_and_merge_applies() {
           "done": {
             "changes": 0,
             "applied": {},
+            "known": 0,
+            "lost": {},
+            "deleted": {},
             "waiting": 0,
             "reasons": []
           }

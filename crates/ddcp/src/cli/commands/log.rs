@@ -35,7 +35,7 @@ fn line(out: &mut dyn Write, LogEntry { at, took, remote, event }: &LogEntry) ->
             let changes = output::count(*changes, "change");
             writeln!(out, "{moment} {remote}: fetched {changes} in {}, {took:#}", output::bytes(*bytes))
         }
-        LogEvent::Merged { changes, applied, waiting } => {
+        LogEvent::Merged { changes, applied, waiting, .. } => {
             let changes = output::count(*changes, "change");
             let tables: Vec<String> = applied.iter().map(|(table, applied)| format!("{table} {applied}")).collect();
             let tables = if tables.is_empty() { "none new".to_owned() } else { tables.join(", ") };

@@ -13,7 +13,11 @@ use crate::{
     changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack, SiteId},
     config::RemoteName,
     protocol::Meter,
-    repo::{Event, LogEvent, Monitor, Outcome, Repository, State, report::FetchReport},
+    repo::{
+        Event, LogEvent, Monitor, Outcome, Repository, State,
+        report::FetchReport,
+        state::{Cause, Kept},
+    },
 };
 
 /// Why changes of a bundle that is not all of its source wait: until the next merge, no longer.
@@ -204,9 +208,9 @@ impl Taker {
                 self.state.store(&self.site, *reached, pack.to, Some((bytes, pack.changes.len())))?;
                 *reached = pack.to;
             }
-            // Encoded as this program does, so that what still waits after a merge is known to be the same.
             Place::Aside => {
-                self.state.keep_waiting(&self.site, &pack.encode(), pack.changes.len(), NOT_YET_MERGED)?;
+                let (site, cause, reasons) = (&self.site, Cause::Data, NOT_YET_MERGED);
+                self.state.keep_waiting(&[Kept { site, pack, cause, reasons, schema: None }])?;
             }
         }
         report.changes += pack.changes.len() as u64;

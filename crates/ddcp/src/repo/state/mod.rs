@@ -17,8 +17,10 @@ mod contact;
 mod inbox;
 mod waiting;
 
+pub(super) use waiting::{Cause, Kept, Stamp};
+
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
-const STEPS: [&str; 5] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES];
+const STEPS: [&str; 6] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP];
 
 /// How the tables of a remote differ from those here, and the fingerprints of both schemas when that was found.
 const DIFFERENCES: &str = "

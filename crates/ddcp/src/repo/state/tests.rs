@@ -1,7 +1,10 @@
 use rusqlite::params;
 
 use super::{contact::Contact, *};
-use crate::transport::Address;
+use crate::{
+    changeset::{Change, Limits, Pack, PackTable, Value},
+    transport::Address,
+};
 
 fn state() -> (tempfile::TempDir, State) {
     let dir = tempfile::tempdir().unwrap();
@@ -15,6 +18,28 @@ fn site(byte: u8) -> SiteId {
 
 fn at(version: i64) -> Cursor {
     Cursor { version, seq: 0 }
+}
+
+/// Changes of one row each.
+fn pack(values: &[&str]) -> Pack {
+    let change = |(seq, value): (usize, &&str)| Change {
+        table: "a".into(),
+        pk: [1, 0b1001, seq as u8 + 1].into(),
+        cid: "x".into(),
+        val: Value::Text(value.as_bytes().to_vec()),
+        col_version: 1,
+        db_version: 1,
+        site_id: site(9),
+        cl: 1,
+        seq: seq as i64,
+    };
+    let tables = vec![PackTable { name: "a".to_owned(), key_columns: vec!["id".to_owned()] }];
+    let changes = values.iter().enumerate().map(change).collect();
+    Pack { source: site(9), from: at(0), to: Cursor::whole(1), tables, changes }
+}
+
+fn keep(state: &mut State, of: u8, pack: &Pack, cause: Cause, reasons: &str) {
+    state.keep_waiting(&[Kept { site: &site(of), pack, cause, reasons, schema: None }]).unwrap();
 }
 
 #[test]
@@ -76,13 +101,39 @@ fn empty_stretches_become_one() {
 #[test]
 fn what_waits_is_kept_once() {
     let (_dir, mut state) = state();
-    state.keep_waiting(&site(1), b"pack", 3, "no table a").unwrap();
-    state.keep_waiting(&site(1), b"pack", 3, "no table a\nno table b").unwrap();
-    assert_eq!(state.waiting_changes(&site(1)).unwrap(), (3, vec!["no table a".to_owned(), "no table b".to_owned()]));
-    let waiting = state.next_waiting(&site(1), 0).unwrap().unwrap();
-    assert_eq!(state.next_waiting(&site(1), waiting.id).unwrap(), None);
-    state.remove_waiting(waiting.id).unwrap();
-    assert_eq!(state.waiting_changes(&site(1)).unwrap().0, 0);
+    keep(&mut state, 1, &pack(&["one", "two"]), Cause::Schema, "no table a");
+    keep(&mut state, 1, &pack(&["one", "two"]), Cause::Schema, "no table a\nno table b");
+    assert_eq!(state.waiting_changes(&site(1)).unwrap(), (2, vec!["no table a".to_owned(), "no table b".to_owned()]));
+    keep(&mut state, 2, &pack(&["one", "two"]), Cause::Schema, "no table a");
+    keep(&mut state, 1, &pack(&["one"]), Cause::Schema, "no table a");
+    let waiting = state.waiting(Some(&site(1))).unwrap();
+    assert_eq!(waiting.iter().map(|waiting| waiting.changes).collect::<Vec<_>>(), [2, 1]);
+    let kept = Pack::decode(&state.waiting_pack(waiting[0].id).unwrap().unwrap(), &Limits::of_stored()).unwrap();
+    assert_eq!(kept, pack(&["one", "two"]));
+    let ids: Vec<i64> = waiting.iter().map(|waiting| waiting.id).collect();
+    assert_eq!(state.remove_waiting(&ids).unwrap(), 2);
+    assert_eq!((state.waiting_changes(&site(1)).unwrap().0, state.waiting(None).unwrap().len()), (0, 1));
+}
+
+#[test]
+fn what_waits_is_due_when_what_it_waits_for_may_have_come() {
+    let (_dir, mut state) = state();
+    let due = |state: &State, schema, data| state.waiting_due(&site(1), &[schema; 32], &[data; 32]).unwrap().len();
+    let (missing, refused) = (pack(&["missing"]), pack(&["refused"]));
+    let schema = Some(&[1; 32]);
+    for (pack, cause) in [(&missing, Cause::Schema), (&refused, Cause::Data)] {
+        state.keep_waiting(&[Kept { site: &site(1), pack, cause, reasons: "no", schema }]).unwrap();
+    }
+    assert_eq!((due(&state, 1, 1), due(&state, 2, 1)), (1, 2), "with which data was not noted");
+    state.note_tried(&site(1), &[1; 32], &[1; 32]).unwrap();
+    assert_eq!((due(&state, 1, 1), due(&state, 1, 2), due(&state, 2, 1)), (0, 1, 2));
+    state.keep_waiting(&[Kept { site: &site(1), pack: &refused, cause: Cause::Data, reasons: "no", schema }]).unwrap();
+    assert_eq!(due(&state, 1, 1), 1, "what is kept anew was tried with other data, perhaps");
+    state.note_tried(&site(1), &[1; 32], &[1; 32]).unwrap();
+    state.forget_tries(Some(&site(2))).unwrap();
+    assert_eq!(due(&state, 1, 1), 0);
+    state.forget_tries(None).unwrap();
+    assert_eq!(due(&state, 1, 1), 2);
 }
 
 #[test]
@@ -105,10 +156,11 @@ fn what_is_put_aside_waits_under_the_site_that_the_remote_has_now() {
     let (_dir, mut state) = state();
     let address = Address::Path("bob.db".into());
     state.note_answer("bob", &address, &site(1), 9, 1000).unwrap();
-    state.store(&site(1), at(0), at(3), Some((b"one", 2))).unwrap();
+    let (one, two, other) = (pack(&["one", "1"]), pack(&["two", "2", "zwei"]), pack(&["other"]));
+    state.store(&site(1), at(0), at(3), Some((&one.encode(), 2))).unwrap();
     state.store(&site(1), at(3), at(5), None).unwrap();
-    state.keep_waiting(&site(1), b"two", 3, "no table a").unwrap();
-    state.store(&site(3), at(0), at(1), Some((b"other", 7))).unwrap();
+    keep(&mut state, 1, &two, Cause::Schema, "no table a");
+    state.store(&site(3), at(0), at(1), Some((&other.encode(), 1))).unwrap();
 
     state.note_answer("bob", &address, &site(1), 9, 1001).unwrap();
     assert_eq!(state.inbox_changes(&site(1)).unwrap(), 2, "nothing is new");
@@ -116,10 +168,12 @@ fn what_is_put_aside_waits_under_the_site_that_the_remote_has_now() {
     assert_eq!(state.fetched(&site(2), at(0)).unwrap(), at(0));
     assert_eq!((state.inbox_sites().unwrap(), state.waiting_sites().unwrap()), (vec![site(3)], vec![site(2)]));
     assert_eq!(state.waiting_changes(&site(2)).unwrap().0, 5);
-    assert_eq!(state.waiting_bytes(&site(2)).unwrap(), 6, "it is held still");
+    let bytes = (one.encode().len() + two.encode().len()) as u64;
+    assert_eq!(state.waiting_bytes(&site(2)).unwrap(), bytes, "it is held still");
 
     state.put_inbox_aside().unwrap();
     assert_eq!(state.inbox_sites().unwrap(), []);
-    let waiting = state.next_waiting(&site(3), 0).unwrap().unwrap();
-    assert_eq!((waiting.pack.as_slice(), state.waiting_changes(&site(3)).unwrap().0), (&b"other"[..], 7));
+    let waiting = state.waiting(Some(&site(3))).unwrap();
+    let kept = state.waiting_pack(waiting[0].id).unwrap().unwrap();
+    assert_eq!((kept, state.waiting_changes(&site(3)).unwrap().0), (other.encode(), 1));
 }

@@ -1,32 +1,89 @@
 //! What was fetched and cannot be merged yet.
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{
+    OptionalExtension, Row, Transaction, params,
+    types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
+};
 
 use super::{State, StateError, site_id};
-use crate::changeset::{PackId, SiteId};
+use crate::changeset::{self, Pack, SiteId};
 
-/// Changes that could not be merged yet, and why.
+/// How the layout of `waiting` came to know what could let changes in. What is `tried` with is unknown of changes that
+/// were kept by an earlier program; they are tried once more. The identity of changes was that of the bytes they were
+/// kept in, and is that of what they say.
+pub(super) const STEP: &str = "
+    ALTER TABLE waiting RENAME COLUMN pack_id TO content;
+    ALTER TABLE waiting ADD COLUMN cause TEXT NOT NULL DEFAULT 'data';
+    ALTER TABLE waiting ADD COLUMN tried_schema BLOB;
+    ALTER TABLE waiting ADD COLUMN tried_data BLOB;
+    CREATE INDEX waiting_site ON waiting (site_id, id);
+";
+
+/// A hash of what a database looked like.
+pub(crate) type Stamp = [u8; 32];
+
+/// What has to be different before changes that wait may fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The schema: a table, a column, a key.
+    Schema,
+    /// The data or the schema: a constraint, a trigger, an index.
+    Data,
+}
+
+impl ToSql for Cause {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Schema => "schema".into(),
+            Self::Data => "data".into(),
+        })
+    }
+}
+
+impl FromSql for Cause {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(if value.as_str()? == "schema" { Self::Schema } else { Self::Data })
+    }
+}
+
+/// Changes to keep.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept<'a> {
+    /// The site whose merges are to try them again.
+    pub site: &'a SiteId,
+    /// The changes.
+    pub pack: &'a Pack,
+    /// What has to be different before they may fit.
+    pub cause: Cause,
+    /// Why they wait: lines, one sentence each.
+    pub reasons: &'a str,
+    /// The schema with which they did not fit; `None` if they were not tried.
+    pub schema: Option<&'a Stamp>,
+}
+
+/// Changes that wait, without themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// Its place in the list.
+    /// Their place in the list.
     pub id: i64,
-    /// The encoded pack.
-    pub pack: Vec<u8>,
+    /// The site whose merges try them again.
+    pub site: SiteId,
+    /// What has to be different before they may fit.
+    pub cause: Cause,
+    /// How many there are.
+    pub changes: u64,
+    /// Why they wait: lines, one sentence each.
+    pub reasons: String,
 }
 
 impl State {
-    /// Keeps changes that could not be merged; keeping the same ones twice is once.
+    /// Keeps changes that could not be merged, and gives their places. Keeping the same ones twice is once, whatever
+    /// bytes they come in.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn keep_waiting(
-        &mut self,
-        site: &SiteId,
-        pack: &[u8],
-        changes: usize,
-        reasons: &str,
-    ) -> Result<(), StateError> {
-        self.write(|transaction| keep(transaction, site, pack, changes as i64, reasons))
+    pub fn keep_waiting(&mut self, kept: &[Kept<'_>]) -> Result<Vec<i64>, StateError> {
+        self.write(|transaction| kept.iter().map(|kept| keep(transaction, kept, None)).collect())
     }
 
     /// Has the whole inbox wait instead, so that nothing of it counts as read: this database is about to get another
@@ -46,37 +103,75 @@ impl State {
         self.write(|transaction| put_aside(transaction, site, site))
     }
 
-    /// The next of the changes of `site` that wait, after place `after`.
+    /// Everything that waits, or what waits of one site, in the order in which it came.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn next_waiting(&self, site: &SiteId, after: i64) -> Result<Option<Waiting>, StateError> {
+    pub fn waiting(&self, site: Option<&SiteId>) -> Result<Vec<Waiting>, StateError> {
+        let sql = "SELECT id, site_id, cause, changes, reasons FROM waiting
+                   WHERE ?1 IS NULL OR site_id = ?1 ORDER BY id";
+        self.read(|connection| {
+            connection.prepare_cached(sql)?.query_map([site.map(SiteId::as_bytes)], waiting)?.collect()
+        })
+    }
+
+    /// The encoded pack of changes that wait; `None` if they wait no longer.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn waiting_pack(&self, id: i64) -> Result<Option<Vec<u8>>, StateError> {
         self.read(|connection| {
             connection
-                .prepare_cached("SELECT id, pack FROM waiting WHERE site_id = ? AND id > ? ORDER BY id LIMIT 1")?
-                .query_row(params![site.as_bytes(), after], |row| Ok(Waiting { id: row.get(0)?, pack: row.get(1)? }))
+                .prepare_cached("SELECT pack FROM waiting WHERE id = ?")?
+                .query_row([id], |row| row.get(0))
                 .optional()
         })
     }
 
-    /// The last place taken by changes of `site` that wait; 0 if none do.
+    /// Places of the changes of `site` that may fit a database of this schema and data, though they did not when they
+    /// were last tried.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn last_waiting(&self, site: &SiteId) -> Result<i64, StateError> {
+    pub fn waiting_due(&self, site: &SiteId, schema: &Stamp, data: &Stamp) -> Result<Vec<i64>, StateError> {
+        let sql = "SELECT id FROM waiting WHERE site_id = ?1
+                   AND (tried_schema IS NOT ?2 OR (cause = 'data' AND tried_data IS NOT ?3)) ORDER BY id";
         self.read(|connection| {
             connection
-                .prepare_cached("SELECT coalesce(max(id), 0) FROM waiting WHERE site_id = ?")?
-                .query_row([site.as_bytes()], |row| row.get(0))
+                .prepare_cached(sql)?
+                .query_map(params![site.as_bytes(), schema, data], |row| row.get(0))?
+                .collect()
         })
     }
 
-    /// Removes changes that wait no longer.
+    /// Notes that all changes of `site` that wait do not fit a database of this schema and data.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn remove_waiting(&mut self, id: i64) -> Result<(), StateError> {
-        self.write(|t| t.execute("DELETE FROM waiting WHERE id = ?", [id]).map(drop))
+    pub fn note_tried(&mut self, site: &SiteId, schema: &Stamp, data: &Stamp) -> Result<(), StateError> {
+        let sql =
+            "UPDATE waiting SET tried_data = ?3 WHERE site_id = ?1 AND tried_schema = ?2 AND tried_data IS NOT ?3";
+        self.write(|t| t.execute(sql, params![site.as_bytes(), schema, data]).map(drop))
+    }
+
+    /// Has the next merge try all changes that wait, or those of one site, whatever they were tried with.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn forget_tries(&mut self, site: Option<&SiteId>) -> Result<(), StateError> {
+        let sql = "UPDATE waiting SET tried_schema = NULL, tried_data = NULL WHERE ?1 IS NULL OR site_id = ?1";
+        self.write(|t| t.execute(sql, [site.map(SiteId::as_bytes)]).map(drop))
+    }
+
+    /// Removes changes that wait no longer; how many of the places there were.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn remove_waiting(&mut self, ids: &[i64]) -> Result<usize, StateError> {
+        self.write(|transaction| {
+            let mut delete = transaction.prepare_cached("DELETE FROM waiting WHERE id = ?")?;
+            ids.iter().map(|id| delete.execute([id])).sum()
+        })
     }
 
     /// The sites with changes that wait.
@@ -105,44 +200,68 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub fn waiting_changes(&self, site: &SiteId) -> Result<(u64, Vec<String>), StateError> {
-        let count = self.count("SELECT coalesce(sum(changes), 0) FROM waiting WHERE site_id = ?", site)?;
-        let reasons = self.read(|connection| {
-            connection
-                .prepare_cached("SELECT DISTINCT reasons FROM waiting WHERE site_id = ? ORDER BY reasons")?
-                .query_map([site.as_bytes()], |row| row.get::<_, String>(0))?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        let mut reasons: Vec<String> = reasons.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
+        let waiting = self.waiting(Some(site))?;
+        let mut reasons: Vec<String> =
+            waiting.iter().flat_map(|waiting| waiting.reasons.lines()).map(str::to_owned).collect();
         reasons.sort();
         reasons.dedup();
-        Ok((count, reasons))
+        Ok((waiting.iter().map(|waiting| waiting.changes).sum(), reasons))
     }
 }
 
-fn keep(
-    transaction: &Transaction<'_>,
-    site: &SiteId,
-    pack: &[u8],
-    changes: i64,
-    reasons: &str,
-) -> rusqlite::Result<()> {
+fn waiting(row: &Row<'_>) -> rusqlite::Result<Waiting> {
+    let changes: i64 = row.get(3)?;
+    let (id, cause, reasons) = (row.get(0)?, row.get(2)?, row.get(4)?);
+    Ok(Waiting { id, site: site_id(row, 1)?, cause, changes: changes.unsigned_abs(), reasons })
+}
+
+/// `encoded` is the pack as bytes, if it is there already.
+fn keep(transaction: &Transaction<'_>, kept: &Kept<'_>, encoded: Option<&[u8]>) -> rusqlite::Result<i64> {
+    let made;
+    let bytes = match encoded {
+        Some(bytes) => bytes,
+        None => {
+            made = kept.pack.encode();
+            &made
+        }
+    };
     transaction
         .prepare_cached(
-            "INSERT INTO waiting (site_id, pack_id, changes, reasons, pack) VALUES (?, ?, ?, ?, ?)
-             ON CONFLICT (pack_id) DO UPDATE SET reasons = excluded.reasons",
+            "INSERT INTO waiting (site_id, content, changes, cause, reasons, tried_schema, pack)
+             VALUES (?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (content) DO UPDATE SET
+               cause = excluded.cause, reasons = excluded.reasons, tried_schema = excluded.tried_schema, tried_data = NULL
+             RETURNING id",
         )?
-        .execute(params![site.as_bytes(), PackId::of(pack).as_bytes(), changes, reasons, pack])
-        .map(drop)
+        .query_row(
+            params![
+                kept.site.as_bytes(),
+                kept.pack.content(kept.site),
+                kept.pack.changes.len() as i64,
+                kept.cause,
+                kept.reasons,
+                kept.schema,
+                bytes
+            ],
+            |row| row.get(0),
+        )
 }
 
 /// Has what was fetched from `old` wait for the next merge of `new`, of which it is no stretch. Holds one pack in memory.
 pub(super) fn put_aside(transaction: &Transaction<'_>, old: &SiteId, new: &SiteId) -> rusqlite::Result<()> {
+    const REASON: &str = "fetched from or for a database that was restored or copied since";
     transaction.execute("UPDATE waiting SET site_id = ? WHERE site_id = ?", params![new.as_bytes(), old.as_bytes()])?;
-    let next = "SELECT id, changes, pack FROM inbox WHERE site_id = ? AND pack IS NOT NULL ORDER BY id LIMIT 1";
+    let next = "SELECT id, pack FROM inbox WHERE site_id = ? AND pack IS NOT NULL ORDER BY id LIMIT 1";
     let mut next = transaction.prepare(next)?;
-    let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-    while let Some::<(i64, i64, Vec<u8>)>((id, changes, pack)) = next.query_row([old.as_bytes()], row).optional()? {
-        keep(transaction, new, &pack, changes, "fetched from or for a database that was restored or copied since")?;
+    let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    while let Some::<(i64, Vec<u8>)>((id, bytes)) = next.query_row([old.as_bytes()], row).optional()? {
+        match Pack::decode(&bytes, &changeset::Limits::of_stored()) {
+            Ok(pack) => {
+                let kept = Kept { site: new, pack: &pack, cause: Cause::Data, reasons: REASON, schema: None };
+                keep(transaction, &kept, Some(&bytes))?;
+            }
+            Err(error) => tracing::warn!(site = %old, %error, "a pack that was damaged on disk cannot be put aside"),
+        }
         transaction.execute("DELETE FROM inbox WHERE id = ?", [id])?;
     }
     transaction.execute("DELETE FROM inbox WHERE site_id = ?", [old.as_bytes()]).map(drop)
