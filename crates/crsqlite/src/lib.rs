@@ -82,3 +82,24 @@ pub fn register(conn: &rusqlite::Connection) -> Result<()> {
 pub fn register_verbatim(conn: &rusqlite::Connection) -> Result<()> {
     register::register(ffi::Db::of(conn), Messages::Verbatim)
 }
+
+/// A trigger of a CRR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trigger {
+    /// Its name.
+    pub name: String,
+    /// The `CREATE TRIGGER` statement.
+    pub sql: String,
+}
+
+/// The triggers that the table `name` of `main`, as it is declared now, has if it is a CRR: for programs that look
+/// whether it still has them. A table that is not there has no columns.
+///
+/// # Errors
+/// The schema cannot be read.
+pub fn triggers(conn: &rusqlite::Connection, name: &str) -> Result<[Trigger; 3]> {
+    let shape = catalog::Shape::of_table(ffi::Db::of(conn), name)?;
+    let [insert, update, delete] = triggers::create(&shape);
+    let named = |kind: char, sql: String| Trigger { name: format!("{name}__crsql_{kind}trig"), sql };
+    Ok([named('i', insert), named('u', update), named('d', delete)])
+}
