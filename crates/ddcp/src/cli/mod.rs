@@ -12,7 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::{
     Error, ErrorKind, Failure,
     config::load_network,
-    repo::{Layout, Monitor, Options, Repository},
+    repo::{Layout, Monitor, Options, Repository, program},
 };
 
 mod commands;
@@ -168,6 +168,8 @@ async fn dispatch(mut arguments: Arguments) -> Result<(), Failed> {
 /// What every command knows.
 struct Session {
     layout: Layout,
+    /// The program's name and the options by which the repository was named.
+    program: String,
     options: Options,
     format: Format,
     verbose: u8,
@@ -176,11 +178,12 @@ struct Session {
 
 impl Session {
     fn new(global: Global) -> Result<Self, Failed> {
+        let program = program(global.db.as_deref(), global.state_dir.as_deref());
         let db = global.db.unwrap_or_else(|| DEFAULT_DB.into());
         let layout = Layout::new(&db, global.state_dir.as_deref()).map_err(|source| Error::Io { path: db, source })?;
         let network = global.network.as_deref().map(load_network).transpose().map_err(Error::from)?;
         let options = Options { extension: global.extension, network, ..Options::default() };
-        Ok(Self { layout, options, format: global.format, verbose: global.verbose, quiet: global.quiet })
+        Ok(Self { layout, program, options, format: global.format, verbose: global.verbose, quiet: global.quiet })
     }
 
     fn repository(&self) -> Result<Repository, Failed> {
@@ -197,6 +200,11 @@ impl Session {
         let (repository, monitor) = (self.repository()?, Monitor::default());
         let work = crate::control::run_watched(&repository, command, &monitor);
         Ok(progress::shown(self, &monitor, work).await?)
+    }
+
+    /// Advice with commands for this repository, which name it as it was named for this command.
+    fn as_named(&self, advice: &str) -> String {
+        advice.replace(&format!("`{} ", self.layout.program()), &format!("`{} ", self.program))
     }
 
     /// Prints what only people want to know.

@@ -28,13 +28,14 @@ mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub use definition::{
     BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableDefinition, TableDifference, check_number,
 };
 pub use digest::{Digest, DigestedRow, Mark, RANGES, Snapshot};
 pub use error::DatabaseError;
-pub use examine::{Remark, Remarked, sql_forget, sql_text};
+pub use examine::{Remark, Remarked};
 pub(crate) use files::FileId;
 use files::Files;
 pub use identity::RepositoryId;

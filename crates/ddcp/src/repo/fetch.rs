@@ -82,7 +82,7 @@ impl Repository {
             let noted = self.blocking(move |repository| {
                 let mut state = repository.state()?;
                 if let LogEvent::Failed { message } = &event {
-                    state.note_error(remote.as_str(), &address, message)?;
+                    state.note_error(remote.as_str(), &address, message, Timestamp::now().as_second())?;
                 }
                 state.note_event(remote.as_str(), began, Some(event));
                 Ok(())
@@ -98,7 +98,8 @@ impl Repository {
     /// Keeps for `status` what went wrong with a remote.
     pub(crate) async fn note_failure(&self, name: &RemoteName, address: &Address, message: String) {
         let (name, address) = (name.clone(), address.clone());
-        let note = move |r: &Self| Ok(r.state()?.note_error(name.as_str(), &address, &message)?);
+        let now = Timestamp::now().as_second();
+        let note = move |r: &Self| Ok(r.state()?.note_error(name.as_str(), &address, &message, now)?);
         if let Err(error) = self.blocking(note).await {
             tracing::warn!(%error, "the failure could not be noted");
         }

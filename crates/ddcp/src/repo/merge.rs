@@ -273,6 +273,17 @@ impl Merger<'_> {
             .try_for_each(|work| Ok(self.state.note_tried(&work.site, schema, &data)?))
     }
 
+    /// Keeps for `status` what went wrong. That it cannot be kept stops nothing.
+    fn note_outcome(&mut self, site: &SiteId, outcome: &Outcome<MergeReport>) {
+        let failure = match outcome {
+            Outcome::Done(_) => None,
+            Outcome::Failed(failure) => Some(failure),
+        };
+        if let Err(error) = self.state.note_merge(site, Timestamp::now().as_second(), failure) {
+            tracing::warn!(%error, "the outcome of a merge cannot be noted");
+        }
+    }
+
     /// Tells what became of a merge.
     fn finish(&mut self, work: Work) -> PerRemote<MergeReport> {
         let Work { label, site, began, report, .. } = work;
@@ -295,6 +306,7 @@ impl Merger<'_> {
         };
         self.repository.inner.counters.merged(&label, &outcome);
         self.state.note_event(&label, began, LogEvent::of_merge(&outcome));
+        self.note_outcome(&site, &outcome);
         self.repository.tell(Event::of_merge(&label, &outcome));
         PerRemote { remote: label, outcome }
     }

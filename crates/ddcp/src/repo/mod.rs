@@ -45,6 +45,7 @@ mod measure;
 mod merge;
 mod monitor;
 mod pin;
+mod program;
 mod reading;
 mod report;
 mod schema;
@@ -67,14 +68,16 @@ pub(crate) use measure::Measured;
 #[cfg(test)]
 pub(crate) use measure::{Counted, Standing};
 pub use monitor::Monitor;
+pub(crate) use program::program;
 pub use report::{
-    FetchReport, MergeReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, StatusReport,
+    FetchReport, MergeReport, OtherSiteReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport,
+    StatusReport,
 };
 pub use schema::{AdoptReport, SchemaReport};
 pub use source::DatabaseSource;
 use source::OwnSource;
 pub(crate) use source::status_of;
-pub use state::{State, StateError};
+pub use state::{MergeFailure, State, StateError};
 pub use verify::{Difference, VerifyReport};
 
 /// What a repository is opened with.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::SchemaReport;
+use super::{MergeFailure, SchemaReport};
 use crate::{
     Failure,
     config::{Access, SyncMode},
@@ -115,6 +115,26 @@ pub struct StatusReport {
     pub dropped: Option<DropReport>,
     /// The remotes.
     pub remotes: Vec<RemoteStatusReport>,
+    /// Sites that are no remotes, of which something was fetched that is not merged: in a bundle, or from a remote that
+    /// was removed. A merge of everything merges it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherSiteReport>,
+}
+
+/// What is here of a site that is no remote.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherSiteReport {
+    /// The site id, in hexadecimal.
+    pub site: String,
+    /// Changes fetched, not merged.
+    pub unmerged: u64,
+    /// Changes that were tried and wait for the schema or a constraint.
+    pub waiting: u64,
+    /// Why they wait.
+    pub reasons: Vec<String>,
+    /// How the last merge failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_error: Option<MergeFailure>,
 }
 
 /// Where a repository stands with one remote.
@@ -138,6 +158,12 @@ pub struct RemoteStatusReport {
     pub last_contact: Option<i64>,
     /// What went wrong since.
     pub last_error: Option<String>,
+    /// When that was: seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error_at: Option<i64>,
+    /// How the last merge of what was fetched from it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_error: Option<MergeFailure>,
     /// How its tables differed when it was last fetched from, if they did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<SchemaReport>,

@@ -1,12 +1,15 @@
 //! `status`: where the repository stands, from what is known here; asks no remote.
 
+use std::collections::BTreeSet;
+
 use super::{
-    RemoteStatusReport, Repository, State, StatusReport,
+    OtherSiteReport, RemoteStatusReport, Repository, State, StatusReport,
     digest::{Digests, Making, RemoteDigest},
     verify::whole_versions,
 };
 use crate::{
     Error,
+    changeset::SiteId,
     config::{Remote, RemoteName},
     database::{Database, Digest},
 };
@@ -31,6 +34,7 @@ impl Repository {
                 .iter()
                 .map(|(name, remote)| sources.status_of(name, remote, &schema))
                 .collect::<Result<_, _>>()?;
+            let others = sources.others(config.remotes.iter())?;
             Ok(StatusReport {
                 database: repository.inner.layout.database().display().to_string(),
                 site_id: database.site_id()?.to_string(),
@@ -41,6 +45,7 @@ impl Repository {
                 serving,
                 dropped: repository.dropped(),
                 remotes,
+                others,
             })
         })
         .await
@@ -69,6 +74,27 @@ impl<'a> Sources<'a> {
         Ok(Self { repository, state, database, digests })
     }
 
+    /// Sites that are none of the remotes, with something of them in the inbox or waiting, or of which a merge failed.
+    fn others<'r>(
+        &self,
+        remotes: impl Iterator<Item = (&'r RemoteName, &'r Remote)>,
+    ) -> Result<Vec<OtherSiteReport>, Error> {
+        let state = self.state;
+        let mut others: BTreeSet<SiteId> = state.inbox_sites()?.into_iter().chain(state.waiting_sites()?).collect();
+        others.extend(state.merge_failures()?.into_iter().map(|(site, _)| site));
+        for (name, remote) in remotes {
+            if let Some(site) = state.contact(name.as_str(), &remote.address)?.site_id {
+                others.remove(&site);
+            }
+        }
+        let report = |site: SiteId| {
+            let (waiting, reasons) = state.waiting_changes(&site)?;
+            let (unmerged, merge_error) = (state.inbox_changes(&site)?, state.merge_failure(&site)?);
+            Ok(OtherSiteReport { site: site.to_string(), unmerged, waiting, reasons, merge_error })
+        };
+        others.into_iter().map(report).collect()
+    }
+
     fn status_of(&self, name: &RemoteName, remote: &Remote, schema: &[u8]) -> Result<RemoteStatusReport, Error> {
         let contact = self.state.contact(name.as_str(), &remote.address)?;
         let mut report = RemoteStatusReport {
@@ -78,12 +104,14 @@ impl<'a> Sources<'a> {
             version: contact.db_version,
             last_contact: contact.last_contact,
             last_error: contact.last_error,
+            last_error_at: contact.last_error_at,
             schema: self.state.differences(name, &remote.address)?.and_then(|known| known.now(schema)),
             transfer: self.repository.inner.transfers.of(name),
             ..RemoteStatusReport::default()
         };
         let Some(site) = contact.site_id else { return Ok(report) };
         report.unmerged = self.state.inbox_changes(&site)?;
+        report.merge_error = self.state.merge_failure(&site)?;
         (report.waiting, report.reasons) = self.state.waiting_changes(&site)?;
         let merged = self.database.position(&site)?;
         report.merged_version = whole_versions(merged);

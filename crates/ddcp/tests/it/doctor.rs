@@ -61,7 +61,7 @@ fn all_is_well() {
     ok       files     the state directory is its owner's alone
     ok       clock     this machine's clock is later than all that happened here
     note     serve     `ddcp serve` does not run: peers cannot fetch from here
-                       mend: `ddcp serve`
+                       mend: `ddcp --db a.db serve`
     ok       remote    b answers, at version 1, with the same tables
     ");
     a.run(["doctor", "--thorough", "--offline"]).assert_status(0);
@@ -128,7 +128,8 @@ fn tables() {
     let notes: Vec<&String> = all.iter().filter(|line| line.starts_with("note table")).collect();
     assert_eq!(notes.len(), 3, "{notes:#?}");
     assert!(
-        notes[0].contains("local does not replicate, and could -> `ddcp shell \"SELECT crsql_as_crr('local')\"`"),
+        notes[0]
+            .contains("local does not replicate, and could -> `ddcp --db a.db shell \"SELECT crsql_as_crr('local')\"`"),
         "{notes:#?}"
     );
     assert!(notes[1].contains("never does not replicate, and cannot"), "{notes:#?}");
@@ -229,11 +230,11 @@ fn remotes() {
     let world = World::new();
     let [a, b] = world.all_notes(["a", "b"]);
     a.ok(["remote", "add", "gone", "gone.db"]);
-    assert_one(&a, &["error remote gone: there is no database at", "ddcp remote"]);
+    assert_one(&a, &["error remote gone: there is no database at", "ddcp --db a.db remote"]);
     a.ok(["remote", "remove", "gone"]);
     symlink(a.db(), world.path("alias.db")).unwrap();
     a.ok(["remote", "add", "self", "alias.db"]);
-    assert_one(&a, &["error remote self is this repository itself", "`ddcp remote remove self`"]);
+    assert_one(&a, &["error remote self is this repository itself", "`ddcp --db a.db remote remove self`"]);
     a.ok(["remote", "remove", "self"]);
     b.sql("ALTER TABLE note ADD COLUMN more");
     a.follows(&[&b]);

@@ -118,7 +118,7 @@ fn some_remotes_failed_is_3_and_the_others_are_done() {
     remote   bad
     address  DIR/absent.db
     contact  never
-    failed   there is no database at DIR/absent.db
+    failed   there is no database at DIR/absent.db (fetch, TIME)
     fetched  0 changes not merged
 
     remote   c

@@ -22,6 +22,7 @@ mod history;
 mod json_schema;
 mod library;
 mod lifecycle;
+mod mends;
 mod metrics;
 mod output;
 mod progress;

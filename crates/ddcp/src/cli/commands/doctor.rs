@@ -41,6 +41,9 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
             }),
         }
     }
+    for finding in &mut findings {
+        finding.mend = finding.mend.take().map(|mend| session.as_named(&mend));
+    }
     let is_well = !findings.iter().any(Finding::is_trouble);
     if args.trouble {
         findings.retain(Finding::is_trouble);

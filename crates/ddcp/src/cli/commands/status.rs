@@ -7,7 +7,7 @@ use crate::{
     config::{Access, SyncMode},
     control::Command,
     protocol::DropReport,
-    repo::{RemoteStatusReport, StatusReport},
+    repo::{MergeFailure, OtherSiteReport, RemoteStatusReport, StatusReport},
 };
 
 /// Show where the repository stands. Asks no remote.
@@ -37,7 +37,31 @@ fn print(out: &mut dyn Write, status: &StatusReport) -> io::Result<()> {
     if let Some(dropped) = &status.dropped {
         print_dropped(out, dropped)?;
     }
-    status.remotes.iter().try_for_each(|remote| print_remote(out, remote, status.version))
+    status.remotes.iter().try_for_each(|remote| print_remote(out, remote, status.version))?;
+    status.others.iter().try_for_each(|other| print_other(out, other))
+}
+
+/// What came in a bundle, or from a remote that was removed.
+fn print_other(out: &mut dyn Write, other: &OtherSiteReport) -> io::Result<()> {
+    writeln!(out, "\nsite     {}, which is no remote", other.site)?;
+    print_merge_error(out, other.merge_error.as_ref())?;
+    print_unmerged(out, other.unmerged, other.waiting, &other.reasons)
+}
+
+fn print_merge_error(out: &mut dyn Write, failure: Option<&MergeFailure>) -> io::Result<()> {
+    match failure {
+        Some(MergeFailure { at, message, .. }) => writeln!(out, "failed   {message} (merge, {})", moment(*at)),
+        None => Ok(()),
+    }
+}
+
+fn print_unmerged(out: &mut dyn Write, unmerged: u64, waiting: u64, reasons: &[String]) -> io::Result<()> {
+    writeln!(out, "fetched  {} not merged", output::count(unmerged, "change"))?;
+    if waiting > 0 {
+        writeln!(out, "waiting  {}:", output::count(waiting, "change"))?;
+        reasons.iter().try_for_each(|reason| writeln!(out, "  {reason}"))?;
+    }
+    Ok(())
 }
 
 fn print_dropped(out: &mut dyn Write, dropped: &DropReport) -> io::Result<()> {
@@ -79,18 +103,17 @@ fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport, own_version: i
         writeln!(out, "loading  {arrived} of {offered}, version {} of {}", transfer.version, transfer.target)?;
     }
     if let Some(error) = &remote.last_error {
-        writeln!(out, "failed   {error}")?;
+        match remote.last_error_at {
+            Some(at) => writeln!(out, "failed   {error} (fetch, {})", moment(at))?,
+            None => writeln!(out, "failed   {error} (fetch)")?,
+        }
     }
+    print_merge_error(out, remote.merge_error.as_ref())?;
     if let Some(schema) = &remote.schema {
         writeln!(out, "schema   differs:")?;
         super::schema::lines(out, "  ", schema)?;
     }
-    writeln!(out, "fetched  {} not merged", output::count(remote.unmerged, "change"))?;
-    if remote.waiting > 0 {
-        writeln!(out, "waiting  {}:", output::count(remote.waiting, "change"))?;
-        remote.reasons.iter().try_for_each(|reason| writeln!(out, "  {reason}"))?;
-    }
-    Ok(())
+    print_unmerged(out, remote.unmerged, remote.waiting, &remote.reasons)
 }
 
 fn moment(seconds: i64) -> String {

@@ -9,8 +9,8 @@ use std::{
 use jiff::{Timestamp, ToSpan};
 use nix::unistd::{AccessFlags, access, geteuid};
 
-use super::{Finding, Layout, State};
-use crate::{Error, changeset::SiteId, config::Config, disk};
+use super::{Finding, Layout, State, word};
+use crate::disk;
 
 /// Less than this is soon used up by a fetch.
 const LITTLE_SPACE: u64 = 256 << 20;
@@ -39,7 +39,7 @@ pub(super) fn examine_writable(database: &Path, findings: &mut Vec<Finding>) {
     for path in [database, folder] {
         if access(path, AccessFlags::W_OK).is_err() {
             let what = format!("{} cannot be written by this user: nothing can be merged", path.display());
-            findings.push(Finding::error("database", what, format!("`chmod u+w {}`", path.display())));
+            findings.push(Finding::error("database", what, format!("`chmod u+w {}`", word(path))));
         }
     }
 }
@@ -51,17 +51,17 @@ pub(super) fn examine_permissions(layout: &Layout, findings: &mut Vec<Finding>) 
     let wanted = folders.iter().map(|path| (path, "700")).chain(files.iter().map(|path| (path, "600")));
     for (path, mode) in wanted {
         let Ok(metadata) = fs::metadata(path) else { continue };
-        let path = path.display();
+        let (word, path) = (word(path), path.display());
         if metadata.permissions().mode() & 0o077 != 0 {
             let what = format!("{path} is open to other users of this machine");
-            findings.push(Finding::error("files", what, format!("`chmod {mode} {path}`")));
+            findings.push(Finding::error("files", what, format!("`chmod {mode} {word}`")));
         }
         if metadata.uid() != geteuid().as_raw() {
             let what = format!("{path} belongs to another user than the one who runs this command");
             findings.push(Finding::warning(
                 "files",
                 what,
-                format!("`sudo chown $(id -u) {path}`, or run ddcp as its owner"),
+                format!("`sudo chown $(id -u) {word}`, or run ddcp as its owner"),
             ));
         }
     }
@@ -95,62 +95,4 @@ pub(super) fn examine_clock(state: Option<&State>, findings: &mut Vec<Finding>) 
     } else {
         findings.push(Finding::ok("clock", "this machine's clock is later than all that happened here"));
     }
-}
-
-/// What was fetched and is not merged, and files that nobody will ask for again.
-pub(super) fn examine_leftovers(layout: &Layout, config: &Config, state: &State, findings: &mut Vec<Finding>) {
-    if let Err(error) = look_for_leftovers(layout, config, state, findings) {
-        findings.push(Finding::error("leftovers", error.to_string(), "do what the message says"));
-    }
-}
-
-fn look_for_leftovers(
-    layout: &Layout,
-    config: &Config,
-    state: &State,
-    findings: &mut Vec<Finding>,
-) -> Result<(), Error> {
-    let mut known = Vec::new();
-    for (name, remote) in &config.remotes {
-        let Some(site) = state.contact(name.as_str(), &remote.address)?.site_id else { continue };
-        known.push(site);
-        let held = state.inbox_bytes(&site)?;
-        let most = config.limits.inbox_bytes.get();
-        if held >= most - most / 10 {
-            let what = format!("{name}: the inbox holds {held} bytes of it, and {most} are the limit");
-            findings.push(Finding::warning("inbox", what, format!("`ddcp merge {name}`")));
-        }
-    }
-    for site in state.waiting_sites()? {
-        let (changes, reasons) = state.waiting_changes(&site)?;
-        let what = format!("{} {changes} changes wait: {}", label(config, state, &site)?, reasons.join("; "));
-        findings.push(Finding::warning("inbox", what, "make the table or column that is missing, then `ddcp merge`"));
-    }
-    for site in state.inbox_sites()?.iter().filter(|site| !known.contains(site)) {
-        let changes = state.inbox_changes(site)?;
-        let what = format!("{changes} changes of {site}, which is no remote any more, are fetched and not merged");
-        findings.push(Finding::note("inbox", what, "`ddcp merge`"));
-    }
-    let known: Vec<String> = known.iter().map(SiteId::to_string).collect();
-    let parts = fs::read_dir(layout.state().join("parts")).into_iter().flatten().flatten();
-    for folder in parts.filter(|folder| !known.iter().any(|site| folder.file_name() == site.as_str())) {
-        let path = folder.path();
-        let what = format!("{} holds parts of a download that will not go on", path.display());
-        findings.push(Finding::note("leftovers", what, format!("`rm -r {}`", path.display())));
-    }
-    let aside = layout.node().with_extension("of-original");
-    if aside.exists() {
-        let what = format!("{} is the node of the repository that this one was copied from", aside.display());
-        findings.push(Finding::note("leftovers", what, format!("`rm -r {}`", aside.display())));
-    }
-    Ok(())
-}
-
-fn label(config: &Config, state: &State, site: &SiteId) -> Result<String, Error> {
-    for (name, remote) in &config.remotes {
-        if state.contact(name.as_str(), &remote.address)?.site_id == Some(*site) {
-            return Ok(format!("{name}:"));
-        }
-    }
-    Ok(format!("site {site}:"))
 }

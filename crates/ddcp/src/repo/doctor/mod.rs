@@ -5,10 +5,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 mod files;
+mod inbox;
 mod network;
 mod tables;
 
-use super::{Layout, Options, State};
+use super::{Layout, Options, State, program::shell_word};
 use crate::{
     config::Config,
     database::{Database, DatabaseError, OpenOptions},
@@ -70,31 +71,57 @@ impl Finding {
     }
 }
 
+/// Words what mends something as commands for this repository.
+pub(super) struct Advice {
+    program: String,
+}
+
+impl Advice {
+    pub(super) fn of(layout: &Layout) -> Self {
+        Self { program: layout.program() }
+    }
+
+    /// `arguments` as a command of this program.
+    fn run(&self, arguments: &str) -> String {
+        format!("`{} {arguments}`", self.program)
+    }
+
+    /// The command that runs statements.
+    fn shell(&self, sql: &str) -> String {
+        self.run(&format!("shell {}", shell_word(sql)))
+    }
+}
+
+/// A path as a word of a shell.
+fn word(path: &Path) -> String {
+    shell_word(&path.to_string_lossy())
+}
+
 /// Looks at everything on this machine that belongs to the repository at `layout`, whether or not it can be opened:
 /// the database, its tables, the state directory and the clock. `thorough` reads the indexes too. Blocks: the whole
 /// database is read once.
 #[must_use]
 pub fn examine(layout: &Layout, options: &Options, thorough: bool) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    examine_database(layout, options, thorough, &mut findings);
+    let (advice, mut findings) = (Advice::of(layout), Vec::new());
+    examine_database(layout, options, thorough, &advice, &mut findings);
     let config = examine_config(layout, &mut findings);
-    let state = examine_state(layout, thorough, &mut findings);
+    let state = examine_state(layout, thorough, &advice, &mut findings);
     files::examine_permissions(layout, &mut findings);
     files::examine_space(layout, &mut findings);
     files::examine_clock(state.as_ref(), &mut findings);
     if let (Some(config), Some(state)) = (config, state) {
-        files::examine_leftovers(layout, &config, &state, &mut findings);
+        inbox::examine(layout, &config, &state, &advice, &mut findings);
     }
     findings
 }
 
-fn examine_database(layout: &Layout, options: &Options, thorough: bool, findings: &mut Vec<Finding>) {
+fn examine_database(layout: &Layout, options: &Options, thorough: bool, advice: &Advice, findings: &mut Vec<Finding>) {
     let path = layout.database();
     let with = |extension| OpenOptions { read_only: true, extension, ..OpenOptions::default() };
     let database = match Database::open(path, &with(options.extension.clone())) {
         Ok(database) => database,
         Err(error) => {
-            findings.push(Finding::error("database", error.to_string(), mend_database(path, &error)));
+            findings.push(Finding::error("database", error.to_string(), mend_database(path, &error, advice)));
             // With the engine in the program the rest can be looked at all the same.
             match Database::open(path, &with(None)) {
                 Ok(database) if matches!(error, DatabaseError::Extension { .. }) => database,
@@ -110,31 +137,31 @@ fn examine_database(layout: &Layout, options: &Options, thorough: bool, findings
             let what = format!("{} is damaged: {}", path.display(), complaints.join("; "));
             findings.push(Finding::error("database", what, recover(path)));
         }
-        Err(error) => findings.push(Finding::error("database", error.to_string(), mend_database(path, &error))),
+        Err(error) => findings.push(Finding::error("database", error.to_string(), mend_database(path, &error, advice))),
     }
-    if let Err(error) = tables::examine(&database, findings) {
-        findings.push(Finding::error("table", error.to_string(), mend_database(path, &error)));
+    if let Err(error) = tables::examine(&database, thorough, advice, findings) {
+        findings.push(Finding::error("table", error.to_string(), mend_database(path, &error, advice)));
     }
     files::examine_writable(path, findings);
 }
 
 fn recover(path: &Path) -> String {
-    format!("restore {0} from a backup, or save what is left: `sqlite3 {0} .recover`", path.display())
+    format!("restore {} from a backup, or save what is left: `sqlite3 {} .recover`", path.display(), word(path))
 }
 
-fn mend_database(path: &Path, error: &DatabaseError) -> String {
-    let path_text = path.display();
+fn mend_database(path: &Path, error: &DatabaseError, advice: &Advice) -> String {
+    let path_word = word(path);
     match error {
-        DatabaseError::Missing { .. } | DatabaseError::NoRepository { .. } => format!("`ddcp --db {path_text} init`"),
+        DatabaseError::Missing { .. } | DatabaseError::NoRepository { .. } => advice.run("init"),
         DatabaseError::Corrupt { .. } => recover(path),
-        DatabaseError::ReadOnly { .. } => format!("`chmod u+w {path_text}`, and the same for its folder"),
+        DatabaseError::ReadOnly { .. } => format!("`chmod u+w {path_word}`, and the same for its folder"),
         DatabaseError::Extension { .. } => {
             "`ddcp extension` prints the path of the library that belongs to this program; name it with --extension or \
              DDCP_EXTENSION, or neither to use the engine in the program"
                 .to_owned()
         }
-        DatabaseError::Locked { .. } => format!("`fuser {path_text}` names the programs that have it open"),
-        _ => "do what the message says, then run `ddcp doctor` again".to_owned(),
+        DatabaseError::Locked { .. } => format!("`fuser {path_word}` names the programs that have it open"),
+        _ => format!("do what the message says, then run {} again", advice.run("doctor")),
     }
 }
 
@@ -152,22 +179,22 @@ fn examine_config(layout: &Layout, findings: &mut Vec<Finding>) -> Option<Config
     }
 }
 
-fn examine_state(layout: &Layout, thorough: bool, findings: &mut Vec<Finding>) -> Option<State> {
+fn examine_state(layout: &Layout, thorough: bool, advice: &Advice, findings: &mut Vec<Finding>) -> Option<State> {
     let path = layout.state_db();
     if !path.exists() {
-        let init = format!("`ddcp --db {} init`", layout.database().display());
         findings.push(Finding::error(
             "state",
             format!("there is no state directory {}", layout.state().display()),
-            init,
+            advice.run("init"),
         ));
         return None;
     }
     let mend = || {
         format!(
-            "check the disk; if it is the file, `mv {0} {0}.damaged` and `ddcp init`: what was fetched and not merged is \
+            "check the disk; if it is the file, `mv {0} {0}.damaged` and {1}: what was fetched and not merged is \
              then fetched again",
-            path.display()
+            word(&path),
+            advice.run("init")
         )
     };
     let state = match State::look(&path) {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{super::Repository, Finding};
+use super::{super::Repository, Advice, Finding};
 use crate::{
     Error,
     config::{Config, Remote, RemoteName},
+    database::DatabaseError,
     protocol::RemoteStatus,
     transport::Address,
 };
@@ -33,19 +34,20 @@ impl Repository {
                 Ok((repository.config()?, own))
             })
             .await?;
+        let advice = Advice::of(self.layout());
         let mut findings = vec![if serving {
             Finding::ok("serve", "`ddcp serve` runs: peers are answered")
         } else {
-            Finding::note("serve", "`ddcp serve` does not run: peers cannot fetch from here", "`ddcp serve`")
+            Finding::note("serve", "`ddcp serve` does not run: peers cannot fetch from here", advice.run("serve"))
         }];
         let is_remote = |remote: &Remote| matches!(remote.address, Address::Veilid(_));
         if serving || (self.inner.options.connector.is_none() && config.remotes.values().any(is_remote)) {
             findings.push(self.examine_node().await);
         }
         if config.remotes.is_empty() {
-            findings.push(Finding::note("remote", "there are no remotes", "`ddcp remote add NAME ADDRESS`"));
+            findings.push(Finding::note("remote", "there are no remotes", advice.run("remote add NAME ADDRESS")));
         }
-        let look = |(name, remote)| self.examine_remote(name, remote, &config, &own);
+        let look = |(name, remote)| self.examine_remote(name, remote, &config, &own, &advice);
         findings.extend(join_all(config.remotes.iter().map(look)).await);
         Ok(findings)
     }
@@ -63,19 +65,26 @@ impl Repository {
         }
     }
 
-    async fn examine_remote(&self, name: &RemoteName, remote: &Remote, config: &Config, own: &Own) -> Finding {
+    async fn examine_remote(
+        &self,
+        name: &RemoteName,
+        remote: &Remote,
+        config: &Config,
+        own: &Own,
+        advice: &Advice,
+    ) -> Finding {
         if own.address.as_ref() == Some(&remote.address) {
             let what = format!("{name} is this repository's own address");
-            return Finding::error("remote", what, format!("`ddcp remote remove {name}`"));
+            return Finding::error("remote", what, advice.run(&format!("remote remove {name}")));
         }
         let asked = async {
             let client = self.client(&remote.address, &config.limits).await?;
             client.status().await.map_err(|error| self.explain(error))
         };
         match self.inner.options.host.timeout(ANSWER_PATIENCE, asked).await {
-            Some(Ok(status)) => of_answer(name, &status, own),
+            Some(Ok(status)) => of_answer(name, &status, own, advice),
             Some(Err(error)) => {
-                let mend = error.hint().unwrap_or_else(|| format!("`ddcp remote set-address {name} ADDRESS`"));
+                let mend = mend_remote(name, &error, advice);
                 Finding::error("remote", format!("{name}: {error}"), mend)
             }
             None => {
@@ -93,15 +102,34 @@ struct Own {
     schema: [u8; 32],
 }
 
-fn of_answer(name: &RemoteName, status: &RemoteStatus, own: &Own) -> Finding {
+/// What to do about a remote that cannot be asked.
+fn mend_remote(name: &RemoteName, error: &Error, advice: &Advice) -> String {
+    let is_wrong_path =
+        matches!(error, Error::RemoteDatabase(error) if !matches!(error, DatabaseError::NoRepository { .. }));
+    match error.hint() {
+        Some(hint) if !is_wrong_path => hint,
+        _ => format!(
+            "{} changes the address, {} forgets it",
+            advice.run(&format!("remote set-address {name} ADDRESS")),
+            advice.run(&format!("remote remove {name}"))
+        ),
+    }
+}
+
+fn of_answer(name: &RemoteName, status: &RemoteStatus, own: &Own, advice: &Advice) -> Finding {
     if status.site_id == own.site {
         let what = format!("{name} is this repository itself, or a copy of its file");
-        return Finding::error("remote", what, format!("`ddcp remote remove {name}`"));
+        return Finding::error("remote", what, advice.run(&format!("remote remove {name}")));
     }
     if status.schema != own.schema {
         let what =
             format!("{name} answers, but its tables are not those of this repository: what does not fit will wait");
-        return Finding::warning("remote", what, format!("`ddcp schema diff {name}` shows what differs"));
+        let mend = format!(
+            "{} shows what differs, {} adds what is not here",
+            advice.run(&format!("schema diff {name}")),
+            advice.run(&format!("schema adopt {name} --yes"))
+        );
+        return Finding::warning("remote", what, mend);
     }
     Finding::ok("remote", format!("{name} answers, at version {}, with the same tables", status.db_version))
 }

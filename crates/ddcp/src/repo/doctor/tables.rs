@@ -1,9 +1,14 @@
 //! The engine and the tables.
 
-use super::Finding;
-use crate::database::{Database, DatabaseError, Remark, Remarked, sql_forget, sql_text};
+use super::{Advice, Finding};
+use crate::database::{Database, DatabaseError, Remark, Remarked};
 
-pub(super) fn examine(database: &Database, findings: &mut Vec<Finding>) -> Result<(), DatabaseError> {
+pub(super) fn examine(
+    database: &Database,
+    thorough: bool,
+    advice: &Advice,
+    findings: &mut Vec<Finding>,
+) -> Result<(), DatabaseError> {
     let version = database.metadata_version()?;
     let (major, minor, patch) = (version / 1_000_000, version / 10_000 % 100, version / 100 % 100);
     findings.push(Finding::ok("engine", format!("the metadata is that of CR-SQLite {major}.{minor}.{patch}")));
@@ -12,76 +17,166 @@ pub(super) fn examine(database: &Database, findings: &mut Vec<Finding>) -> Resul
         findings.push(Finding::ok("database", "its journal mode is wal"));
     } else {
         let what = format!("its journal mode is {mode}: applications cannot write while it is read for peers");
-        findings.push(Finding::warning("database", what, shell("PRAGMA journal_mode = wal")));
+        findings.push(Finding::warning("database", what, advice.shell("PRAGMA journal_mode = wal")));
     }
+    let remarks = database.remarks(thorough)?;
     let shared = database.tables()?;
-    if shared.is_empty() {
-        let mend = shell("SELECT crsql_as_crr('TABLE')");
+    let is_lost = |remark: &Remark| matches!(remark.what, Remarked::NotRecorded | Remarked::Renamed { .. });
+    if shared.is_empty() && !remarks.iter().any(is_lost) {
+        let mend = advice.shell("SELECT crsql_as_crr('TABLE')");
         findings.push(Finding::warning("table", "no table replicates: there is nothing to share", mend));
     }
-    let remarks = database.remarks()?;
     for table in &shared {
-        let is_fit = |remark: &Remark| remark.table != table.name || matches!(remark.what, Remarked::NumberedKey(_));
+        let is_fit = |remark: &Remark| {
+            !remark.table.eq_ignore_ascii_case(&table.name) || matches!(remark.what, Remarked::NumberedKey(_))
+        };
         if remarks.iter().all(is_fit) {
             findings.push(Finding::ok("table", format!("{} replicates", table.name)));
         }
     }
-    findings.extend(remarks.iter().map(finding));
+    findings.extend(remarks.into_iter().map(|remark| finding(remark, advice)));
     Ok(())
 }
 
-/// The command that runs a statement.
-fn shell(sql: &str) -> String {
-    format!("`ddcp shell \"{sql}\"`")
+fn finding(Remark { table, what, mend }: Remark, advice: &Advice) -> Finding {
+    let about = subject(&what);
+    let shell = mend.map(|sql| advice.shell(&sql));
+    match what {
+        Remarked::NotShared
+        | Remarked::NotShareable(_)
+        | Remarked::NumberedKey(_)
+        | Remarked::ColumnsGone(_)
+        | Remarked::OddText { .. } => Finding::note(about, message(&table, &what), mending(&table, &what, shell)),
+        Remarked::NotWritable { .. }
+        | Remarked::NotRecorded
+        | Remarked::Outdated
+        | Remarked::RecordedTwice(_)
+        | Remarked::Unrecorded { .. }
+        | Remarked::Revived { .. }
+        | Remarked::Vanished { .. }
+        | Remarked::UnrecordedColumns { .. }
+        | Remarked::Renamed { .. } => Finding::error(about, message(&table, &what), mending(&table, &what, shell)),
+        _ => Finding::warning(about, message(&table, &what), mending(&table, &what, shell)),
+    }
 }
 
-fn finding(Remark { table, what }: &Remark) -> Finding {
-    let text = sql_text(table);
+fn subject(what: &Remarked) -> &'static str {
     match what {
-        Remarked::NotShared => {
-            let mend = shell(&format!("SELECT crsql_as_crr({text})"));
-            Finding::note("table", format!("{table} does not replicate, and could"), mend)
-        }
-        Remarked::NotShareable(why) => Finding::note(
-            "table",
-            format!("{table} does not replicate, and cannot: {why}"),
-            format!(
-                "if it is to be shared, declare {table} anew without that, then {}",
-                shell(&format!("SELECT crsql_as_crr({text})"))
-            ),
-        ),
-        Remarked::Unfit(why) => Finding::warning(
-            "table",
-            format!("{table} replicates, but what peers wrote may not fit it: {why}"),
-            "`DROP INDEX` for the index that is in the way, or change the column between `crsql_begin_alter` and \
-             `crsql_commit_alter`",
-        ),
-        Remarked::NotRecorded => Finding::error(
-            "table",
-            format!("{table} has lost triggers: not every write to it is recorded"),
-            shell(&format!("SELECT crsql_begin_alter({text}); SELECT crsql_commit_alter({text})")),
-        ),
-        Remarked::NumberedKey(column) => Finding::note(
-            "table",
-            format!(
-                "{table}: rows that two repositories insert without a value for {column} get the same number, and become one \
-                 row"
-            ),
-            format!("give {column} a random value in every INSERT, or use a key of random texts (UUIDs)"),
-        ),
-        Remarked::CollatedKey(column) => Finding::warning(
-            "table",
-            format!(
-                "{table}: the key column {column} has a collation; replication tells keys apart that it takes for equal"
-            ),
-            format!("declare {table} anew with {column} without COLLATE"),
-        ),
-        Remarked::Dropped => Finding::warning(
-            "table",
-            format!(
-                "{table} was dropped, and what it had recorded stayed: CR-SQLite's own library cannot read such a file"
-            ),
-            shell(&sql_forget(table).replace('"', "\\\"")),
-        ),
+        Remarked::Diverging { .. } => "trigger",
+        Remarked::OutOfStep(_) => "index",
+        Remarked::KeyViolated { .. } | Remarked::KeyMismatch(_) => "key",
+        _ => "table",
     }
+}
+
+fn message(table: &str, what: &Remarked) -> String {
+    match what {
+        Remarked::NotShared => format!("{table} does not replicate, and could"),
+        Remarked::NotShareable(why) => format!("{table} does not replicate, and cannot: {why}"),
+        Remarked::Unfit(why) => format!("{table} replicates, but what peers wrote may not fit it: {why}"),
+        Remarked::NotWritable { why, trigger: Some(trigger) } => format!(
+            "nothing that peers wrote can be merged into {table}, because of its trigger {trigger}: {why}. What an \
+             application gives its own connections is not known here"
+        ),
+        Remarked::NotWritable { why, trigger: None } => {
+            format!("nothing that peers wrote can be merged into {table}: {why}")
+        }
+        Remarked::NotRecorded => format!("{table} has lost triggers: not every write to it is recorded"),
+        Remarked::Outdated => format!(
+            "{table} was altered without crsql_begin_alter and crsql_commit_alter: its triggers are for other columns, \
+             and writing to it fails or is not recorded"
+        ),
+        Remarked::RecordedTwice(trigger) => {
+            format!("{table}: the trigger {trigger} records every write once more, or fails")
+        }
+        Remarked::Unrecorded { rows } => {
+            format!("{table}: nothing is recorded of {}, which no peer will get", count(*rows, "row"))
+        }
+        Remarked::Revived { rows } => {
+            format!("{table}: {} there and recorded as deleted, which no peer will get", are(*rows))
+        }
+        Remarked::Vanished { rows } => {
+            format!("{table}: {} deleted without a record: no peer will hear of it", were(*rows))
+        }
+        Remarked::UnrecordedColumns { columns, gone } => {
+            let before = if gone.is_empty() { String::new() } else { format!(", but values of {}", gone.join(", ")) };
+            format!("{table}: nothing is recorded of values of {}{before}: no peer will get them", columns.join(", "))
+        }
+        Remarked::ColumnsGone(gone) => {
+            format!("{table}: values are recorded of {}, which it does not have any more", gone.join(", "))
+        }
+        Remarked::Diverging { trigger, written } => format!(
+            "{trigger} on {table} writes to {written} also when it is a merge that sets it off. That is not recorded, and \
+             the peers' tables drift apart"
+        ),
+        Remarked::NumberedKey(column) => format!(
+            "{table}: rows that two repositories insert without a value for {column} get the same number, and become one \
+             row"
+        ),
+        Remarked::CollatedKey(column) => format!(
+            "{table}: the key column {column} has a collation; replication tells keys apart that it takes for equal"
+        ),
+        Remarked::Dropped => format!(
+            "{table} was dropped, and what it had recorded stayed: CR-SQLite's own library cannot read such a file"
+        ),
+        Remarked::Renamed { to } => {
+            format!("{table} was renamed to {to}, and does not replicate since: writing to it fails")
+        }
+        Remarked::OddText { column, key, rows } => format!(
+            "{table}: {column} holds text that is not valid UTF-8, in {} (the first has the key {key}). It replicates as \
+             it is, but not into databases that store UTF-16",
+            count(*rows, "row")
+        ),
+        Remarked::OutOfStep(content) => {
+            format!(
+                "the full-text index {table} is not in step with {content}: searching misses rows, and writing may fail"
+            )
+        }
+        Remarked::KeyViolated { parent, columns, rows, .. } => {
+            let (columns, refer) = (columns.join(", "), if *rows == 1 { "refers" } else { "refer" });
+            format!("{table}: {} {refer} by {columns} to rows of {parent} that are not there", count(*rows, "row"))
+        }
+        Remarked::KeyMismatch(why) => {
+            format!("{table}: where foreign keys are enforced, nothing can be written to it: {why}")
+        }
+    }
+}
+
+/// `shell` is the command that runs the statements which mend it, if statements do.
+fn mending(table: &str, what: &Remarked, shell: Option<String>) -> String {
+    match (what, shell) {
+        (Remarked::NotShareable(_), Some(shell)) => {
+            format!("if it is to be shared, declare {table} anew without that, then {shell}")
+        }
+        (Remarked::NotWritable { .. }, Some(shell)) => {
+            format!("{shell}; an application that needs the trigger makes it a TEMP TRIGGER on its own connections")
+        }
+        (Remarked::KeyViolated { is_decided: false, parent, .. }, Some(shell)) => {
+            format!("{shell} shows them: insert what is missing into {parent}, or delete or change these")
+        }
+        (_, Some(shell)) => shell,
+        (Remarked::NotWritable { .. }, None) => {
+            format!("declare {table} without what is not known here, or make what is missing")
+        }
+        (Remarked::NumberedKey(column), None) => {
+            format!("give {column} a random value in every INSERT, or use a key of random texts (UUIDs)")
+        }
+        (Remarked::CollatedKey(column), None) => format!("declare {table} anew with {column} without COLLATE"),
+        (Remarked::KeyMismatch(_) | Remarked::KeyViolated { .. }, None) => {
+            format!("declare {table} anew without the foreign key")
+        }
+        (_, None) => "declare it anew without that, between `crsql_begin_alter` and `crsql_commit_alter`".to_owned(),
+    }
+}
+
+fn count(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+fn are(rows: u64) -> String {
+    if rows == 1 { "1 row is".to_owned() } else { format!("{rows} rows are") }
+}
+
+fn were(rows: u64) -> String {
+    if rows == 1 { "1 row was".to_owned() } else { format!("{rows} rows were") }
 }

@@ -16,6 +16,8 @@ pub struct Contact {
     pub last_contact: Option<i64>,
     /// What went wrong since.
     pub last_error: Option<String>,
+    /// When that was, in seconds since 1970.
+    pub last_error_at: Option<i64>,
 }
 
 impl State {
@@ -27,7 +29,7 @@ impl State {
         let contact = self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT site_id, db_version, last_contact, last_error FROM contact
+                    "SELECT site_id, db_version, last_contact, last_error, last_error_at FROM contact
                      WHERE remote = ? AND address = ?",
                 )?
                 .query_row([name, &address.to_string()], |row| {
@@ -37,6 +39,7 @@ impl State {
                         db_version: row.get(1)?,
                         last_contact: row.get(2)?,
                         last_error: row.get(3)?,
+                        last_error_at: row.get(4)?,
                     })
                 })
                 .optional()
@@ -66,26 +69,28 @@ impl State {
                 .execute(
                     "INSERT INTO contact (remote, address, site_id, db_version, last_contact) VALUES (?, ?, ?, ?, ?)
                      ON CONFLICT (remote) DO UPDATE SET address = excluded.address, site_id = excluded.site_id,
-                         db_version = excluded.db_version, last_contact = excluded.last_contact, last_error = NULL",
+                         db_version = excluded.db_version, last_contact = excluded.last_contact, last_error = NULL,
+                         last_error_at = NULL",
                     params![name, address.to_string(), site.as_bytes(), db_version, now],
                 )
                 .map(drop)
         })
     }
 
-    /// Notes that talking to the remote `name` failed.
+    /// Notes that talking to the remote `name` failed at `now`, in seconds since 1970.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn note_error(&mut self, name: &str, address: &Address, error: &str) -> Result<(), StateError> {
+    pub fn note_error(&mut self, name: &str, address: &Address, error: &str, now: i64) -> Result<(), StateError> {
         let address = address.to_string();
         self.write(|transaction| {
             transaction.execute("DELETE FROM contact WHERE remote = ? AND address <> ?", [name, &address])?;
             transaction
                 .execute(
-                    "INSERT INTO contact (remote, address, last_error) VALUES (?, ?, ?)
-                     ON CONFLICT (remote) DO UPDATE SET last_error = excluded.last_error",
-                    [name, &address, error],
+                    "INSERT INTO contact (remote, address, last_error, last_error_at) VALUES (?, ?, ?, ?)
+                     ON CONFLICT (remote) DO UPDATE SET last_error = excluded.last_error,
+                         last_error_at = excluded.last_error_at",
+                    params![name, address, error, now],
                 )
                 .map(drop)
         })

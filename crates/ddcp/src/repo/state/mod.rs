@@ -14,13 +14,26 @@ use crate::{
 };
 
 mod contact;
+mod failure;
 mod inbox;
 mod waiting;
 
+pub use failure::MergeFailure;
 pub(super) use waiting::{Cause, Kept, Stamp};
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
-const STEPS: [&str; 6] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP];
+const STEPS: [&str; 7] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP, FAILURES];
+
+/// Of each site whose last merge failed, why; of a remote whose last fetch failed, when.
+const FAILURES: &str = "
+    CREATE TABLE merge_failure (
+        site_id BLOB PRIMARY KEY,
+        at INTEGER NOT NULL,
+        message TEXT NOT NULL,
+        hint TEXT
+    ) STRICT;
+    ALTER TABLE contact ADD COLUMN last_error_at INTEGER;
+";
 
 /// How the tables of a remote differ from those here, and the fingerprints of both schemas when that was found.
 const DIFFERENCES: &str = "

@@ -141,11 +141,11 @@ fn a_contact_belongs_to_an_address() {
     let (_dir, mut state) = state();
     let (old, new) = (Address::Path("old.db".into()), Address::Path("new.db".into()));
     state.note_answer("bob", &old, &site(1), 7, 1000).unwrap();
-    state.note_error("bob", &old, "gone").unwrap();
+    state.note_error("bob", &old, "gone", 7).unwrap();
     let contact = state.contact("bob", &old).unwrap();
     assert_eq!((contact.db_version, contact.last_error.as_deref()), (Some(7), Some("gone")));
     assert_eq!(state.contact("bob", &new).unwrap(), Contact::default());
-    state.note_error("bob", &new, "never there").unwrap();
+    state.note_error("bob", &new, "never there", 8).unwrap();
     assert_eq!(state.contact("bob", &new).unwrap().site_id, None);
     state.rename_contact("bob", "rob").unwrap();
     assert_eq!(state.contact("rob", &new).unwrap().last_error.as_deref(), Some("never there"));

@@ -1,0 +1,318 @@
+//! Whether what a table's triggers have recorded is what is in the table.
+//!
+//! Every count reads the table, or its records, once: examining may take as long as the database is large.
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::{
+    super::{
+        ColumnShape, TableShape,
+        schema::quote,
+        tokens::{Token, tokens},
+    },
+    Remark, Remarked, in_one, sql_text,
+    triggers::Trigger,
+};
+use crate::changeset::SENTINEL;
+
+/// What is wrong with the triggers and records of a table that replicates.
+pub(super) fn remarks(
+    connection: &Connection,
+    table: &TableShape,
+    stored: &[Trigger],
+) -> rusqlite::Result<Vec<Remark>> {
+    let records = Records { connection, table };
+    let vanished = records.count_vanished()?;
+    let (unrecorded, revived) = records.count_rows()?;
+    let gone = records.columns_gone()?;
+    let lost = records.columns_lost(!gone.is_empty())?;
+    let delete = (vanished > 0).then(|| records.sql_delete());
+    let record = (unrecorded + revived > 0).then(|| records.sql_record());
+    let values = (!lost.is_empty()).then(|| records.sql_record_values(&lost));
+    // Looking at the table anew drops what is recorded of rows that are gone, and records the others in a version that
+    // peers may have read: so what they are to hear of is recorded before.
+    let realter = || {
+        let before = [&delete, &record, &values].into_iter().flatten().cloned();
+        Some(before.chain([sql_realter(&table.name)]).collect::<Vec<_>>().join("; "))
+    };
+    let mut found = Vec::new();
+    let mut remark = |what: Remarked, mend| found.push(Remark { table: table.name.clone(), what, mend });
+    if vanished > 0 {
+        remark(Remarked::Vanished { rows: vanished }, delete.clone());
+    }
+    if let Some(what) = triggers(connection, table, stored)? {
+        remark(what, realter());
+    }
+    for trigger in doubles(table, stored) {
+        remark(Remarked::RecordedTwice(trigger.name.clone()), Some(trigger.sql_drop()));
+    }
+    if unrecorded > 0 {
+        remark(Remarked::Unrecorded { rows: unrecorded }, record.clone());
+    }
+    if revived > 0 {
+        remark(Remarked::Revived { rows: revived }, record.clone());
+    }
+    if !lost.is_empty() {
+        remark(Remarked::UnrecordedColumns { columns: lost.clone(), gone }, realter());
+    } else if !gone.is_empty() {
+        remark(Remarked::ColumnsGone(gone), realter());
+    }
+    Ok(found)
+}
+
+/// The statements that have the engine look at a table anew: it makes its triggers, and records what is not recorded.
+pub(super) fn sql_realter(table: &str) -> String {
+    let text = sql_text(table);
+    format!("SELECT crsql_begin_alter({text}); SELECT crsql_commit_alter({text})")
+}
+
+/// What is wrong with the three triggers that each table should have.
+fn triggers(connection: &Connection, table: &TableShape, stored: &[Trigger]) -> rusqlite::Result<Option<Remarked>> {
+    let expected = crsqlite::triggers(connection, &table.name).map_err(rusqlite::Error::from)?;
+    let mut is_outdated = false;
+    for trigger in expected {
+        match stored.iter().find(|known| known.name.eq_ignore_ascii_case(&trigger.name)) {
+            None => return Ok(Some(Remarked::NotRecorded)),
+            Some(known) => is_outdated |= !is_same(&known.sql, &trigger.sql),
+        }
+    }
+    Ok(is_outdated.then_some(Remarked::Outdated))
+}
+
+/// Whether two triggers do the same: their texts are the same to SQLite, up to how names and tables are spelt.
+fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (tokens(one), tokens(other));
+    let is_same = |(one, other): (&Token<'_>, &Token<'_>)| one.is_same(other);
+    one.len() == other.len() && one.iter().zip(&other).all(is_same)
+}
+
+/// Triggers on the table, besides its three, that record what is written: what is written twice counts twice.
+fn doubles<'a>(table: &TableShape, stored: &'a [Trigger]) -> impl Iterator<Item = &'a Trigger> {
+    let own = ["i", "u", "d"].map(|kind| format!("{}__crsql_{kind}trig", table.name));
+    let name = table.name.clone();
+    stored.iter().filter(move |trigger| {
+        trigger.table.eq_ignore_ascii_case(&name)
+            && trigger.records()
+            && !own.iter().any(|own| own.eq_ignore_ascii_case(&trigger.name))
+    })
+}
+
+/// What a row's causal length is called in the queries here.
+const LENGTH: &str = "__crsql_length";
+
+/// A table and what is recorded of it.
+struct Records<'a> {
+    connection: &'a Connection,
+    table: &'a TableShape,
+}
+
+impl Records<'_> {
+    fn name(&self, end: &str) -> String {
+        quote(&format!("{}__crsql_{end}", self.table.name))
+    }
+
+    fn keys(&self, prefix: &str) -> String {
+        let keys = self.table.key_columns.iter().map(|key| format!("{prefix}.{}", quote(&key.name)));
+        keys.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The same key, by value only, as the engine compares them; finds a number `p` by a row of this name.
+    fn same_key(&self, row: &str) -> String {
+        let same = self.table.key_columns.iter().map(|key| format!("p.{0} IS +{row}.{0}", quote(&key.name)));
+        same.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// The same key as the table's own index finds it: a row by a number.
+    fn same_row(&self) -> String {
+        let same = self.table.key_columns.iter().map(|key| format!("b.{0} = p.{0}", quote(&key.name)));
+        same.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// The causal length of the row that has the number `p.__crsql_key`: 0 if nothing is recorded of it.
+    fn length(&self) -> String {
+        let clock = self.name("clock");
+        format!(
+            "coalesce((SELECT col_version FROM {clock} WHERE key = p.__crsql_key AND col_name = '{SENTINEL}'), \
+             (SELECT 1 FROM {clock} WHERE key = p.__crsql_key LIMIT 1), 0)"
+        )
+    }
+
+    /// All rows, with the causal length that is recorded of each: 0 if nothing is.
+    fn rows(&self) -> String {
+        let (base, pks) = (quote(&self.table.name), self.name("pks"));
+        let length = format!("SELECT {} FROM {pks} AS p WHERE {}", self.length(), self.same_key("b"));
+        format!("SELECT b.*, coalesce(({length}), 0) AS {LENGTH} FROM {base} AS b")
+    }
+
+    /// Rows that are not recorded as alive.
+    fn unrecorded_rows(&self) -> String {
+        format!("SELECT * FROM ({}) WHERE {LENGTH} % 2 = 0", self.rows())
+    }
+
+    /// Keys of rows that are recorded as alive, and are not there.
+    fn vanished_rows(&self) -> String {
+        let (base, pks) = (quote(&self.table.name), self.name("pks"));
+        format!(
+            "SELECT * FROM (SELECT p.*, {} AS {LENGTH} FROM {pks} AS p WHERE NOT EXISTS (SELECT 1 FROM {base} AS b WHERE {})) \
+             WHERE {LENGTH} % 2 = 1",
+            self.length(),
+            self.same_row()
+        )
+    }
+
+    /// How many rows are not recorded, and how many are recorded as deleted.
+    fn count_rows(&self) -> rusqlite::Result<(u64, u64)> {
+        let sql = format!(
+            "SELECT coalesce(sum({LENGTH} = 0), 0), coalesce(sum({LENGTH} > 0 AND {LENGTH} % 2 = 0), 0) FROM ({})",
+            self.rows()
+        );
+        let count = |row: &Row<'_>, at| row.get::<_, i64>(at).map(i64::unsigned_abs);
+        self.connection.query_row(&sql, [], |row| Ok((count(row, 0)?, count(row, 1)?)))
+    }
+
+    fn count_vanished(&self) -> rusqlite::Result<u64> {
+        let sql = format!("SELECT count(*) FROM ({})", self.vanished_rows());
+        self.connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+    }
+
+    /// Columns of which values are recorded nowhere, as after they were renamed. Rows are looked at if nothing at all is
+    /// recorded of a column, or if `any_gone`: something is recorded of one that is not there.
+    fn columns_lost(&self, any_gone: bool) -> rusqlite::Result<Vec<String>> {
+        let mut lost = Vec::new();
+        for column in &self.table.columns {
+            if (any_gone || !self.knows(column)?) && self.has_unrecorded_values(column)? {
+                lost.push(column.name.clone());
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Names under which cells are recorded that no column of the table has.
+    fn columns_gone(&self) -> rusqlite::Result<Vec<String>> {
+        let sql = format!(
+            "SELECT DISTINCT col_name FROM {} WHERE col_name <> '{SENTINEL}' AND col_name NOT IN
+             (SELECT name FROM pragma_table_info(?1, 'main')) ORDER BY col_name",
+            self.name("clock")
+        );
+        self.connection.prepare(&sql)?.query_map([&self.table.name], |row| row.get(0))?.collect()
+    }
+
+    /// Whether anything is recorded of the column.
+    fn knows(&self, column: &ColumnShape) -> rusqlite::Result<bool> {
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE col_name = ?1)", self.name("clock"));
+        self.connection.query_row(&sql, [&column.name], |row| row.get(0))
+    }
+
+    /// Whether a row that is recorded has a value in the column that is neither recorded nor what a row begins with.
+    fn has_unrecorded_values(&self, column: &ColumnShape) -> rusqlite::Result<bool> {
+        let (name, base) = (quote(&column.name), quote(&self.table.name));
+        let sql = |default: &str| {
+            format!(
+                "SELECT EXISTS (SELECT 1 FROM {base} AS b CROSS JOIN {} AS p ON {} WHERE b.{name} IS NOT ({default})
+                 AND {} % 2 = 1 AND NOT EXISTS (SELECT 1 FROM {} WHERE key = p.__crsql_key AND col_name = ?1))",
+                self.name("pks"),
+                self.same_key("b"),
+                self.length(),
+                self.name("clock"),
+            )
+        };
+        let default = self.default_of(column)?;
+        let find = |default: &str| self.connection.query_row(&sql(default), [&column.name], |row| row.get(0));
+        // DEFAULT word means the text 'word', which is no expression.
+        find(&default).or_else(|_| find(&sql_text(&default)))
+    }
+
+    fn default_of(&self, column: &ColumnShape) -> rusqlite::Result<String> {
+        let sql = "SELECT dflt_value FROM pragma_table_info(?1, 'main') WHERE name = ?2";
+        let default: Option<Option<String>> =
+            self.connection.query_row(sql, [&self.table.name, &column.name], |row| row.get(0)).optional()?;
+        Ok(default.flatten().unwrap_or_else(|| "NULL".to_owned()))
+    }
+
+    /// The statement that records the deletion of rows that are gone: as if the deletions were merged.
+    fn sql_delete(&self) -> String {
+        let rows = self.vanished_rows();
+        let pk = self.keys("gone");
+        self.sql_merge(&format!(
+            "SELECT crsql_pack_columns({pk}) AS pk, '{SENTINEL}' AS cid, NULL AS val, {LENGTH} + 1 AS col_version,
+             {LENGTH} + 1 AS cl FROM ({rows}) AS gone"
+        ))
+    }
+
+    /// The statement that records the rows of which nothing is recorded, or that they were deleted: as if they were merged.
+    fn sql_record(&self) -> String {
+        let rows = self.unrecorded_rows();
+        let pk = self.keys("new");
+        let row = format!(
+            "SELECT crsql_pack_columns({pk}) AS pk, '{SENTINEL}' AS cid, NULL AS val, {LENGTH} + 1 AS col_version,
+             {LENGTH} + 1 AS cl FROM ({rows}) AS new"
+        );
+        let cells = self.table.columns.iter().map(|column| {
+            let (name, text) = (quote(&column.name), sql_text(&column.name));
+            format!(
+                " UNION ALL SELECT crsql_pack_columns({pk}), {text}, new.{name}, 1, {LENGTH} + 1 FROM ({rows}) AS new"
+            )
+        });
+        self.sql_merge(&format!("{row}{}", cells.collect::<String>()))
+    }
+
+    /// The statement that records the values of columns of which nothing is recorded.
+    fn sql_record_values(&self, columns: &[String]) -> String {
+        let (rows, pk, clock) = (self.rows(), self.keys("new"), self.name("clock"));
+        let pks = self.name("pks");
+        let cells = columns.iter().map(|column| {
+            let (name, text) = (quote(column), sql_text(column));
+            format!(
+                "SELECT crsql_pack_columns({pk}) AS pk, {text} AS cid, new.{name} AS val, 1 AS col_version, {LENGTH} AS cl
+                 FROM ({rows}) AS new WHERE {LENGTH} % 2 = 1 AND NOT EXISTS (SELECT 1 FROM {pks} AS p JOIN {clock} AS c
+                 ON c.key = p.__crsql_key AND c.col_name = {text} WHERE {})",
+                self.same_key("new")
+            )
+        });
+        self.sql_merge(&cells.collect::<Vec<_>>().join(" UNION ALL "))
+    }
+
+    /// Merges changes of this database's own. They are sorted, so all are found before the first is merged.
+    fn sql_merge(&self, changes: &str) -> String {
+        let sql = format!(
+            "INSERT INTO crsql_changes (\"table\", pk, cid, val, col_version, db_version, site_id, cl, seq)
+             SELECT {}, pk, cid, val, col_version, crsql_next_db_version(), crsql_site_id(), cl,
+             row_number() OVER (ORDER BY pk, cid <> '{SENTINEL}', cid) - 1 FROM ({changes}) ORDER BY pk, cid <> '{SENTINEL}', cid",
+            sql_text(&self.table.name)
+        );
+        sql.split('\n').map(str::trim).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Tables that are gone and have left their clock table behind.
+pub(super) fn dropped(connection: &Connection, stored: &[Trigger]) -> rusqlite::Result<Vec<Remark>> {
+    let mut statement = connection.prepare(
+        "SELECT substr(clock.name, 1, length(clock.name) - 13) AS gone FROM sqlite_master AS clock
+         WHERE clock.type = 'table' AND substr(clock.name, -13) = '__crsql_clock'
+           AND NOT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = gone COLLATE NOCASE)
+         ORDER BY gone",
+    )?;
+    let gone: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(gone.into_iter().map(|table| remark_dropped(table, stored)).collect())
+}
+
+/// Without it the highest version that was ever given would be forgotten with the records, and given again.
+const KEEP_VERSION: &str =
+    "INSERT OR REPLACE INTO crsql_master (key, value) VALUES ('pre_compact_dbversion', crsql_db_version())";
+
+fn remark_dropped(table: String, stored: &[Trigger]) -> Remark {
+    let name = |end: &str| quote(&format!("{table}__crsql_{end}"));
+    let is_its = |trigger: &&Trigger| {
+        let triggers = ["i", "u", "d"].map(|kind| format!("{table}__crsql_{kind}trig"));
+        triggers.iter().any(|name| name.eq_ignore_ascii_case(&trigger.name))
+    };
+    let triggers: Vec<&Trigger> = stored.iter().filter(is_its).collect();
+    let mut statements = vec![KEEP_VERSION.to_owned()];
+    statements.extend(triggers.iter().map(|trigger| trigger.sql_drop()));
+    let renamed = triggers.first().map(|trigger| trigger.table.clone());
+    // Recorded anew before what was recorded is forgotten.
+    statements.extend(renamed.iter().map(|to| format!("SELECT crsql_as_crr({})", sql_text(to))));
+    statements.extend(["clock", "pks"].map(|end| format!("DROP TABLE IF EXISTS {}", name(end))));
+    let what = renamed.map_or(Remarked::Dropped, |to| Remarked::Renamed { to });
+    Remark { table, what, mend: Some(in_one(&statements)) }
+}

@@ -1,0 +1,512 @@
+//! What `ddcp doctor` prints to mend something does mend it: the fault is made, the command is taken from what is
+//! printed and run, and then the doctor is content and the data are right.
+
+use std::{fs, os::unix::fs::symlink, process::Command};
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::support::{DDCP, NOTE, Repo, World, assert_converged};
+
+/// What is found wrong, and what mends it.
+fn trouble(repo: &Repo, options: &[&str]) -> Vec<(String, String)> {
+    let run = repo.run(["doctor", "--format", "json"].iter().chain(options));
+    let findings: Vec<Value> = serde_json::from_str(&run.stdout).unwrap();
+    let is_trouble = |finding: &&Value| ["warning", "error"].contains(&finding["level"].as_str().unwrap());
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    let troubles: Vec<_> =
+        findings.iter().filter(is_trouble).map(|finding| (text(finding, "message"), text(finding, "mend"))).collect();
+    assert_eq!(run.status, Some(if troubles.is_empty() { 0 } else { 5 }), "{run}");
+    troubles
+}
+
+/// The commands in `mend`, as a person would paste them.
+fn commands(mend: &str) -> Vec<&str> {
+    mend.split('`').skip(1).step_by(2).collect()
+}
+
+/// Runs a command in a shell, in the folder of the repository.
+fn paste(repo: &Repo, command: &str) {
+    let bin = repo.root().join("bin");
+    if !bin.exists() {
+        fs::create_dir(&bin).unwrap();
+        symlink(DDCP, bin.join("ddcp")).unwrap();
+    }
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let mut shell = Command::new("sh");
+    shell.env_clear().env("PATH", path).env("HOME", repo.root()).current_dir(repo.root());
+    let output = shell.args(["-c", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Expects troubles with these words, one each, in their order; runs the first command of each; nothing is left then.
+fn mend_with(repo: &Repo, options: &[&str], expected: &[&str]) {
+    let found = trouble(repo, options);
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for ((message, mend), expected) in found.iter().zip(expected) {
+        assert!(message.contains(expected), "{expected}: {found:#?}");
+        let commands = commands(mend);
+        if commands[0].starts_with("ddcp") {
+            let named = format!("ddcp --db {}.db ", repo.name());
+            assert!(commands[0].starts_with(&named), "{commands:?}");
+        }
+        paste(repo, commands[0]);
+    }
+    assert_eq!(trouble(repo, options), [], "after {found:#?}");
+}
+
+fn mend(repo: &Repo, expected: &[&str]) {
+    mend_with(repo, &["--offline"], expected);
+}
+
+/// Two repositories with the same table, of which `b` follows `a`.
+fn pair(world: &World, table: &str) -> [Repo; 2] {
+    let pair = ["a", "b"].map(|name| {
+        let repo = world.repo(name);
+        repo.ok(["init"]);
+        repo.sql(table);
+        repo
+    });
+    pair[1].follows(&[&pair[0]]);
+    pair
+}
+
+#[test]
+fn a_column_that_was_added_without_a_word() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1); ALTER TABLE note ADD COLUMN colour TEXT");
+    b.pull();
+    assert!(a.connection().execute("UPDATE note SET body = 'two'", []).is_err(), "what the doctor is to find");
+    mend(&a, &["note was altered without"]);
+    a.sql("UPDATE note SET body = 'two', colour = 'red'");
+    b.sql(
+        "SELECT crsql_begin_alter('note'); ALTER TABLE note ADD COLUMN colour TEXT; SELECT crsql_commit_alter('note')",
+    );
+    b.pull();
+    assert_eq!(b.notes(), ["1|two|1|red"]);
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
+fn a_column_that_was_renamed_without_a_word() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1); ALTER TABLE note RENAME COLUMN body TO text");
+    a.sql("INSERT INTO note VALUES ('2', 'two', 2)");
+    mend(&a, &["nothing is recorded of values of text, but values of body"]);
+    let rename = "ALTER TABLE note RENAME COLUMN body TO text";
+    b.sql(&format!("SELECT crsql_begin_alter('note'); {rename}; SELECT crsql_commit_alter('note')"));
+    b.pull();
+    assert_eq!(b.notes(), ["1|one|1", "2|two|2"]);
+    assert_converged(&[&a, &b]);
+}
+
+/// What is recorded of a column that is gone harms nobody: it is told, and mended all the same.
+#[test]
+fn a_column_of_which_only_records_are_left() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("INSERT INTO note (id, stars) VALUES ('1', 1); ALTER TABLE note RENAME COLUMN body TO text");
+    let notes = a.json(&["doctor", "--offline"]);
+    let is_it = |finding: &&Value| finding["message"].as_str().unwrap().contains("values are recorded of body");
+    let mend = notes.as_array().unwrap().iter().find(is_it).unwrap()["mend"].as_str().unwrap();
+    paste(&a, commands(mend)[0]);
+    let after = a.json(&["doctor", "--offline"]);
+    assert!(!after.as_array().unwrap().iter().any(|finding| is_it(&finding)), "{after:#}");
+}
+
+#[test]
+fn triggers_that_are_lost_and_what_was_written_meanwhile() {
+    for kind in ["i", "u", "d"] {
+        let world = World::new();
+        let [a, b] = pair(&world, NOTE);
+        a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)");
+        b.pull();
+        a.sql(&format!("DROP TRIGGER note__crsql_{kind}trig"));
+        let mut expected = vec!["note has lost triggers"];
+        match kind {
+            "i" => {
+                a.sql("INSERT INTO note VALUES ('3', 'three', 3), ('4', 'four', 4)");
+                expected.push("nothing is recorded of 2 rows");
+            }
+            "d" => {
+                a.sql("DELETE FROM note WHERE id = '1'");
+                expected.insert(0, "1 row was deleted without a record");
+            }
+            _ => {}
+        }
+        mend(&a, &expected);
+        b.pull();
+        assert_converged(&[&a, &b]);
+    }
+}
+
+/// The triggers can be mended first, too: the deletion is recorded before what it is about is forgotten.
+#[test]
+fn deletions_are_not_lost_by_mending_triggers_first() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)");
+    b.pull();
+    a.sql("DROP TRIGGER note__crsql_dtrig; DELETE FROM note WHERE id = '1'");
+    let found = trouble(&a, &["--offline"]);
+    paste(&a, commands(&found[1].1)[0]);
+    assert_eq!(trouble(&a, &["--offline"]), []);
+    b.pull();
+    assert_eq!(b.notes(), ["2|two|2"]);
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
+fn rows_that_are_recorded_as_deleted() {
+    let table = "CREATE TABLE note (k INTEGER NOT NULL, id TEXT NOT NULL, body, \"it's\" REAL, PRIMARY KEY (id, k));
+                 SELECT crsql_as_crr('note');";
+    let world = World::new();
+    let [a, b] = pair(&world, table);
+    a.sql("INSERT INTO note VALUES (1, '1', 'one', 1.5), (2, '2', 'two', NULL); DELETE FROM note WHERE k = 1");
+    b.pull();
+    a.sql("DROP TRIGGER note__crsql_itrig; INSERT INTO note VALUES (1, '1', 'again', 2.5)");
+    mend(&a, &["note has lost triggers", "1 row is there and recorded as deleted"]);
+    b.pull();
+    assert_eq!(b.rows("SELECT * FROM note ORDER BY k"), ["1|1|again|2.5", "2|2|two|NULL"]);
+    assert_converged_rows(&a, &b);
+}
+
+fn assert_converged_rows(a: &Repo, b: &Repo) {
+    assert_eq!(a.changes(), b.changes());
+}
+
+#[test]
+fn a_table_that_was_renamed() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.pull();
+    let (site, version) = (a.json(&["status"])["site_id"].clone(), a.json(&["status"])["version"].clone());
+    a.sql("ALTER TABLE note RENAME TO memo");
+    assert!(a.connection().execute("DELETE FROM memo", []).is_err(), "what the doctor is to find");
+    mend(&a, &["note was renamed to memo"]);
+    a.sql("INSERT INTO memo VALUES ('2', 'two', 2)");
+    let status = a.json(&["status"]);
+    assert_eq!(status["site_id"], site, "nobody has to read it from the start");
+    assert!(status["version"].as_i64() > version.as_i64());
+    b.ok(["schema", "adopt", "a", "--yes"]);
+    b.pull();
+    assert_eq!(b.rows("SELECT * FROM memo ORDER BY id"), ["1|one|1", "2|two|2"]);
+}
+
+/// Whoever has made the renamed table a CRR himself is left with two sets of triggers.
+#[test]
+fn triggers_of_a_former_name() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    a.sql("ALTER TABLE note RENAME TO memo; SELECT crsql_as_crr('memo')");
+    let found = trouble(&a, &["--offline"]);
+    assert_eq!(found.len(), 4, "{found:#?}");
+    for (_, mend) in &found {
+        paste(&a, commands(mend)[0]);
+    }
+    assert_eq!(trouble(&a, &["--offline"]), []);
+    a.sql("INSERT INTO memo VALUES ('2', 'two', 2)");
+}
+
+#[test]
+fn what_a_dropped_table_leaves() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("CREATE TABLE \"go ne\" (id TEXT NOT NULL PRIMARY KEY, x); SELECT crsql_as_crr('go ne')");
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)").sql("INSERT INTO \"go ne\" VALUES (1, 2)").ok(["merge"]);
+    let site = a.json(&["status"])["site_id"].clone();
+    a.sql("DROP TABLE \"go ne\"");
+    mend(&a, &["go ne was dropped"]);
+    a.ok(["merge"]);
+    assert_eq!(a.json(&["status"])["site_id"], site, "the version did not go back");
+}
+
+const TOUCH: &str = "CREATE TRIGGER touch AFTER UPDATE ON note
+    BEGIN -- now
+      UPDATE note SET stars = abs(random() % 1000000) WHERE id = NEW.id;
+    END;";
+
+#[test]
+fn triggers_that_write_where_merges_set_them_off() {
+    let world = World::new();
+    let [a, b] = pair(&world, &format!("{NOTE} {TOUCH}"));
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.pull();
+    a.sql("UPDATE note SET body = 'two'");
+    b.pull();
+    assert_ne!(a.notes(), b.notes(), "what the doctor is to find");
+    mend(&a, &["touch on note writes to note also when it is a merge"]);
+    mend(&b, &["touch on note writes to note also when it is a merge"]);
+    a.sql("UPDATE note SET body = 'three'");
+    b.pull();
+    assert_converged(&[&a, &b]);
+    b.sql("UPDATE note SET body = 'four'");
+    a.follows(&[&b]).pull();
+    assert_converged(&[&a, &b]);
+    assert_ne!(a.notes(), ["1|four|1"], "local writes are touched");
+}
+
+/// A trigger may write by way of a table or view that does not replicate; one that asks stops the others behind it.
+#[test]
+fn triggers_behind_triggers() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql(
+        "CREATE TABLE queue (id); CREATE VIEW front AS SELECT * FROM queue;
+         CREATE TRIGGER enqueue AFTER DELETE ON note WHEN OLD.stars > 1 OR OLD.body IS NULL
+         BEGIN INSERT INTO front VALUES (OLD.id); END;
+         CREATE TRIGGER behind INSTEAD OF INSERT ON front BEGIN INSERT INTO queue VALUES (NEW.id); END;
+         CREATE TRIGGER back AFTER INSERT ON queue BEGIN INSERT INTO note (id) VALUES ('x' || NEW.id); END;
+         CREATE TRIGGER unreached AFTER DELETE ON queue BEGIN DELETE FROM note; END;
+         CREATE TRIGGER asks AFTER UPDATE ON note WHEN crsql_internal_sync_bit() = 0 BEGIN DELETE FROM queue; END;",
+    );
+    mend(&a, &["back on queue writes to note"]);
+    a.sql(
+        "DROP TRIGGER back; CREATE TRIGGER back AFTER INSERT ON queue BEGIN REPLACE INTO note (id) VALUES ('x'); END",
+    );
+    a.sql("DROP TRIGGER enqueue");
+    assert_eq!(trouble(&a, &["--offline"]), [], "nothing leads there any more");
+}
+
+#[test]
+fn triggers_that_can_never_work_here() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    b.sql("CREATE TABLE gone (x); CREATE TRIGGER harmless AFTER INSERT ON note BEGIN SELECT upper(NEW.body); END");
+    b.sql("CREATE TRIGGER late AFTER INSERT ON note BEGIN INSERT INTO gone VALUES (NEW.id); END; DROP TABLE gone");
+    mend(&b, &["because of its trigger late: no such table"]);
+    b.sql("CREATE TRIGGER thumb AFTER INSERT ON note BEGIN SELECT app_thumbnail(NEW.body); END");
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    mend(&b, &["because of its trigger thumb: no such function: app_thumbnail"]);
+    b.pull();
+    assert_converged(&[&a, &b]);
+    assert_eq!(b.rows("SELECT name FROM sqlite_master WHERE name IN ('harmless', 'late', 'thumb')"), ["harmless"]);
+}
+
+const SEARCH: &str =
+    "CREATE VIRTUAL TABLE search USING fts5 (body, stars UNINDEXED, content='note', content_rowid=\"rowid\")";
+
+#[test]
+fn full_text_indexes_that_lack_rows() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)").sql(SEARCH);
+    mend(&a, &["the full-text index search is not in step with note"]);
+    assert_eq!(a.rows("SELECT id FROM note WHERE rowid IN (SELECT rowid FROM search('two'))"), ["2"]);
+}
+
+#[test]
+fn full_text_indexes_that_have_other_words() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)").sql(SEARCH);
+    a.sql("INSERT INTO search (search) VALUES ('rebuild')");
+    assert_eq!(trouble(&a, &["--offline", "--thorough"]), []);
+    a.sql("UPDATE note SET body = 'three' WHERE id = '2'");
+    assert_eq!(trouble(&a, &["--offline"]), [], "only --thorough reads the texts");
+    mend_with(&a, &["--offline", "--thorough"], &["the full-text index search is not in step with note"]);
+    assert_eq!(a.rows("SELECT id FROM note WHERE rowid IN (SELECT rowid FROM search('three'))"), ["2"]);
+}
+
+#[test]
+fn foreign_keys_that_are_broken() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)");
+    b.pull();
+    b.sql(
+        "CREATE TABLE tag (note TEXT REFERENCES note ON DELETE CASCADE, word);
+         CREATE TABLE pin (place PRIMARY KEY, note TEXT REFERENCES note (id) ON DELETE SET NULL);
+         CREATE TABLE seen (at, note TEXT REFERENCES note (id));
+         INSERT INTO tag VALUES ('1', 'x'), ('2', 'y'), (NULL, 'z'); INSERT INTO pin VALUES (1, '1'), (2, '2');
+         INSERT INTO seen VALUES (1, '2');",
+    );
+    assert_eq!(trouble(&b, &["--offline"]), []);
+    a.sql("DELETE FROM note WHERE id = '1'");
+    b.pull();
+    mend(&b, &["pin: 1 row refers by note to rows of note that are not there", "tag: 1 row refers"]);
+    assert_eq!(b.rows("SELECT * FROM tag ORDER BY word"), ["2|y", "NULL|z"]);
+    assert_eq!(b.rows("SELECT * FROM pin"), ["1|NULL", "2|2"]);
+
+    // What is to become of these nobody has declared: they are shown.
+    a.sql("DELETE FROM note");
+    b.pull();
+    let found = trouble(&b, &["--offline"]);
+    let (message, shown) = found.iter().find(|(message, _)| message.starts_with("seen: 1 row")).unwrap();
+    assert!(shown.contains("insert what is missing into note"), "{message}: {shown}");
+    paste(&b, commands(shown)[0]);
+    b.sql("DELETE FROM seen");
+    mend(&b, &["pin: 1 row", "tag: 1 row"]);
+}
+
+#[test]
+fn foreign_keys_of_columns_that_are_no_key() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("CREATE TABLE parent (id INTEGER PRIMARY KEY, code TEXT); CREATE TABLE child (x REFERENCES parent (code))");
+    mend(&a, &["child: where foreign keys are enforced, nothing can be written to it: foreign key mismatch"]);
+    a.sql("PRAGMA foreign_keys = on; INSERT INTO parent VALUES (1, 'a'); INSERT INTO child VALUES ('a')");
+    a.sql("CREATE TABLE other (x REFERENCES note (body))");
+    let found = trouble(&a, &["--offline"]);
+    assert!(found[0].1.contains("declare other anew without the foreign key"), "{found:#?}");
+}
+
+#[test]
+fn text_that_is_not_utf8() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('it''s', CAST(x'ff41' AS TEXT), 1), (CAST(x'fe' AS TEXT), 'fine', 2)");
+    let notes = |repo: &Repo| {
+        let findings = repo.json(&["doctor", "--offline"]);
+        let odd = |finding: &&Value| finding["message"].as_str().unwrap().contains("not valid UTF-8");
+        findings.as_array().unwrap().iter().filter(odd).cloned().collect::<Vec<_>>()
+    };
+    let found = notes(&a);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0]["message"].as_str().unwrap().contains("note: id holds text"), "{found:#?}");
+    assert!(found[1]["message"].as_str().unwrap().contains("note: body holds text"), "{found:#?}");
+    assert!(found[1]["message"].as_str().unwrap().contains("the key 'it''s'"), "{found:#?}");
+    for finding in &found {
+        paste(&a, commands(finding["mend"].as_str().unwrap())[0]);
+    }
+    assert_eq!(notes(&a), [] as [Value; 0]);
+    b.pull();
+    assert_eq!(b.rows("SELECT hex(id), hex(body) FROM note ORDER BY stars"), ["69742773|FF41", "FE|66696E65"]);
+    assert_eq!(a.changes(), b.changes());
+}
+
+#[test]
+fn indexes_that_keep_rows_out() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    b.sql("CREATE UNIQUE INDEX \"only one\" ON note (body) WHERE stars > 0");
+    mend(&b, &["note replicates, but what peers wrote may not fit it"]);
+    a.sql("INSERT INTO note VALUES ('1', 'same', 1), ('2', 'same', 2)");
+    b.pull();
+    assert_converged(&[&a, &b]);
+    assert!(b.rows("SELECT sql FROM sqlite_master WHERE name = 'only one'")[0].starts_with("CREATE INDEX"));
+}
+
+#[test]
+fn settings_of_the_file_and_its_surroundings() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("PRAGMA journal_mode = delete");
+    mend(&a, &["its journal mode is delete"]);
+    fs::set_permissions(a.state("config.toml"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    mend(&a, &["config.toml is open to other users"]);
+    fs::create_dir_all(a.state("parts/0000 0000")).unwrap();
+    let all = a.json(&["doctor", "--offline"]);
+    let left = all.as_array().unwrap().iter().find(|finding| finding["about"] == "leftovers").unwrap();
+    paste(&a, commands(left["mend"].as_str().unwrap())[0]);
+    assert!(!a.state("parts/0000 0000").exists());
+    Connection::open(a.state("state.db")).unwrap().execute_batch("SELECT 1").unwrap();
+}
+
+#[test]
+fn tables_that_do_not_replicate_yet() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("CREATE TABLE \"it's\" (id TEXT NOT NULL PRIMARY KEY, x); INSERT INTO \"it's\" VALUES (1, 2)");
+    let all = a.json(&["doctor", "--offline"]);
+    let could = all.as_array().unwrap().iter().find(|finding| finding["level"] == "note").unwrap();
+    paste(&a, commands(could["mend"].as_str().unwrap())[0]);
+    assert_eq!(a.rows("SELECT count(*) FROM crsql_changes"), ["1"]);
+}
+
+#[test]
+fn remotes_that_cannot_be_used() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    symlink(b.db(), world.path("alias.db")).unwrap();
+    b.ok(["remote", "add", "self", "alias.db"]);
+    mend_with(&b, &[], &["self is this repository itself"]);
+    a.sql("SELECT crsql_begin_alter('note'); ALTER TABLE note ADD COLUMN colour; SELECT crsql_commit_alter('note')");
+    let found = trouble(&b, &[]);
+    paste(&b, commands(&found[0].1)[1]);
+    assert_eq!(trouble(&b, &[]), [], "{found:#?}");
+    b.ok(["remote", "add", "gone", "gone.db"]);
+    let found = trouble(&b, &[]);
+    paste(&b, commands(&found[0].1)[1]);
+    assert_eq!(trouble(&b, &[]), [], "{found:#?}");
+}
+
+/// The last failure of a fetch and of a merge is told until one succeeds.
+#[test]
+fn failures_are_told_until_it_works_again() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    let (there, away) = (a.db().to_owned(), world.path("away.db"));
+    fs::rename(&there, &away).unwrap();
+    b.run(["fetch"]).assert_status(4);
+    fs::rename(&away, &there).unwrap();
+    assert!(b.ok(["status"]).contains(" (fetch, 2"), "{}", b.ok(["status"]));
+    assert!(b.json(&["status"])["remotes"][0]["last_error_at"].is_i64());
+    mend(&b, &["a: the last fetch failed at 2"]);
+    assert!(!b.ok(["status"]).contains("failed"));
+
+    let state = Connection::open(b.state("state.db")).unwrap();
+    state.execute("UPDATE inbox SET pack = x'00' WHERE pack IS NOT NULL", []).unwrap();
+    drop(state);
+    b.run(["merge"]).assert_status(1);
+    let status = b.json(&["status"]);
+    assert!(status["remotes"][0]["merge_error"]["message"].as_str().unwrap().contains("damaged"), "{status:#}");
+    assert!(b.ok(["status"]).contains(" (merge, 2"), "{}", b.ok(["status"]));
+    let found = trouble(&b, &["--offline"]);
+    assert!(found[0].0.starts_with("a: the last merge failed at 2"), "{found:#?}");
+    let again = commands(&found[0].1).into_iter().find(|command| command.starts_with("ddcp --db b.db pull a")).unwrap();
+    paste(&b, again);
+    assert_eq!(trouble(&b, &["--offline"]), []);
+    assert!(!b.ok(["status"]).contains("failed"));
+    assert_converged(&[&a, &b]);
+}
+
+/// What is merged by `merge` is shown by `status`, whoever sent it.
+#[test]
+fn what_came_by_other_ways_is_shown() {
+    let world = World::new();
+    let [a, b, c] = world.all_notes(["a", "b", "c"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)").ok(["bundle", "create", "a.bundle"]);
+    c.sql("INSERT INTO note VALUES ('2', 'two', 2)");
+    b.ok(["bundle", "fetch", "a.bundle"]);
+    b.follows(&[&c]).ok(["fetch"]);
+    b.ok(["remote", "remove", "c"]);
+    let status = b.json(&["status"]);
+    let mut shown: Vec<&str> =
+        status["others"].as_array().unwrap().iter().map(|other| other["site"].as_str().unwrap()).collect();
+    let (first, second) = (a.json(&["status"]), c.json(&["status"]));
+    let mut sites = [first["site_id"].as_str().unwrap(), second["site_id"].as_str().unwrap()];
+    sites.sort_unstable();
+    shown.sort_unstable();
+    assert_eq!(shown, sites);
+    let printed = b.ok(["status"]);
+    for site in sites {
+        assert!(
+            printed.contains(&format!("site     {site}, which is no remote\nfetched  2 changes not merged")),
+            "{printed}"
+        );
+    }
+    let all = b.json(&["doctor", "--offline"]);
+    let note = all.as_array().unwrap().iter().find(|finding| finding["about"] == "inbox").unwrap();
+    paste(&b, commands(note["mend"].as_str().unwrap())[0]);
+    assert_eq!(b.json(&["status"])["others"], Value::Null);
+    assert_eq!(b.notes(), ["1|one|1", "2|two|2"]);
+}
+
+/// Advice names the database as it was named, in words of a shell.
+#[test]
+fn the_database_is_named_as_it_was_named() {
+    let world = World::new();
+    let odd = world.path("it's $HOME.db");
+    let name = odd.file_name().unwrap().to_str().unwrap();
+    world.run(["--db", name, "init"]).assert_status(0);
+    let run = world.run(["--db", name, "doctor", "--offline", "--trouble"]).assert_status(5);
+    assert!(run.stdout.contains(r#"`ddcp --db "it's \$HOME.db" shell"#), "{run}");
+    let run = world.run(["--db", "./none.db", "--state-dir", "st", "doctor", "--offline"]).assert_status(5);
+    assert!(run.stdout.contains("mend: `ddcp --db ./none.db --state-dir st init`"), "{run}");
+}
