@@ -15,7 +15,10 @@ use serde_json::Value;
 use crate::{
     Error, ErrorKind, Failure,
     config::SyncMode,
-    repo::{BundleReport, BundleRequest, BundleTarget, Finding, Lock, Monitor, Repository, Since, Stop, verify_bundle},
+    repo::{
+        BundleReport, BundleRequest, BundleTarget, Finding, Lock, Monitor, Repository, Since, Stop, WaitingSelection,
+        verify_bundle,
+    },
 };
 
 mod client;
@@ -122,6 +125,31 @@ pub enum Command {
         /// One remote, or all.
         remote: Option<String>,
     },
+    /// What waits: a [`WaitingReport`](crate::repo::WaitingReport).
+    #[serde(rename = "waiting.list")]
+    WaitingList {
+        /// A remote or the id of a site, or all.
+        remote: Option<String>,
+        /// A table, or all.
+        table: Option<String>,
+    },
+    /// Tries what waits again: a list of [`PerRemote`](crate::repo::PerRemote)`<`[`MergeReport`](crate::repo::MergeReport)`>`.
+    #[serde(rename = "waiting.retry")]
+    WaitingRetry {
+        /// A remote or the id of a site, or all.
+        remote: Option<String>,
+    },
+    /// Lets go what waits: a [`WaitingDropReport`](crate::repo::WaitingDropReport).
+    #[serde(rename = "waiting.drop")]
+    WaitingDrop {
+        /// A remote or the id of a site, or all.
+        remote: Option<String>,
+        /// A table, or all.
+        table: Option<String>,
+        /// Whether to do it; else it is only said what would be lost.
+        #[serde(default)]
+        apply: bool,
+    },
     /// How a remote's tables differ from those here: a [`SchemaReport`](crate::repo::SchemaReport).
     #[serde(rename = "schema.diff")]
     SchemaDiff {
@@ -183,7 +211,7 @@ pub enum Command {
 
 impl Command {
     /// The methods that are commands. Besides there are `hello`, `subscribe` and `stop`.
-    pub const METHODS: [&str; 21] = [
+    pub const METHODS: [&str; 24] = [
         "status",
         "address",
         "remote.list",
@@ -198,6 +226,9 @@ impl Command {
         "fetch",
         "merge",
         "pull",
+        "waiting.list",
+        "waiting.retry",
+        "waiting.drop",
         "schema.diff",
         "schema.adopt",
         "verify",
@@ -214,6 +245,8 @@ impl Command {
             Self::Fetch { .. }
                 | Self::Merge { .. }
                 | Self::Pull { .. }
+                | Self::WaitingRetry { .. }
+                | Self::WaitingDrop { .. }
                 | Self::SchemaDiff { .. }
                 | Self::SchemaAdopt { .. }
                 | Self::Verify { .. }
@@ -247,6 +280,13 @@ async fn execute(repository: &Repository, command: Command, serving: bool, monit
         Command::Fetch { remote } => json(repository.fetch_watched(remote.as_deref(), monitor).await?),
         Command::Merge { remote } => json(repository.merge(remote.as_deref()).await?),
         Command::Pull { remote } => json(repository.pull_watched(remote.as_deref(), monitor).await?),
+        Command::WaitingList { remote, table } => {
+            json(repository.waiting_list(WaitingSelection { remote, table }).await?)
+        }
+        Command::WaitingRetry { remote } => json(repository.waiting_retry(remote.as_deref()).await?),
+        Command::WaitingDrop { remote, table, apply } => {
+            json(repository.waiting_drop(WaitingSelection { remote, table }, apply).await?)
+        }
         Command::SchemaDiff { remote } => json(repository.schema_diff(&remote).await?),
         Command::SchemaAdopt { remote, apply } => json(repository.schema_adopt(&remote, apply).await?),
         Command::Verify { remote, mend } => json(repository.verify(remote.as_deref(), mend, monitor).await?),

@@ -52,6 +52,11 @@ pub enum LogEvent {
         /// How many wait since they do not fit.
         waiting: u64,
     },
+    /// Changes that waited were let go.
+    Dropped {
+        /// How many.
+        changes: u64,
+    },
     /// A fetch or a merge failed; of the same failure again and again only the last is kept.
     Failed {
         /// Why.

@@ -46,6 +46,27 @@ impl Repository {
         .await
     }
 
+    /// Tries again what waits and was sent by the remote of this name, or the site with this id in hexadecimal, or by
+    /// anybody; nothing else is merged.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where there is no such remote; as [`Repository::merge`].
+    pub async fn waiting_retry(&self, remote: Option<&str>) -> Result<Vec<PerRemote<MergeReport>>, Error> {
+        let _lock = self.hold().await?;
+        let alone = self.inner.merging.clone().lock_owned().await;
+        let remote = remote.map(str::to_owned);
+        self.blocking(move |repository| {
+            let _alone = alone;
+            let state = repository.state()?;
+            let sites = repository.waiting_senders(&state, remote.as_deref())?;
+            let mut merger = Merger { repository, database: repository.database()?, state };
+            let reports = merger.retry_sites(sites)?;
+            merger.state.note_version(merger.database.version()?)?;
+            Ok(reports)
+        })
+        .await
+    }
+
     /// Fetches from the remote `name` or from all, then merges what came.
     ///
     /// # Errors
@@ -122,6 +143,18 @@ impl Merger<'_> {
             tracing::warn!(%error, "what waits could not be tried again");
         }
         works.into_iter().map(|work| self.finish(work)).collect()
+    }
+
+    /// Tries what waits of the sites, whatever it was tried with before.
+    fn retry_sites(&mut self, sites: Vec<(String, SiteId)>) -> Result<Vec<PerRemote<MergeReport>>, Error> {
+        let mut works = Vec::new();
+        for (label, site) in sites {
+            self.state.forget_tries(Some(&site))?;
+            let (began, report) = (Timestamp::now(), Ok(MergeReport::default()));
+            works.push(Work { label, site, began, waited: i64::MAX, report });
+        }
+        self.retry_all(&mut works)?;
+        Ok(works.into_iter().map(|work| self.finish(work)).collect())
     }
 
     fn merge_inbox(&mut self, label: String, site: SiteId) -> Work {
@@ -255,9 +288,7 @@ impl Merger<'_> {
     fn retry_pack(&mut self, site: &SiteId, together: Together, report: &mut MergeReport) -> Result<(), Error> {
         let (ids, pack) = together.into_pack();
         let kept = self.merge_pack(site, &pack, None, report)?;
-        let gone: Vec<i64> = ids.into_iter().filter(|id| !kept.contains(id)).collect();
-        self.state.remove_waiting(&gone)?;
-        Ok(())
+        Ok(self.state.replace_waiting(&ids, &kept)?)
     }
 
     /// Notes with what everything that waits was tried in vain, unless another program has committed since.
@@ -367,7 +398,7 @@ fn add(report: &mut MergeReport, merged: &database::MergeReport) {
     report.dangling.extend(merged.dangling.iter().cloned());
 }
 
-fn decode(bytes: &[u8]) -> Result<Pack, Error> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Pack, Error> {
     Pack::decode(bytes, &changeset::Limits::of_stored()).map_err(|error| Error::DamagedPack(error.to_string()))
 }
 
@@ -416,7 +447,7 @@ fn lump(by_reason: BTreeMap<(Cause, String), Vec<Change>>) -> BTreeMap<(Cause, S
     lumped
 }
 
-fn with_changes(pack: &Pack, changes: Vec<Change>) -> Pack {
+pub(super) fn with_changes(pack: &Pack, changes: Vec<Change>) -> Pack {
     let names: BTreeSet<&str> = changes.iter().map(|change| change.table.as_ref()).collect();
     let tables = pack.tables.iter().filter(|table| names.contains(table.name.as_str())).cloned().collect();
     Pack { source: pack.source, from: pack.from, to: pack.to, tables, changes }

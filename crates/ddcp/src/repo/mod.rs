@@ -54,6 +54,7 @@ mod source;
 mod state;
 mod status;
 mod verify;
+mod waiting;
 
 pub use builder::Builder;
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
@@ -79,6 +80,7 @@ use source::OwnSource;
 pub(crate) use source::status_of;
 pub use state::{MergeFailure, State, StateError};
 pub use verify::{Difference, VerifyReport};
+pub use waiting::{WaitingDropReport, WaitingReport, WaitingRow, WaitingSelection};
 
 /// What a repository is opened with.
 #[derive(Clone, Default)]

@@ -177,6 +177,15 @@ fn everything_that_is_said_is_in_the_schema() {
     assert_eq!(client.ok("schema.diff", &json!({"remote": "a"}))["tables"], missing);
     assert_eq!(client.ok("fetch", &json!({}))[0]["done"]["schema"]["tables"], missing);
     assert_eq!(client.ok("status", &json!({}))["remotes"][0]["schema"]["tables"], missing);
+    client.ok("merge", &json!({}));
+    let waiting = client.ok("waiting.list", &json!({"remote": "a"}));
+    assert_eq!((&waiting["rows"][0]["table"], &waiting["rows"][0]["key"]), (&"extra".into(), &json!(["1"])));
+    assert_eq!(client.ok("waiting.retry", &json!({}))[0]["done"]["waiting"], 1);
+    assert_eq!(client.ok("waiting.drop", &json!({"table": "EXTRA"}))["dropped"], false);
+    assert_eq!(client.ok("waiting.drop", &json!({"table": "note", "apply": true}))["changes"], 0);
+    assert_eq!(client.ok("waiting.drop", &json!({"apply": true}))["changes"], 1);
+    a.sql("UPDATE extra SET x = 'y'");
+    client.ok("pull", &json!({}));
     assert_eq!(client.ok("schema.adopt", &json!({"remote": "a"}))["adopted"], false);
     let adopted = client.ok("schema.adopt", &json!({"remote": "a", "apply": true}));
     assert_eq!(adopted["merged"][0]["done"]["applied"], json!({"extra": 1}), "{adopted}");
@@ -194,7 +203,7 @@ fn everything_that_is_said_is_in_the_schema() {
     assert_eq!(client.error("bundle.create", &json!({"file": bundle("b.bundle")})), (-32000, "usage".to_owned()));
     let log = client.ok("log", &json!({"most": 100}));
     let kinds: BTreeSet<_> = log.as_array().unwrap().iter().map(|entry| entry["event"].as_str().unwrap()).collect();
-    assert_eq!(kinds, BTreeSet::from(["failed", "fetched", "merged"]), "each kind of entry was seen");
+    assert_eq!(kinds, BTreeSet::from(["dropped", "failed", "fetched", "merged"]), "each kind of entry was seen");
 
     // What happens by itself.
     client.ok("remote.set-sync", &json!({"name": "a", "sync": "auto"}));

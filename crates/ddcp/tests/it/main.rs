@@ -34,3 +34,4 @@ mod shell;
 mod support;
 mod sync;
 mod verify;
+mod waiting;

@@ -31,6 +31,7 @@ fn help() {
       bundle       Carry changes in a file, where no network leads
       verify       Compare with remotes, and mend what is missing here
       status       Show where the repository stands. Asks no remote
+      waiting      Look at what was fetched and waits, try it again, or let it go
       log          Show what was fetched and merged, and what failed: when, from whom, how much. The
                    newest first
       doctor       Look for what is wrong, and say what mends it
@@ -198,6 +199,7 @@ fn every_command_has_help_with_an_example() {
         "merge",
         "pull",
         "status",
+        "waiting",
         "log",
         "shell",
         "extension",

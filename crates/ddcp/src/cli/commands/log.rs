@@ -42,6 +42,9 @@ fn line(out: &mut dyn Write, LogEntry { at, took, remote, event }: &LogEntry) ->
             let waiting = if *waiting > 0 { format!(", {waiting} waiting") } else { String::new() };
             writeln!(out, "{moment} {remote}: merged {changes} ({tables}){waiting}, {took:#}")
         }
+        LogEvent::Dropped { changes } => {
+            writeln!(out, "{moment} {remote}: dropped {} that waited", output::count(*changes, "change"))
+        }
         LogEvent::Failed { message } => writeln!(out, "{moment} {remote}: failed: {message}"),
     }
 }

@@ -19,3 +19,4 @@ pub(super) mod shell;
 pub(super) mod status;
 pub(super) mod stop;
 pub(super) mod verify;
+pub(super) mod waiting;

@@ -19,12 +19,12 @@ mod inbox;
 mod waiting;
 
 pub use failure::MergeFailure;
-pub(super) use waiting::{Cause, Kept, Stamp};
+pub(super) use waiting::{Cause, Kept, Stamp, Waiting};
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
 const STEPS: [&str; 7] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP, FAILURES];
 
-/// Of each site whose last merge failed, why; of a remote whose last fetch failed, when.
+/// Of each site whose last merge failed, why; of a remote whose last fetch failed, when; of what waits, since when.
 const FAILURES: &str = "
     CREATE TABLE merge_failure (
         site_id BLOB PRIMARY KEY,
@@ -33,6 +33,7 @@ const FAILURES: &str = "
         hint TEXT
     ) STRICT;
     ALTER TABLE contact ADD COLUMN last_error_at INTEGER;
+    ALTER TABLE waiting ADD COLUMN since INTEGER;
 ";
 
 /// How the tables of a remote differ from those here, and the fingerprints of both schemas when that was found.

@@ -111,7 +111,9 @@ fn what_waits_is_kept_once() {
     let kept = Pack::decode(&state.waiting_pack(waiting[0].id).unwrap().unwrap(), &Limits::of_stored()).unwrap();
     assert_eq!(kept, pack(&["one", "two"]));
     let ids: Vec<i64> = waiting.iter().map(|waiting| waiting.id).collect();
-    assert_eq!(state.remove_waiting(&ids).unwrap(), 2);
+    state.replace_waiting(&ids, &ids[1..]).unwrap();
+    assert_eq!(state.waiting_changes(&site(1)).unwrap().0, 1, "what is left of them stays");
+    state.replace_waiting(&ids, &[]).unwrap();
     assert_eq!((state.waiting_changes(&site(1)).unwrap().0, state.waiting(None).unwrap().len()), (0, 1));
 }
 

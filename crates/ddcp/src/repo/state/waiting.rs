@@ -74,6 +74,8 @@ pub struct Waiting {
     pub changes: u64,
     /// Why they wait: lines, one sentence each.
     pub reasons: String,
+    /// Since when, in seconds since 1970; `None` if an earlier program kept them.
+    pub since: Option<i64>,
 }
 
 impl State {
@@ -108,7 +110,7 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub fn waiting(&self, site: Option<&SiteId>) -> Result<Vec<Waiting>, StateError> {
-        let sql = "SELECT id, site_id, cause, changes, reasons FROM waiting
+        let sql = "SELECT id, site_id, cause, changes, reasons, since FROM waiting
                    WHERE ?1 IS NULL OR site_id = ?1 ORDER BY id";
         self.read(|connection| {
             connection.prepare_cached(sql)?.query_map([site.map(SiteId::as_bytes)], waiting)?.collect()
@@ -163,14 +165,20 @@ impl State {
         self.write(|t| t.execute(sql, [site.map(SiteId::as_bytes)]).map(drop))
     }
 
-    /// Removes changes that wait no longer; how many of the places there were.
+    /// Removes changes of which others, which are kept already, are what is left. These have been waiting as long.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn remove_waiting(&mut self, ids: &[i64]) -> Result<usize, StateError> {
+    pub fn replace_waiting(&mut self, old: &[i64], new: &[i64]) -> Result<(), StateError> {
         self.write(|transaction| {
+            let mut since = transaction.prepare_cached("SELECT since FROM waiting WHERE id = ?")?;
+            let since = |id: &i64| since.query_row([id], |row| row.get::<_, Option<i64>>(0)).optional();
+            let since =
+                old.iter().map(since).collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().min().flatten();
+            let mut keep = transaction.prepare_cached("UPDATE waiting SET since = ?2 WHERE id = ?1")?;
             let mut delete = transaction.prepare_cached("DELETE FROM waiting WHERE id = ?")?;
-            ids.iter().map(|id| delete.execute([id])).sum()
+            new.iter().try_for_each(|id| keep.execute(params![id, since]).map(drop))?;
+            old.iter().filter(|id| !new.contains(id)).try_for_each(|id| delete.execute([id]).map(drop))
         })
     }
 
@@ -211,8 +219,8 @@ impl State {
 
 fn waiting(row: &Row<'_>) -> rusqlite::Result<Waiting> {
     let changes: i64 = row.get(3)?;
-    let (id, cause, reasons) = (row.get(0)?, row.get(2)?, row.get(4)?);
-    Ok(Waiting { id, site: site_id(row, 1)?, cause, changes: changes.unsigned_abs(), reasons })
+    let (id, cause, reasons, since) = (row.get(0)?, row.get(2)?, row.get(4)?, row.get(5)?);
+    Ok(Waiting { id, site: site_id(row, 1)?, cause, changes: changes.unsigned_abs(), reasons, since })
 }
 
 /// `encoded` is the pack as bytes, if it is there already.
@@ -227,8 +235,8 @@ fn keep(transaction: &Transaction<'_>, kept: &Kept<'_>, encoded: Option<&[u8]>) 
     };
     transaction
         .prepare_cached(
-            "INSERT INTO waiting (site_id, content, changes, cause, reasons, tried_schema, pack)
-             VALUES (?, ?, ?, ?, ?, ?, ?)
+            "INSERT INTO waiting (site_id, content, changes, cause, reasons, tried_schema, pack, since)
+             VALUES (?, ?, ?, ?, ?, ?, ?, unixepoch())
              ON CONFLICT (content) DO UPDATE SET
                cause = excluded.cause, reasons = excluded.reasons, tried_schema = excluded.tried_schema, tried_data = NULL
              RETURNING id",
