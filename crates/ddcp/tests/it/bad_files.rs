@@ -237,6 +237,7 @@ fn a_full_disk_under_the_database() {
     contact  TIME
     version  1
     behind   fetched up to version 1, merged up to 0
+    failed   the disk that holds DIR/disk/b.db is full: free some space and repeat, nothing was changed (merge, TIME)
     fetched  4 changes not merged
     a: merged 4 changes (note 4)
     ok

@@ -102,6 +102,47 @@ fn a_column_that_was_renamed_without_a_word() {
     assert_converged(&[&a, &b]);
 }
 
+#[test]
+fn a_key_column_that_was_renamed_without_a_word() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)");
+    b.pull();
+    a.sql("DELETE FROM note WHERE id = '2'; ALTER TABLE note RENAME COLUMN id TO name");
+    mend(&a, &["note has another key than the one that is recorded (id)"]);
+    a.sql("UPDATE note SET body = 'more'");
+    assert_eq!(a.rows("SELECT count(*) FROM crsql_changes WHERE cid = '-1' AND cl = 2"), ["1"], "deletions are kept");
+    assert_eq!(a.rows("SELECT col_version FROM crsql_changes WHERE cid = 'body'"), ["2"], "and versions");
+}
+
+/// As many guides have it, but for the two calls around it.
+#[test]
+fn a_table_that_was_made_anew_without_a_word() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)");
+    b.pull();
+    a.sql(
+        "CREATE TABLE other (id TEXT NOT NULL PRIMARY KEY, body TEXT, colour TEXT DEFAULT 'red');
+         INSERT INTO other SELECT id, body, 'blue' FROM note; DROP TABLE note; ALTER TABLE other RENAME TO note;
+         INSERT INTO note VALUES ('3', 'three', 'red'); DELETE FROM note WHERE id = '1'",
+    );
+    mend(
+        &a,
+        &[
+            "1 row was deleted without a record",
+            "note has lost triggers",
+            "nothing is recorded of 1 row",
+            "nothing is recorded of values of colour, but values of stars",
+        ],
+    );
+    let anew = "ALTER TABLE note DROP COLUMN stars; ALTER TABLE note ADD COLUMN colour TEXT DEFAULT 'red'";
+    b.sql(&format!("SELECT crsql_begin_alter('note'); {anew}; SELECT crsql_commit_alter('note')"));
+    b.pull();
+    assert_eq!(b.notes(), ["2|two|blue", "3|three|red"]);
+    assert_converged(&[&a, &b]);
+}
+
 /// What is recorded of a column that is gone harms nobody: it is told, and mended all the same.
 #[test]
 fn a_column_of_which_only_records_are_left() {

@@ -299,7 +299,8 @@ fn json_has_the_documented_fields() {
           "waiting": 0,
           "reasons": [],
           "last_contact": null,
-          "last_error": "there is no database at DIR/dead.db"
+          "last_error": "there is no database at DIR/dead.db",
+          "last_error_at": TIME
         }
       ]
     }

@@ -368,7 +368,7 @@ fn normal(text: &str, root: &Path) -> String {
     let rules = [
         (r"\b[0-9a-f]{32}\b", "SITE"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
-        (r#""last_contact": \d+"#, r#""last_contact": TIME"#),
+        (r#""(last_contact|last_error_at)": \d+"#, r#""$1": TIME"#),
         (r#""bytes": [1-9]\d*"#, r#""bytes": SIZE"#),
         (r"\bin [\d.]+ (B|KiB|MiB)\b", "in SIZE"),
         (r"process \(\d+\)", "process (PID)"),

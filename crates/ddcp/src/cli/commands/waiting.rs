@@ -122,5 +122,10 @@ fn line(out: &mut dyn Write, row: &WaitingRow) -> io::Result<()> {
     let since = since.map(|since| format!(", since {since}")).unwrap_or_default();
     let row_name = format!("{} ({})", row.table, row.key.join(", "));
     let changes = output::count(row.changes, "change");
-    writeln!(out, "{sender}: {}: {changes}{since}: {}", row_name.escape_debug(), row.reason)
+    writeln!(out, "{sender}: {}: {changes}{since}: {}", printable(&row_name), row.reason)
+}
+
+fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }

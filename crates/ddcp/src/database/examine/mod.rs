@@ -55,6 +55,11 @@ pub enum Remarked {
     Outdated,
     /// A trigger besides its own, the one of this name, records what is written once more.
     RecordedTwice(String),
+    /// Its key has other columns than those that are recorded, which are these.
+    OtherKey {
+        /// The columns.
+        recorded: Vec<String>,
+    },
     /// Rows of which nothing is recorded.
     Unrecorded {
         /// How many.

@@ -22,6 +22,10 @@ pub(super) fn remarks(
     stored: &[Trigger],
 ) -> rusqlite::Result<Vec<Remark>> {
     let records = Records { connection, table };
+    if let Some(remark) = records.other_key()? {
+        // Of which rows the records are cannot be told then.
+        return Ok(vec![remark]);
+    }
     let vanished = records.count_vanished()?;
     let (unrecorded, revived) = records.count_rows()?;
     let gone = records.columns_gone()?;
@@ -135,6 +139,46 @@ impl Records<'_> {
             "coalesce((SELECT col_version FROM {clock} WHERE key = p.__crsql_key AND col_name = '{SENTINEL}'), \
              (SELECT 1 FROM {clock} WHERE key = p.__crsql_key LIMIT 1), 0)"
         )
+    }
+
+    /// What is wrong if other key columns are recorded than the table has. Where they hold what the table's columns hold,
+    /// these were renamed, and so can be what is recorded of them.
+    fn other_key(&self) -> rusqlite::Result<Option<Remark>> {
+        let pks = format!("{}__crsql_pks", self.table.name);
+        let sql = "SELECT name FROM pragma_table_info(?1, 'main') WHERE name <> '__crsql_key' ORDER BY cid";
+        let recorded: Vec<String> =
+            self.connection.prepare(sql)?.query_map([&pks], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let keys = self.table.key_names();
+        let is_known = |key: &String| recorded.iter().any(|known| known.eq_ignore_ascii_case(key));
+        if recorded.len() == keys.len() && keys.iter().all(is_known) {
+            return Ok(None);
+        }
+        let renames: Vec<(&String, &String)> =
+            recorded.iter().zip(&keys).filter(|(old, new)| !old.eq_ignore_ascii_case(new)).collect();
+        let mut statements = Vec::new();
+        if recorded.len() == keys.len() && self.holds_the_same(&recorded)? {
+            statements.extend(renames.iter().map(|(old, new)| {
+                format!("ALTER TABLE {} RENAME COLUMN {} TO {}", quote(&pks), quote(old), quote(new))
+            }));
+        }
+        statements.push(sql_realter(&self.table.name));
+        let what = Remarked::OtherKey { recorded };
+        Ok(Some(Remark { table: self.table.name.clone(), what, mend: Some(statements.join("; ")) }))
+    }
+
+    /// Whether every row's key is recorded in these columns, in the order of the key's.
+    fn holds_the_same(&self, recorded: &[String]) -> rusqlite::Result<bool> {
+        let same = recorded
+            .iter()
+            .zip(&self.table.key_columns)
+            .map(|(old, new)| format!("p.{} IS +b.{}", quote(old), quote(&new.name)));
+        let sql = format!(
+            "SELECT NOT EXISTS (SELECT 1 FROM {} AS b WHERE NOT EXISTS (SELECT 1 FROM {} AS p WHERE {}))",
+            quote(&self.table.name),
+            self.name("pks"),
+            same.collect::<Vec<_>>().join(" AND ")
+        );
+        self.connection.query_row(&sql, [], |row| row.get(0))
     }
 
     /// All rows, with the causal length that is recorded of each: 0 if nothing is.

@@ -21,7 +21,9 @@ pub(super) fn examine(
     }
     let remarks = database.remarks(thorough)?;
     let shared = database.tables()?;
-    let is_lost = |remark: &Remark| matches!(remark.what, Remarked::NotRecorded | Remarked::Renamed { .. });
+    let is_lost = |remark: &Remark| {
+        matches!(remark.what, Remarked::NotRecorded | Remarked::OtherKey { .. } | Remarked::Renamed { .. })
+    };
     if shared.is_empty() && !remarks.iter().any(is_lost) {
         let mend = advice.shell("SELECT crsql_as_crr('TABLE')");
         findings.push(Finding::warning("table", "no table replicates: there is nothing to share", mend));
@@ -51,6 +53,7 @@ fn finding(Remark { table, what, mend }: Remark, advice: &Advice) -> Finding {
         | Remarked::NotRecorded
         | Remarked::Outdated
         | Remarked::RecordedTwice(_)
+        | Remarked::OtherKey { .. }
         | Remarked::Unrecorded { .. }
         | Remarked::Revived { .. }
         | Remarked::Vanished { .. }
@@ -89,6 +92,10 @@ fn message(table: &str, what: &Remarked) -> String {
         Remarked::RecordedTwice(trigger) => {
             format!("{table}: the trigger {trigger} records every write once more, or fails")
         }
+        Remarked::OtherKey { recorded } => format!(
+            "{table} has another key than the one that is recorded ({}): writing to it fails, and peers get nothing of it",
+            recorded.join(", ")
+        ),
         Remarked::Unrecorded { rows } => {
             format!("{table}: nothing is recorded of {}, which no peer will get", count(*rows, "row"))
         }
