@@ -449,6 +449,60 @@ fn settings_of_the_file_and_its_surroundings() {
 }
 
 #[test]
+fn a_repository_that_is_not_there() {
+    let world = World::new();
+    let a = world.repo("a");
+    let found = trouble(&a, &["--offline"]);
+    paste(&a, commands(&found[0].1)[0]);
+    a.sql(NOTE);
+    assert_eq!(trouble(&a, &["--offline"]), []);
+    fs::remove_dir_all(a.state("")).unwrap();
+    mend(&a, &["there is no state directory"]);
+}
+
+#[test]
+fn an_inbox_that_is_nearly_full() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.ok(["fetch"]);
+    let held: i64 = Connection::open(b.state("state.db"))
+        .unwrap()
+        .query_row("SELECT sum(length(pack)) FROM inbox", [], |row| row.get(0))
+        .unwrap();
+    b.ok(["config", "set", "limits.inbox_bytes", &held.to_string()]);
+    mend(&b, &["a: the inbox holds"]);
+    assert_converged(&[&a, &b]);
+}
+
+/// What waits can be looked at, tried again, and let go, by what is printed.
+#[test]
+fn what_waits() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("CREATE TABLE more (id TEXT NOT NULL PRIMARY KEY, x); SELECT crsql_as_crr('more')");
+    a.sql("INSERT INTO more VALUES (1, 2)");
+    b.pull();
+    let found = trouble(&b, &["--offline"]);
+    assert!(found[0].0.contains("a: 1 changes wait: table more: there is no such table"), "{found:#?}");
+    let [list, retry, drop] = commands(&found[0].1)[..] else { panic!("{found:#?}") };
+    paste(&b, list);
+    b.sql("CREATE TABLE more (id TEXT NOT NULL PRIMARY KEY, x); SELECT crsql_as_crr('more')");
+    paste(&b, retry);
+    assert_eq!(trouble(&b, &["--offline"]), []);
+    assert_eq!(b.rows("SELECT * FROM more"), ["1|2"]);
+
+    a.sql("CREATE TABLE never (id TEXT NOT NULL PRIMARY KEY, x); SELECT crsql_as_crr('never')");
+    a.sql("INSERT INTO never VALUES (1, 2)");
+    b.pull();
+    b.ok(["remote", "remove", "a"]);
+    let found = trouble(&b, &["--offline"]);
+    assert!(found[0].0.starts_with("site "), "{found:#?}");
+    paste(&b, commands(&found[0].1)[2]);
+    assert_eq!(trouble(&b, &["--offline"]), [], "after {list}, {retry} and {drop}");
+}
+
+#[test]
 fn tables_that_do_not_replicate_yet() {
     let world = World::new();
     let a = world.notes("a");

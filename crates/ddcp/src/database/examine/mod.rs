@@ -1,6 +1,6 @@
 //! What may be wrong with a database that opens: damage, and tables whose shape gets in the way of replication.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use super::{
     Database, DatabaseError, TableShape,
@@ -269,7 +269,7 @@ fn plain_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
             AND name NOT LIKE 'crsql\_%' ESCAPE '\' AND name NOT LIKE '%\_\_crsql\_%' ESCAPE '\'
           ORDER BY name",
     )?;
-    statement.query_map([], |row| row.get(0))?.collect()
+    statement.query_map([], |row| text(row, 0))?.collect()
 }
 
 /// Why the engine would not take this table, empty, for one that replicates. It is asked: an empty database gets the
@@ -296,6 +296,11 @@ fn collated_keys(connection: &Connection, table: &str) -> rusqlite::Result<Vec<S
          WHERE list.origin = 'pk' AND info.key AND info.coll <> 'BINARY' COLLATE NOCASE AND info.name IS NOT NULL",
     )?;
     statement.query_map([table], |row| row.get(0))?.collect()
+}
+
+/// A text of the schema. What of it is not UTF-8 is told as far as it can be.
+fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<String> {
+    Ok(String::from_utf8_lossy(row.get_ref(at)?.as_bytes()?).into_owned())
 }
 
 /// What a statement calls the table `name`: a text in SQL.

@@ -7,7 +7,7 @@ use super::{
         schema::quote,
         tokens::{Token, tokens},
     },
-    Remark, Remarked,
+    Remark, Remarked, text,
 };
 
 /// What every table calls the numbers of its rows.
@@ -29,7 +29,7 @@ struct Index {
 pub(super) fn remarks(connection: &Connection, thorough: bool) -> rusqlite::Result<Vec<Remark>> {
     let mut statement =
         connection.prepare("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL")?;
-    let tables = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let tables = statement.query_map([], |row| Ok((text(row, 0)?, text(row, 1)?)))?;
     let mut found = Vec::new();
     for table in tables {
         let (name, sql) = table?;

@@ -10,7 +10,7 @@ use super::{
         schema::quote,
         tokens::{Token, one_line, tokens},
     },
-    Remark, Remarked, in_one,
+    Remark, Remarked, in_one, text,
 };
 
 /// Tells a merge from a write of the application's.
@@ -58,7 +58,7 @@ impl Trigger {
     pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<Self>> {
         let mut statement =
             connection.prepare("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name")?;
-        let row = |row: &rusqlite::Row<'_>| Ok(Self { name: row.get(0)?, table: row.get(1)?, sql: row.get(2)? });
+        let row = |row: &rusqlite::Row<'_>| Ok(Self { name: text(row, 0)?, table: text(row, 1)?, sql: text(row, 2)? });
         statement.query_map([], row)?.collect()
     }
 

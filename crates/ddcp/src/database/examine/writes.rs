@@ -9,7 +9,7 @@ use super::{
         error::message,
         schema::{self, quote},
     },
-    Remark, Remarked,
+    Remark, Remarked, text,
     triggers::Trigger,
 };
 
@@ -52,7 +52,7 @@ fn guilty<'a>(connection: &Connection, triggers: &'a [Trigger], why: &str) -> ru
         .prepare("SELECT sql FROM sqlite_master WHERE type IN ('table', 'view') AND sql IS NOT NULL ORDER BY rowid")?;
     let scratch = Connection::open_in_memory()?;
     crsqlite::register(&scratch).map_err(rusqlite::Error::from)?;
-    for declaration in declarations.query_map([], |row| row.get::<_, String>(0))? {
+    for declaration in declarations.query_map([], |row| text(row, 0))? {
         // What cannot be declared here is missed by the triggers that use it.
         let _ = scratch.execute_batch(&declaration?);
     }

@@ -70,7 +70,7 @@ fn examine_failures(
             None => advice.run("merge"),
         };
         let mend = match failure.hint {
-            Some(hint) => format!("{hint}; {again} tries again"),
+            Some(hint) => format!("{}; {again} tries again", advice.named(&hint)),
             None => format!("{again} tries again"),
         };
         findings.push(Finding::error("merge", what, mend));

@@ -86,6 +86,11 @@ impl Advice {
         format!("`{} {arguments}`", self.program)
     }
 
+    /// A hint about this repository, its commands as [`Advice::run`] has them.
+    fn named(&self, hint: &str) -> String {
+        hint.replace("`ddcp ", &format!("`{} ", self.program))
+    }
+
     /// The command that runs statements.
     fn shell(&self, sql: &str) -> String {
         self.run(&format!("shell {}", shell_word(sql)))
