@@ -231,6 +231,8 @@ pub(crate) struct Crr {
     /// `db_version` → `db_version`, key of all rows with records of this version and later ones, in this
     /// order.
     pub(crate) scan: Slot,
+    /// `db_version`, first key, last key → key of all rows between with records of this version, in order.
+    pub(crate) scan_keys: Slot,
     /// key → key, `col_name`, `col_version`, site ordinal, seq, `db_version` of the records of this row
     /// and of those after it, in the order of key and `col_name`.
     pub(crate) scan_rows: Slot,
@@ -369,6 +371,10 @@ impl Crr {
             scan: Slot::new(format!(
                 "SELECT DISTINCT db_version, key FROM {clock} \
                  WHERE db_version >= +?1 ORDER BY db_version, key"
+            )),
+            scan_keys: Slot::new(format!(
+                "SELECT DISTINCT key FROM {clock} \
+                 WHERE db_version = +?1 AND key BETWEEN +?2 AND +?3 ORDER BY key"
             )),
             scan_rows: Slot::new(format!(
                 "SELECT key, col_name, col_version, site_id, seq, db_version FROM {clock} \

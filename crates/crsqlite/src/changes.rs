@@ -2,7 +2,7 @@
 //! be, and the place where records of others are inserted.
 //!
 //! A scan merges one stream per clock table, each read through the index on `db_version`, and sorts
-//! by `seq` inside one `db_version` only. So it costs what it yields, not what the tables hold.
+//! by `seq` inside one `db_version` only ([`records`]). So it costs what it yields, not what the tables hold.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,14 +11,15 @@ use std::rc::Rc;
 use rusqlite::ffi;
 use rusqlite::types::ValueRef;
 
-use crate::catalog::{Crr, SENTINEL, Shape};
+use crate::catalog::{Crr, SENTINEL};
 use crate::engine::{Cache, Engine};
 use crate::error::{Error, Result};
 use crate::ffi::function::Context;
 use crate::ffi::vtab::{self, Constraint, Kind, Operator, Plan};
-use crate::ffi::{Args, Lease, Stmt};
+use crate::ffi::{Args, Stmt};
 use crate::merge;
 use crate::pack::pack_into;
+use crate::records::{self, Large, Record, Stream, WHOLE_ROW};
 
 const DECLARATION: &str = "CREATE TABLE crsql_changes (
   [table] TEXT NOT NULL, pk BLOB NOT NULL, cid TEXT NOT NULL, val ANY,
@@ -125,6 +126,7 @@ fn pushed_down(constraint: Constraint) -> Option<&'static str> {
         (DB_VERSION, Operator::GreaterEqual) => Some("v]"),
         (DB_VERSION, Operator::Less) => Some("v<"),
         (DB_VERSION, Operator::LessEqual) => Some("v["),
+        (SEQ, Operator::Greater) => Some("q>"),
         (SITE_ID, Operator::Equal | Operator::Is) => Some("s="),
         (SITE_ID, Operator::NotEqual | Operator::IsNot) => Some("s!"),
         _ => None,
@@ -132,19 +134,21 @@ fn pushed_down(constraint: Constraint) -> Option<&'static str> {
 }
 
 /// Which records a scan wants: `db_versions` from `low` to `high`. It may yield more than the query asks for: SQLite checks again.
-struct Wanted {
-    low: i64,
-    high: i64,
+pub(crate) struct Wanted {
+    pub(crate) low: i64,
+    pub(crate) high: i64,
     /// Records of this site only.
     only: Option<i64>,
     /// Records of these sites not.
     without: Vec<i64>,
+    /// Records with a greater `seq`.
+    after: i64,
 }
 
 impl Wanted {
     fn read(engine: &Engine, cache: &Cache, plan: &str, args: Args<'_>) -> Result<Wanted> {
         let (mut low, mut high) = (i64::MIN, i64::MAX);
-        let mut wanted = Wanted { low, high, only: None, without: Vec::new() };
+        let mut wanted = Wanted { low, high, only: None, without: Vec::new(), after: i64::MIN };
         let mut nothing = false;
         for (i, code) in plan.as_bytes().chunks_exact(2).enumerate() {
             match (code, args.get(i)) {
@@ -159,7 +163,8 @@ impl Wanted {
                     None => nothing = true,
                 },
                 (b"v[", ValueRef::Integer(v)) => high = high.min(v),
-                (b"v=" | b"v>" | b"v]" | b"v<" | b"v[", ValueRef::Null) => nothing = true,
+                (b"q>", ValueRef::Integer(seq)) => wanted.after = wanted.after.max(seq),
+                (b"v=" | b"v>" | b"v]" | b"v<" | b"v[" | b"q>", ValueRef::Null) => nothing = true,
                 (b"s=", ValueRef::Blob(id)) => match engine.find_ordinal(cache, id)? {
                     Some(ordinal) if wanted.only.is_none_or(|o| o == ordinal) => {
                         wanted.only = Some(ordinal);
@@ -179,71 +184,8 @@ impl Wanted {
         Ok(wanted)
     }
 
-    fn takes(&self, site: i64) -> bool {
-        self.only.is_none_or(|only| only == site) && !self.without.contains(&site)
-    }
-}
-
-/// The rows of one CRR that have records, by `db_version`.
-struct Stream {
-    crr: Rc<Crr>,
-    rows: Option<Stmt>,
-    /// The highest `db_version` wanted.
-    last: i64,
-    /// The `db_version` that statement stands on; none at the end.
-    version: Option<i64>,
-    /// The key of the row that statement stands on.
-    key: i64,
-}
-
-impl Stream {
-    fn start(engine: &Engine, crr: &Rc<Crr>, wanted: &Wanted) -> Result<Stream> {
-        let mut rows = crr.scan.take(engine.db)?;
-        rows.bind_copy(1, ValueRef::Integer(wanted.low))?;
-        let mut stream = Stream { crr: Rc::clone(crr), rows: Some(rows), last: wanted.high, version: None, key: 0 };
-        stream.step()?;
-        Ok(stream)
-    }
-
-    fn step(&mut self) -> Result<()> {
-        self.version = None;
-        if let Some(rows) = &mut self.rows
-            && rows.step()?
-        {
-            let version = rows.int(0);
-            self.version = (version <= self.last).then_some(version);
-            self.key = rows.int(1);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if let Some(rows) = self.rows.take() {
-            self.crr.scan.put(rows);
-        }
-    }
-}
-
-/// One record, without what is looked up only when it is shown.
-#[derive(Clone, Copy)]
-struct Record {
-    stream: u32,
-    /// Position of the column, or [`WHOLE_ROW`].
-    column: u32,
-    key: i64,
-    col_version: i64,
-    site: i64,
-    seq: i64,
-    causal_length: i64,
-}
-
-const WHOLE_ROW: u32 = u32::MAX;
-
-impl Record {
-    fn same_row(&self, other: &Record) -> bool {
-        self.stream == other.stream && self.key == other.key
+    pub(crate) fn takes(&self, site: i64, seq: i64) -> bool {
+        seq > self.after && self.only.is_none_or(|only| only == site) && !self.without.contains(&site)
     }
 }
 
@@ -321,8 +263,10 @@ pub(crate) struct Scan {
     cache: Option<Rc<Cache>>,
     wanted: Wanted,
     streams: Vec<Stream>,
-    /// The records of the current `db_version`, in order, and the current one among them.
+    /// Records of the current `db_version`, in order, and the current one among them.
     records: Vec<Record>,
+    /// What is still to come of it, if it is large.
+    large: Large,
     position: usize,
     version: i64,
     row: Option<Row>,
@@ -339,9 +283,10 @@ impl Scan {
         Ok(Scan {
             engine: Rc::clone(engine),
             cache: None,
-            wanted: Wanted { low: 1, high: 0, only: None, without: Vec::new() },
+            wanted: Wanted { low: 1, high: 0, only: None, without: Vec::new(), after: i64::MIN },
             streams: Vec::new(),
             records: Vec::new(),
+            large: Large::default(),
             position: 0,
             version: 0,
             row: None,
@@ -356,7 +301,7 @@ impl Scan {
     fn settle(&mut self) -> Result<()> {
         loop {
             while self.position == self.records.len() {
-                if !self.next_version()? {
+                if !self.next_records()? {
                     self.done.set(true);
                     return Ok(());
                 }
@@ -368,33 +313,18 @@ impl Scan {
         }
     }
 
-    /// Collects the records of the lowest `db_version` left, of which none may be wanted; false if
-    /// no version is left.
-    fn next_version(&mut self) -> Result<bool> {
-        self.records.clear();
+    /// Goes on to the next records, of which none may be wanted; false if there are none left.
+    fn next_records(&mut self) -> Result<bool> {
         self.position = 0;
-        let Some(version) = self.streams.iter().filter_map(|s| s.version).min() else {
+        if self.large.fill(&self.engine, &self.streams, &self.wanted, &mut self.records)? {
+            return Ok(true);
+        }
+        self.records.clear();
+        let Some(version) = self.streams.iter().filter_map(Stream::version).min() else {
             return Ok(false);
         };
         self.version = version;
-        for (index, stream) in self.streams.iter_mut().enumerate().filter(|(_, s)| s.version == Some(version)) {
-            let crr = Rc::clone(&stream.crr);
-            let stmt = crr.scan_rows.get(self.engine.db)?;
-            let mut source = Source {
-                stream: u32::try_from(index).unwrap_or(u32::MAX),
-                shape: &crr.shape,
-                version,
-                wanted: &self.wanted,
-                stmt,
-                at: None,
-            };
-            while stream.version == Some(version) {
-                source.collect(stream.key, &mut self.records)?;
-                stream.step()?;
-            }
-        }
-        // Stable: equal seqs stay in the order of tables, keys and columns.
-        self.records.sort_by_key(|r| r.seq);
+        self.large = records::collect(&self.engine, version, &mut self.streams, &self.wanted, &mut self.records)?;
         Ok(true)
     }
 
@@ -413,7 +343,7 @@ impl Scan {
             (false, WHOLE_ROW) => Shown::Nothing,
             (false, column) => Shown::Cell(column),
         };
-        let crr = &self.streams[record.stream as usize].crr;
+        let crr = self.streams[record.stream as usize].crr();
         self.row = match self.row.take() {
             Some(row) if row.leads_to(&record, shown) => row.advance(record)?,
             _ => None,
@@ -455,72 +385,12 @@ impl Scan {
     }
 }
 
-/// The records of one stream and version.
-struct Source<'s> {
-    stream: u32,
-    shape: &'s Shape,
-    version: i64,
-    wanted: &'s Wanted,
-    stmt: Lease<'s>,
-    /// The key of the row that statement stands on.
-    at: Option<i64>,
-}
-
-impl Source<'_> {
-    /// Adds the wanted records of row `key` to `records`. Afterwards the statement stands on the row
-    /// after it, which is often the next one wanted.
-    fn collect(&mut self, key: i64, records: &mut Vec<Record>) -> Result<()> {
-        if self.at != Some(key) {
-            self.stmt.reset();
-            self.stmt.bind_copy(1, ValueRef::Integer(key))?;
-            self.step()?;
-        }
-        let first = records.len();
-        let mut causal_length = 1;
-        while self.at == Some(key) {
-            self.read(&mut causal_length, records);
-            self.step()?;
-        }
-        records[first..].iter_mut().for_each(|r| r.causal_length = causal_length);
-        Ok(())
-    }
-
-    fn step(&mut self) -> Result<()> {
-        self.at = if self.stmt.step()? { Some(self.stmt.int(0)) } else { None };
-        Ok(())
-    }
-
-    /// Adds the record that the statement stands on, or only notes the causal length that it tells.
-    fn read(&self, causal_length: &mut i64, records: &mut Vec<Record>) {
-        let rows = &self.stmt;
-        let (name, col_version) = (rows.name(1), rows.int(2));
-        let is_sentinel = name == SENTINEL.as_bytes();
-        if is_sentinel {
-            *causal_length = col_version;
-        }
-        if rows.int(5) != self.version {
-            return;
-        }
-        // Records of columns that do not exist are not shown.
-        let column = if is_sentinel { Some(WHOLE_ROW) } else { self.column(name) };
-        let (Some(column), Some(key)) = (column, self.at) else { return };
-        let (site, seq) = (rows.int(3), rows.int(4));
-        if self.wanted.takes(site) {
-            let (stream, causal_length) = (self.stream, *causal_length);
-            records.push(Record { stream, column, key, col_version, site, seq, causal_length });
-        }
-    }
-
-    fn column(&self, name: &[u8]) -> Option<u32> {
-        self.shape.column(name).and_then(|c| u32::try_from(c).ok())
-    }
-}
-
 impl vtab::Cursor for Scan {
     fn filter(&mut self, _number: i32, plan: &str, args: Args<'_>) -> Result<()> {
         self.row = None;
         self.streams.clear();
         self.records.clear();
+        self.large = Large::default();
         self.position = 0;
         self.sites.clear();
         self.site = None;
@@ -529,7 +399,7 @@ impl vtab::Cursor for Scan {
         if self.wanted.low <= self.wanted.high {
             for crr in &cache.catalog.tables {
                 let stream = Stream::start(&self.engine, crr, &self.wanted)?;
-                if stream.version.is_some() {
+                if stream.version().is_some() {
                     self.streams.push(stream);
                 }
             }

@@ -51,6 +51,7 @@ mod local;
 mod memo;
 pub mod merge;
 pub mod pack;
+mod records;
 mod register;
 mod sql;
 mod triggers;

@@ -123,7 +123,7 @@ pub(crate) async fn serve_held(
     mut on_stage: impl FnMut(Stage<'_>),
 ) -> Result<(), Error> {
     repository.blocking(Repository::pin).await?;
-    repository.stay();
+    repository.stay().await;
     let (announce, announced) = watch::channel(Vec::new());
     let config = repository.blocking(Repository::config).await?;
     let control = control::Server::bind(repository.clone(), config.control, stop)?;
@@ -193,7 +193,7 @@ async fn answer_peers(
         true => None,
         false => Some(repository.node().await?),
     };
-    let address = match node {
+    let address = match &node {
         Some(node) => Some(Address::Veilid(node.address().await.map_err(Error::Node)?)),
         None => None,
     };

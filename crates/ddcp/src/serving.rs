@@ -8,7 +8,7 @@ use tokio::{
 use crate::{
     Error,
     daemon::{self, Stage},
-    repo::{Events, Repository},
+    repo::{Events, Lock, Repository},
     transport::Address,
 };
 
@@ -58,8 +58,8 @@ impl Repository {
                 result = daemon::serve_held(&repository, Arc::clone(&stopped), on_stage) => result,
                 () = stopped.notified() => Ok(()),
             };
-            repository.shutdown().await;
-            drop((lock, alone));
+            end(&repository, lock).await;
+            drop(alone);
             result
         });
         let serving = Serving { repository: self.clone(), stop, address, task };
@@ -68,6 +68,15 @@ impl Repository {
             Err(_) => serving.ended().await.and(Err(Error::Interrupted("it ended at once".into()))),
         }
     }
+}
+
+/// Leaves the network and lets the repository go: what is being merged ends with the present pack.
+async fn end(repository: &Repository, lock: Lock) {
+    repository.end();
+    repository.shutdown().await;
+    drop(lock);
+    repository.released().await;
+    repository.begin_again();
 }
 
 impl Serving {
@@ -93,8 +102,9 @@ impl Serving {
         (&mut self.task).await.unwrap_or_else(|error| Err(Error::Interrupted(error.to_string())))
     }
 
-    /// Ends it, and waits until the node is down and the repository is free for others. Nothing is lost: what was being
-    /// fetched goes on where it stopped.
+    /// Ends it, and waits until the node is down and the repository is free for others: until nothing in this process
+    /// reads or writes it any more. Nothing is lost: a merge ends with the pack that it is at, and what was being
+    /// fetched goes on where it stopped. It can be served again afterwards.
     ///
     /// # Errors
     /// What ended it before.

@@ -42,7 +42,7 @@ const OFFER_TIME: Duration = Duration::from_millis(500);
 /// are being handled; none may be held while a database is read.
 const PATIENCE: Duration = Duration::from_millis(150);
 
-/// How long a prepared offer waits for the client to ask for it again.
+/// How long what was prepared waits for the client to ask for it again.
 const OFFER_LIFE: Duration = Duration::from_secs(60);
 
 /// Offers kept or in preparation at once.
@@ -113,9 +113,24 @@ enum JobKey {
 }
 
 struct Job {
-    made: Instant,
-    /// `None` until it is ready.
-    answer: watch::Receiver<Option<Answer>>,
+    /// `None` until it is ready; then the answer, and since when there is one.
+    answer: watch::Receiver<Option<(Answer, Instant)>>,
+}
+
+impl Job {
+    /// Since when there is an answer.
+    fn ready(&self) -> Option<Instant> {
+        self.answer.borrow().as_ref().map(|(_, since)| *since)
+    }
+
+    /// Whether it is worth keeping: it is being worked on, however long that takes, or its answer is fresh.
+    fn is_alive(&self, host: &Host) -> bool {
+        match self.ready() {
+            Some(since) => host.since(since) < OFFER_LIFE,
+            // Without its sender it has ended without an answer.
+            None => self.answer.has_changed().is_ok(),
+        }
+    }
 }
 
 impl Server {
@@ -188,7 +203,7 @@ impl Server {
         let Some(mut ready) = self.find_or_start(key, account, work) else { return Answer::Busy };
         let answer = self.inner.host.timeout(PATIENCE, ready.wait_for(Option::is_some)).await;
         match answer {
-            Some(Ok(answer)) => answer.clone().unwrap_or(Answer::Working),
+            Some(Ok(answer)) => answer.as_ref().map_or(Answer::Working, |(answer, _)| answer.clone()),
             // The job ended without an answer: it panicked or the runtime is going down.
             Some(Err(_)) => Answer::Busy,
             None => Answer::Working,
@@ -200,21 +215,21 @@ impl Server {
         key: JobKey,
         account: &Arc<Account>,
         work: impl FnOnce(&Inner) -> Result<Answer, String> + Send + 'static,
-    ) -> Option<watch::Receiver<Option<Answer>>> {
+    ) -> Option<watch::Receiver<Option<(Answer, Instant)>>> {
         let mut jobs = lock(&self.inner.jobs);
-        jobs.retain(|_, job| self.inner.host.since(job.made) < OFFER_LIFE);
+        jobs.retain(|_, job| job.is_alive(&self.inner.host));
         if let Some(job) = jobs.get(&key) {
             return Some(job.answer.clone());
         }
         let preparing = account.begin_offer()?;
         if jobs.len() >= MOST_OFFERS {
             // What was answered is kept only in case the answer was lost.
-            let answered = jobs.iter().filter(|(_, job)| job.answer.borrow().is_some());
-            let oldest = *answered.min_by_key(|(_, job)| job.made)?.0;
+            let answered = jobs.iter().filter_map(|(key, job)| Some((*key, job.ready()?)));
+            let (oldest, _) = answered.min_by_key(|(_, since)| *since)?;
             jobs.remove(&oldest);
         }
         let (sender, receiver) = watch::channel(None);
-        jobs.insert(key, Job { made: self.inner.host.now(), answer: receiver.clone() });
+        jobs.insert(key, Job { answer: receiver.clone() });
         self.inner.host.spawn(prepare(self.inner.clone(), key, work, account.clone(), preparing, sender));
         Some(receiver)
     }
@@ -253,7 +268,7 @@ async fn prepare(
     work: impl FnOnce(&Inner) -> Result<Answer, String> + Send + 'static,
     account: Arc<Account>,
     _preparing: Preparing,
-    ready: watch::Sender<Option<Answer>>,
+    ready: watch::Sender<Option<(Answer, Instant)>>,
 ) {
     let _turn = inner.turns.take(&account).await;
     let read = inner.clone();
@@ -262,7 +277,8 @@ async fn prepare(
         // Not kept: asked again, it is tried again.
         lock(&inner.jobs).remove(&key);
     }
-    let _ = ready.send(Some(answer.unwrap_or_else(|reason| Answer::Refused { reason })));
+    let answer = answer.unwrap_or_else(|reason| Answer::Refused { reason });
+    let _ = ready.send(Some((answer, inner.host.now())));
 }
 
 impl Inner {
@@ -386,178 +402,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-    use crate::{
-        changeset::{Change, PackId, PackTable, Value},
-        database::Mark,
-    };
-
-    /// Has packs with one random value each, of the sizes given.
-    struct Values {
-        sizes: Vec<usize>,
-        /// Packs that were cut and not yet taken: more than one would mean that memory is not bounded.
-        alive: Arc<AtomicUsize>,
-    }
-
-    fn value(size: usize, salt: u64) -> Value {
-        let mut state = salt + 1;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 56) as u8
-        };
-        Value::Blob((0..size).map(|_| next()).collect())
-    }
-
-    impl Source for Values {
-        fn status(&self) -> Result<RemoteStatus, String> {
-            Ok(RemoteStatus { site_id: vec![7; 16], db_version: self.sizes.len() as i64, schema: vec![0; 32] })
-        }
-
-        fn packs(&self, after: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
-            let site = SiteId::from_bytes(&[7; 16]).unwrap();
-            let mut at = after;
-            for (version, size) in (1..).zip(&self.sizes).skip(after.version as usize) {
-                let to = Cursor::whole(version);
-                let change = Change {
-                    table: "t".into(),
-                    pk: [1, 9, 1].as_slice().into(),
-                    cid: "c".into(),
-                    val: value(*size, version as u64),
-                    col_version: 1,
-                    db_version: version,
-                    site_id: site,
-                    cl: 1,
-                    seq: 0,
-                };
-                let tables = vec![PackTable { name: "t".into(), key_columns: vec!["id".into()] }];
-                assert_eq!(self.alive.fetch_add(1, Ordering::SeqCst), 0);
-                let flow = take(Pack { source: site, from: at, to, tables, changes: vec![change] });
-                self.alive.fetch_sub(1, Ordering::SeqCst);
-                at = to;
-                if flow.is_break() {
-                    break;
-                }
-            }
-            Ok((at, (at.version as usize) < self.sizes.len()))
-        }
-    }
-
-    fn server(sizes: &[usize], folder: &tempfile::TempDir) -> Server {
-        let source = Values { sizes: sizes.to_vec(), alive: Arc::default() };
-        Server::new(source, Some(folder.path().to_owned()), Host::default())
-    }
-
-    async fn ask(server: &Server, request: Request) -> Answer {
-        let bytes = server.handle(message::encode(request)).await;
-        assert!(bytes.len() <= crate::transport::MAX_MESSAGE);
-        message::decode(&bytes).unwrap()
-    }
-
-    async fn offer(server: &Server, after: Cursor) -> Manifest {
-        loop {
-            let request = Request::Offer { job: 1, after: after.into(), reader: vec![1; 16] };
-            match ask(server, request).await {
-                Answer::Offer(manifest) => return manifest,
-                Answer::Working => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    async fn download(server: &Server, pack: &PackEntry) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while (bytes.len() as u64) < pack.bytes {
-            let index = u32::try_from(bytes.len() / CHUNK_BYTES).unwrap();
-            match ask(server, Request::Chunk { pack: pack.id, index }).await {
-                Answer::Chunk { bytes: chunk } => bytes.extend(chunk),
-                other => panic!("{other:?}"),
-            }
-        }
-        bytes
-    }
-
-    #[tokio::test]
-    async fn large_packs_are_held_in_files_and_read_from_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let server = server(&[9_000_000, 6_000_000, 10], &folder);
-        let first = offer(&server, Cursor::ZERO).await;
-        assert!(first.more && first.packs.len() == 1, "one pack is as much as an offer holds");
-        let packs = &lock(&server.inner.packs).get(&first.packs[0].id, Instant::now()).unwrap();
-        assert!(matches!(packs, (_, Held::File(_))));
-        let bytes = download(&server, &first.packs[0]).await;
-        assert_eq!(*PackId::of(&bytes).as_bytes(), first.packs[0].id);
-        let pack = Pack::decode(&bytes, &crate::changeset::Limits::default()).unwrap();
-        assert_eq!(pack.changes[0].val, value(9_000_000, 1));
-        let beyond = Request::Chunk { pack: first.packs[0].id, index: 9_000_000 / CHUNK_BYTES as u32 + 1 };
-        assert!(matches!(ask(&server, beyond).await, Answer::Refused { .. }));
-    }
-
-    #[tokio::test]
-    async fn a_server_that_was_restarted_offers_the_same_packs() {
-        let folder = tempfile::tempdir().unwrap();
-        let sizes = [5_000_000, 100, 70_000, 3_000_000];
-        let before = offer(&server(&sizes, &folder), Cursor::ZERO).await;
-        let restarted = server(&sizes, &folder);
-        assert_eq!(ask(&restarted, Request::Chunk { pack: before.packs[0].id, index: 0 }).await, Answer::Gone);
-        let after = offer(&restarted, Cursor::ZERO).await;
-        let ids = |manifest: &Manifest| manifest.packs.iter().map(|pack| pack.id).collect::<Vec<_>>();
-        assert!(before.packs.len() >= 2, "{before:?}");
-        let both = before.packs.len().min(after.packs.len());
-        assert_eq!(ids(&before)[..both], ids(&after)[..both]);
-        let rest = offer(&server(&sizes, &folder), before.packs[0].to.into()).await;
-        assert_eq!(rest.packs[0].id, before.packs[1].id);
-    }
-
-    /// Is at work for somebody else the first time.
-    struct Sums(AtomicUsize);
-
-    impl Source for Sums {
-        fn status(&self) -> Result<RemoteStatus, String> {
-            Err("only digests are asked for".to_owned())
-        }
-
-        fn packs(&self, _: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<(Cursor, bool), String> {
-            Err("only digests are asked for".to_owned())
-        }
-
-        fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
-            let mark = Mark { site: *reader, version: 7, schema_version: 1, schema: [9; 32] };
-            let is_free = self.0.fetch_add(1, Ordering::SeqCst) > 0;
-            let tables = (0..1000_u32).map(|number| (number.to_string(), 1)).collect();
-            Ok(is_free.then(|| (Digest { tables, ..Digest::empty(mark) }, Some(3))))
-        }
-    }
-
-    #[tokio::test]
-    async fn a_digest_that_is_made_for_others_is_asked_for_again() {
-        let server = Server::new(Sums(AtomicUsize::new(0)), None, Host::default());
-        let mut answers = Vec::new();
-        while !matches!(answers.last(), Some(Answer::Digest(_))) {
-            answers.push(ask(&server, Request::Digest { job: 1, reader: vec![1; 16] }).await);
-        }
-        assert!(answers.contains(&Answer::Busy), "{answers:?}");
-        let Some(Answer::Digest(digest)) = answers.last() else { unreachable!() };
-        assert_eq!((digest.db_version, digest.known, digest.ranges.len()), (7, Some(3), 16 * 1024));
-        assert!(digest.tables.is_empty(), "so many sums do not fit a message");
-        let values = Values { sizes: Vec::new(), alive: Arc::default() };
-        let without = Server::new(values, None, Host::default());
-        let answer = ask(&without, Request::Digest { job: 1, reader: vec![1; 16] }).await;
-        assert!(matches!(answer, Answer::Refused { .. }), "a source need not have digests");
-    }
-
-    #[tokio::test]
-    async fn small_packs_come_with_the_offer() {
-        let folder = tempfile::tempdir().unwrap();
-        let server = server(&[100, 20_000, 40_000, 20_000, 3000], &folder);
-        let manifest = offer(&server, Cursor::ZERO).await;
-        let inline: Vec<bool> = manifest.packs.iter().map(|pack| pack.content.is_some()).collect();
-        assert_eq!(inline, [true, true, false, false, true]);
-        for pack in &manifest.packs {
-            let bytes = download(&server, pack).await;
-            assert!(pack.content.as_ref().is_none_or(|content| ***content == *bytes));
-        }
-    }
-}
+mod tests;

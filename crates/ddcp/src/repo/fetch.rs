@@ -156,7 +156,7 @@ impl Repository {
         let client = Client::new(self.connect(address).await?, limits, self.inner.options.host.clone());
         match address.repository() {
             Some(server) if self.inner.options.connector.is_none() => {
-                let signer = Arc::new(self.node().await?.clone());
+                let signer = Arc::new(self.node().await?);
                 Ok(client.with_credentials(Credentials::new(signer, server)))
             }
             // Who may read the file may read the database; an application's own transport has its own rules.

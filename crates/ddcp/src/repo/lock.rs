@@ -2,8 +2,11 @@ use std::{
     fs::{File, TryLockError},
     io::{self, Read, Seek, Write},
     path::Path,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use tokio::sync::Notify;
 
 use crate::files;
 
@@ -14,7 +17,14 @@ pub struct Lock(Slot);
 
 /// Where a lock is, while somebody holds it. Clones are the same place.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Slot(Arc<Mutex<Holding>>);
+pub(super) struct Slot(Arc<Place>);
+
+#[derive(Debug, Default)]
+struct Place {
+    holding: Mutex<Holding>,
+    /// Told when the last holder is gone.
+    released: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Holding {
@@ -26,7 +36,20 @@ struct Holding {
 
 impl Slot {
     fn holding(&self) -> MutexGuard<'_, Holding> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.holding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody here holds the lock.
+    pub(super) async fn released(&self) {
+        loop {
+            let mut released = pin!(self.0.released.notified());
+            // From here on a notice is not missed.
+            released.as_mut().enable();
+            if self.holding().holders == 0 {
+                return;
+            }
+            released.await;
+        }
     }
 
     /// The lock, if somebody holds it.
@@ -69,6 +92,7 @@ impl Drop for Lock {
         holding.holders -= 1;
         if holding.holders == 0 {
             holding.file = None;
+            self.0.0.released.notify_waiters();
         }
     }
 }
@@ -142,5 +166,23 @@ mod tests {
         assert!(slot.share().is_none());
         Lock::take(&path).unwrap();
         slot.take(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_last_holder_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let slot = Slot::default();
+        slot.released().await;
+        let first = slot.take(&dir.path().join("lock")).unwrap();
+        let second = first.clone();
+        let waiting = tokio::spawn({
+            let slot = slot.clone();
+            async move { slot.released().await }
+        });
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(second);
+        waiting.await.unwrap();
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{FetchReport, MergeReport, Outcome, Repository, verify::whole_versions};
-use crate::{Error, ErrorKind, Failure, config::RemoteName, transport::veilid::Node};
+use crate::{Error, ErrorKind, Failure, config::RemoteName};
 
 /// What this process did with one remote.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,7 +132,7 @@ impl Repository {
             remotes,
             answers: drops.answers(),
             dropped: drops.report().count,
-            node: self.inner.node.get().map(Node::connection),
+            node: self.inner.node.running().map(|node| node.connection()),
         })
     }
 }

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
     Error,
@@ -22,10 +22,7 @@ use crate::{
     files,
     host::Host,
     protocol::Server,
-    transport::{
-        Address, Connector, Handler, TransportError,
-        veilid::{self, Node, NodeOptions},
-    },
+    transport::{Address, Connector, Handler, veilid},
 };
 
 mod builder;
@@ -44,6 +41,7 @@ mod log;
 mod measure;
 mod merge;
 mod monitor;
+mod node;
 mod pin;
 mod program;
 mod reading;
@@ -119,8 +117,7 @@ pub struct Repository {
 struct Inner {
     layout: Layout,
     options: Options,
-    /// Started when the first remote needs it, or by the daemon.
-    node: OnceCell<Node>,
+    node: node::NodeSlot,
     /// Held while something is merged.
     merging: Arc<Mutex<()>>,
     /// Held, per remote, while it is fetched from.
@@ -133,8 +130,6 @@ struct Inner {
     readers: StdMutex<Weak<DatabaseSource>>,
     /// Whether nothing more is to be begun.
     is_ending: AtomicBool,
-    /// Whether it is being served: a node that is started is one for long.
-    is_staying: AtomicBool,
     /// What this process has done.
     counters: measure::Counters,
     /// The downloads of this process.
@@ -193,7 +188,7 @@ impl Repository {
             inner: Arc::new(Inner {
                 layout,
                 options,
-                node: OnceCell::new(),
+                node: node::NodeSlot::default(),
                 merging: Arc::default(),
                 fetching: StdMutex::default(),
                 claiming: StdMutex::default(),
@@ -201,7 +196,6 @@ impl Repository {
                 pin: pin::Pin::default(),
                 readers: StdMutex::default(),
                 is_ending: AtomicBool::new(false),
-                is_staying: AtomicBool::new(false),
                 counters: measure::Counters::default(),
                 transfers: monitor::Transfers::default(),
                 importing: Arc::default(),
@@ -365,36 +359,6 @@ impl Repository {
         Ok(veilid::stored_address(&self.inner.layout.node()).map_err(Error::Node)?.map(Address::Veilid))
     }
 
-    /// The repository's Veilid node, started if it does not run yet.
-    ///
-    /// # Errors
-    /// [`Error::Node`], [`Error::Config`].
-    #[doc(hidden)]
-    pub async fn node(&self) -> Result<&Node, Error> {
-        if self.is_offline() {
-            return Err(Error::Node(TransportError::Offline("the application has opened it without Veilid".into())));
-        }
-        self.inner
-            .node
-            .get_or_try_init(|| async {
-                let network = match &self.inner.options.network {
-                    Some(network) => Some(network.clone()),
-                    None => self.config()?.network,
-                };
-                let lasting = self.inner.is_staying.load(Ordering::Relaxed);
-                let options = NodeOptions { dir: self.inner.layout.node(), network, lasting };
-                Node::start(options).await.map_err(Error::Node)
-            })
-            .await
-    }
-
-    /// Shuts the node down, if it runs.
-    pub async fn shutdown(&self) {
-        if let Some(node) = self.inner.node.get() {
-            node.shutdown().await;
-        }
-    }
-
     /// Opens the user's database. Blocks.
     ///
     /// # Errors
@@ -441,14 +405,19 @@ impl Repository {
         }
     }
 
-    /// Has the node, once it is started, be one on which others may build.
-    pub(crate) fn stay(&self) {
-        self.inner.is_staying.store(true, Ordering::Relaxed);
-    }
-
     /// Has nothing more begun, and work that goes on in steps end with the present one.
     pub(crate) fn end(&self) {
         self.inner.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until nothing here works on the repository.
+    pub(crate) async fn released(&self) {
+        self.inner.lock.released().await;
+    }
+
+    /// Takes [`Repository::end`] back, when everything has ended.
+    pub(crate) fn begin_again(&self) {
+        self.inner.is_ending.store(false, Ordering::Relaxed);
     }
 
     /// # Errors

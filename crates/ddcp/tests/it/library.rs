@@ -12,8 +12,8 @@ use std::{
 };
 
 use ddcp::{
-    Address, BoxFuture, Builder, Connector, ErrorKind, Event, Events, Handler, Limits, LocalPeer, Peer, Repository,
-    Serving, SyncMode, TransportError,
+    Address, BoxFuture, Builder, Connector, ErrorKind, Event, Events, Handler, Limits, LocalPeer, NetworkConfig, Peer,
+    Repository, Serving, SyncMode, TransportError,
 };
 
 use crate::{
@@ -199,6 +199,54 @@ fn a_start_that_is_dropped_anywhere_leaves_nothing_behind() {
             }
         }
     });
+}
+
+#[test]
+fn a_repository_is_served_again_under_its_address_after_it_was_stopped() {
+    let world = World::new();
+    let b = world.notes("b");
+    let nobody = NetworkConfig { key: "a test".to_owned(), ..NetworkConfig::default() };
+    block_on(async {
+        let repository = Repository::builder(b.db()).network(nobody).open().await.unwrap();
+        let mut addresses = Vec::new();
+        for _ in 0..2 {
+            let serving = repository.serve().await.unwrap();
+            addresses.extend(serving.address().await);
+            serving.stop().await.unwrap();
+        }
+        assert!(addresses.len() == 2 && addresses[0] == addresses[1], "{addresses:?}");
+        repository.shutdown().await;
+    });
+}
+
+#[test]
+fn serving_has_stopped_when_nothing_is_merged_any_more() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    // Merging the row takes a while, in which nobody else can write.
+    b.sql(
+        "CREATE TRIGGER slow AFTER INSERT ON note BEGIN
+           SELECT count(*) FROM
+             (WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT i FROM n);
+         END",
+    );
+    let other = rusqlite::Connection::open(b.db()).unwrap();
+    other.busy_timeout(Duration::ZERO).unwrap();
+    let may_write = || other.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok();
+    block_on(async {
+        let repository = open(&b).await;
+        repository.remote_add("a", a.db().to_str().unwrap(), SyncMode::Auto).await.unwrap();
+        let serving = repository.serve().await.unwrap();
+        while may_write() {
+            tokio::task::yield_now().await;
+        }
+        serving.stop().await.unwrap();
+        assert!(may_write(), "something is being merged still");
+        b.ok(["pull"]);
+        repository.pull(None).await.unwrap();
+    });
+    assert_eq!(b.notes(), ["1|one|1"]);
 }
 
 /// Answers for another repository in this process, whatever the address.
