@@ -129,10 +129,11 @@ pub use error::{Error, ErrorKind, Failure};
 pub use host::{Host, Machine};
 pub use protocol::{DropReport, Progress};
 pub use repo::{
-    AdoptReport, Builder, BundleFetchReport, BundleReport, BundleRequest, BundleTarget, CloneReport, Difference, Event,
-    Events, FetchReport, Finding, Layout, Level, LogEntry, LogEvent, MergeFailure, MergeReport, Monitor,
-    OtherSiteReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, Repository, SchemaReport, Since,
-    StatusReport, Stop, VerifyReport, WaitingDropReport, WaitingReport, WaitingRow, WaitingSelection, verify_bundle,
+    AdoptReport, Builder, BundleFetchReport, BundleReport, BundleRequest, BundleTarget, CloneReport, Difference,
+    DifferingRow, Event, Events, FetchReport, Finding, Layout, Level, LogEntry, LogEvent, MergeFailure, MergeReport,
+    Monitor, OtherSiteReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, RemovedRemote,
+    Repository, RowState, SchemaReport, Since, StatusReport, Stop, VerifyReport, WaitingDropReport, WaitingReport,
+    WaitingRow, WaitingSelection, verify_bundle,
 };
 pub use serving::Serving;
 pub use transport::{Address, BoxFuture, Connector, Handler, LocalPeer, MAX_MESSAGE, Peer, TransportError};

@@ -242,6 +242,7 @@ impl Scripted {
             _ if self.private && !self.state().proved => Answer::NotAuthorised { change: None },
             Request::Status => Answer::Status(status()),
             Request::Digest { .. } => Answer::Digest(digest()),
+            Request::Rows { .. } => Answer::Refused { reason: "it makes no digests".into() },
             Request::Hint { .. } => Answer::Noted,
             Request::Offer { after, .. } => offer(after.into()),
             Request::Schema { .. } => {

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     changeset::{Change, Cursor, Pack, PackTable, SiteId, Value},
     config,
-    database::{Digest, Mark, RANGES, TableDefinition, TakePack},
+    database::{Digest, Mark, RANGES, RowDigest, TableDefinition, TakePack, ToldRows},
     protocol::{
         Client, ClientError, Credentials, Door, Drops, Guarded, Limits as ClientLimits, RemoteStatus, Rules, Server,
         Source,
@@ -108,6 +108,10 @@ enum Question {
     Hint {
         tag: [u8; 32],
     },
+    Rows {
+        job: u8,
+        ranges: Vec<u8>,
+    },
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +176,14 @@ impl Source for Versions {
         let mark = Mark { site: *reader, version: LAST, schema_version: 1, schema: [1; 32] };
         let digest = Digest { tables: [("note".to_owned(), 1)].into(), ..Digest::empty(mark) };
         Ok(Some((digest, Some(LAST))))
+    }
+
+    fn rows(&self, ranges: &[usize], fits: &dyn Fn(usize, usize) -> bool) -> Result<Option<ToldRows>, String> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        assert!(fits(ranges.len(), 0) && ranges.iter().all(|range| *range < RANGES));
+        let row = |range: &usize| RowDigest { table: 0, name: *range as u128, key: vec![1, 9, 1], length: 1, number: 1, id: 0 };
+        let rows = ranges.iter().map(row).collect();
+        Ok(Some(ToldRows { version: LAST, schema: [1; 32], ranges: ranges.to_vec(), rows }))
     }
 }
 
@@ -317,6 +329,7 @@ impl Scene {
             }
             Question::Digest { job, reader } => Request::Digest { job: job.into(), reader },
             Question::Hint { tag } => Request::Hint { tag },
+            Question::Rows { job, ranges } => Request::Rows { job: job.into(), ranges },
             Question::UnknownChunk { pack, index } => Request::Chunk { pack, index },
             Question::Challenge { who } => {
                 let Party { repository, key } = self.party(who);
@@ -404,6 +417,11 @@ impl Scene {
             }
             Answer::Schema { id, .. } => {
                 assert!(matches!(request, Ok(Request::Schema { .. })));
+                self.offered.push(*id);
+                self.offered.truncate(256);
+            }
+            Answer::Rows { id, .. } => {
+                assert!(matches!(request, Ok(Request::Rows { .. })));
                 self.offered.push(*id);
                 self.offered.truncate(256);
             }

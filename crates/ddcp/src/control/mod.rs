@@ -58,7 +58,7 @@ pub enum Command {
         #[serde(default)]
         sync: SyncMode,
     },
-    /// Removes a remote.
+    /// Removes a remote: a [`RemovedRemote`](crate::repo::RemovedRemote).
     #[serde(rename = "remote.remove")]
     RemoteRemove {
         /// Its name.
@@ -165,12 +165,12 @@ pub enum Command {
         #[serde(default)]
         apply: bool,
     },
-    /// Pulls, compares and mends: a list of [`PerRemote`](crate::repo::PerRemote)`<`[`VerifyReport`](crate::repo::VerifyReport)`>`.
+    /// Pulls, compares and mends, or only compares: a list of [`PerRemote`](crate::repo::PerRemote)`<`[`VerifyReport`](crate::repo::VerifyReport)`>`.
     #[serde(rename = "verify")]
     Verify {
         /// One remote, or all.
         remote: Option<String>,
-        /// Whether to mend what is missing here.
+        /// Whether to pull, and to mend what is missing here; else nothing is changed.
         mend: bool,
     },
     /// What is found about the network and the remotes: a list of [`Finding`].
@@ -249,7 +249,7 @@ impl Command {
                 | Self::WaitingDrop { .. }
                 | Self::SchemaDiff { .. }
                 | Self::SchemaAdopt { .. }
-                | Self::Verify { .. }
+                | Self::Verify { mend: true, .. }
                 | Self::BundleCreate { .. }
                 | Self::BundleFetch { .. }
         )

@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, Row, Transaction, types::ValueRef};
+use rusqlite::{Connection, Row, Transaction, params, types::ValueRef};
 
 use super::{Database, DatabaseError, TableShape, schema, schema::quote};
 use crate::changeset::{SENTINEL, SiteId};
@@ -49,6 +49,39 @@ impl Mark {
     }
 }
 
+/// A row, as it is told to find where two databases differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowDigest {
+    /// Which of the tables that replicate, in the order of their names.
+    pub table: u32,
+    /// What it is called everywhere: a hash of the table's name and the key.
+    pub name: u128,
+    /// The key, packed as in changes, with whole numbers as integers; empty if it is long ([`MOST_KEY`]).
+    pub key: Vec<u8>,
+    /// The causal length.
+    pub length: i64,
+    /// What it adds to the sums.
+    pub number: u128,
+    /// The engine's number for the row; means nothing in another file, and is not told.
+    pub id: i64,
+}
+
+/// The rows of some ranges of a digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldRows {
+    /// The version of the database.
+    pub version: i64,
+    /// The fingerprint of the tables that replicate.
+    pub schema: [u8; 32],
+    /// The ranges, ascending.
+    pub ranges: Vec<usize>,
+    /// All of their rows.
+    pub rows: Vec<RowDigest>,
+}
+
+/// The longest key that is told, in bytes.
+pub const MOST_KEY: usize = 256;
+
 /// A row's part in a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DigestedRow {
@@ -58,6 +91,10 @@ pub struct DigestedRow {
     pub range: usize,
     /// What is added to the sums of its table and its range; `None` if nothing is recorded of it.
     pub number: Option<u128>,
+    /// What the row is called in all databases.
+    pub name: u128,
+    /// Its causal length; 0 if nothing is recorded of it.
+    pub length: i64,
 }
 
 /// The digest of a database.
@@ -134,6 +171,74 @@ impl Database {
         }
         Ok(digest)
     }
+
+    /// The rows in `ranges`; where `fits` does not hold of their number and the bytes of their keys, those in fewer
+    /// of the ranges. Reads every row that replicates.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn rows_in(&self, ranges: &[usize], fits: &dyn Fn(usize, usize) -> bool) -> Result<ToldRows, DatabaseError> {
+        let snapshot = self.snapshot()?;
+        let mut found: BTreeMap<usize, Vec<RowDigest>> = ranges.iter().map(|range| (*range, Vec::new())).collect();
+        let (mut count, mut key_bytes) = (0, 0);
+        for (table, at) in snapshot.tables().iter().zip(0..) {
+            snapshot.each::<DatabaseError>(table, None, &mut |row, values| {
+                let (Some(number), Some(rows)) = (row.number, found.get_mut(&row.range)) else { return Ok(()) };
+                let key = self.wrap(packed_key(table, values))?;
+                (count, key_bytes) = (count + 1, key_bytes + key.len());
+                rows.push(RowDigest { table: at, name: row.name, key, length: row.length, number, id: row.key });
+                while !fits(count, key_bytes)
+                    && let Some((_, dropped)) = found.pop_last()
+                {
+                    count -= dropped.len();
+                    key_bytes -= dropped.iter().map(|row| row.key.len()).sum::<usize>();
+                }
+                Ok(())
+            })?;
+        }
+        let (version, schema) = (snapshot.mark.version, snapshot.mark.schema);
+        let ranges = found.keys().copied().collect();
+        Ok(ToldRows { version, schema, ranges, rows: found.into_values().flatten().collect() })
+    }
+
+    /// Whether anything has a record after `version` that another site than `but_by` wrote. Looks at the records of later
+    /// versions.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn has_written_after(&self, version: i64, but_by: &SiteId) -> Result<bool, DatabaseError> {
+        for table in self.tables()? {
+            let clock = quote(&format!("{}__crsql_clock", table.name));
+            let sql = format!(
+                "SELECT EXISTS (SELECT 1 FROM {clock} WHERE db_version > ?1
+                 AND site_id IS NOT (SELECT ordinal FROM crsql_site_id WHERE site_id = ?2))"
+            );
+            if self.wrap(self.connection.query_row(&sql, params![version, but_by.as_bytes()], |row| row.get(0)))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the row `id` of `table` has a record after `version` that another site than `but_by` wrote. One look-up.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn was_written_after(
+        &self,
+        table: &TableShape,
+        id: i64,
+        version: i64,
+        but_by: &SiteId,
+    ) -> Result<bool, DatabaseError> {
+        let clock = quote(&format!("{}__crsql_clock", table.name));
+        let sql = format!(
+            "SELECT EXISTS (SELECT 1 FROM {clock} WHERE key = ?1 AND db_version > ?2
+             AND site_id IS NOT (SELECT ordinal FROM crsql_site_id WHERE site_id = ?3))"
+        );
+        let mut statement = self.wrap(self.connection.prepare_cached(&sql))?;
+        self.wrap(statement.query_row(params![id, version, but_by.as_bytes()], |row| row.get(0)))
+    }
 }
 
 impl Snapshot<'_> {
@@ -177,6 +282,16 @@ impl Snapshot<'_> {
         after: Option<i64>,
         take: &mut dyn FnMut(DigestedRow) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.each(table, after, &mut |row, _| take(row))
+    }
+
+    /// As [`Snapshot::rows`]; `take` also gets the row's values, the key's from the second on.
+    fn each<E: From<DatabaseError>>(
+        &self,
+        table: &TableShape,
+        after: Option<i64>,
+        take: &mut dyn FnMut(DigestedRow, &Row<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let wrap = |error| E::from(self.database.error(error));
         let connection = &self.database.connection;
         let mut statement = connection.prepare_cached(&rows_sql(table, after.is_some())).map_err(wrap)?;
@@ -187,7 +302,7 @@ impl Snapshot<'_> {
         }
         .map_err(wrap)?;
         while let Some(row) = rows.next().map_err(wrap)? {
-            take(digested(table, row, &mut records).map_err(wrap)?)?;
+            take(digested(table, row, &mut records).map_err(wrap)?, row)?;
         }
         Ok(())
     }
@@ -261,7 +376,7 @@ fn digested(table: &TableShape, row: &Row<'_>, records: &mut Records<'_>) -> rus
     let range = (name % RANGES as u128) as usize;
     let length = records.read(table, key)?;
     if length == 0 {
-        return Ok(DigestedRow { key, range, number: None });
+        return Ok(DigestedRow { key, range, number: None, name, length });
     }
     hasher.update(&length.to_le_bytes());
     // Of a row that is dead nothing else counts.
@@ -270,7 +385,14 @@ fn digested(table: &TableShape, row: &Row<'_>, records: &mut Records<'_>) -> rus
         hasher.update(&version.to_le_bytes());
         value(&mut hasher, row.get_ref(1 + keys + at)?);
     }
-    Ok(DigestedRow { key, range, number: Some(number(&hasher)) })
+    Ok(DigestedRow { key, range, number: Some(number(&hasher)), name, length })
+}
+
+/// The key of a row, packed; empty if it is too long to be told.
+fn packed_key(table: &TableShape, values: &Row<'_>) -> rusqlite::Result<Vec<u8>> {
+    let keys = (1..=table.key_columns.len()).map(|at| values.get_ref(at).map(key_number));
+    let packed = crsqlite::pack::pack(keys.collect::<rusqlite::Result<Vec<_>>>()?).unwrap_or_default();
+    Ok(if packed.len() <= MOST_KEY { packed } else { Vec::new() })
 }
 
 fn number(hasher: &blake3::Hasher) -> u128 {

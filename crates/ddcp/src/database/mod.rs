@@ -33,7 +33,7 @@ mod tokens;
 pub use definition::{
     BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableDefinition, TableDifference, check_number,
 };
-pub use digest::{Digest, DigestedRow, Mark, RANGES, Snapshot};
+pub use digest::{Digest, DigestedRow, MOST_KEY, Mark, RANGES, RowDigest, Snapshot, ToldRows};
 pub use error::DatabaseError;
 pub use examine::{Remark, Remarked};
 pub(crate) use files::FileId;
@@ -121,6 +121,22 @@ impl Database {
         };
         database.load_engine(options)?;
         Ok(database)
+    }
+
+    /// Opens the database at `path` only to look at it. A log that is there is left as it is, and none is left behind
+    /// where there was none: SQLite takes a log away that it made, but not if it may not write.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_to_look(path: &Path, extension: Option<PathBuf>) -> Result<Self, DatabaseError> {
+        let options = OpenOptions { read_only: true, extension, ..OpenOptions::default() };
+        if PathBuf::from(format!("{}-wal", path.display())).exists() {
+            return Self::open(path, &options);
+        }
+        match Self::open(path, &OpenOptions { read_only: false, ..options.clone() }) {
+            Err(DatabaseError::ReadOnly { .. }) => Self::open(path, &options),
+            opened => opened,
+        }
     }
 
     /// The file.

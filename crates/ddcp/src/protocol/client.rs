@@ -25,6 +25,7 @@ use super::{
         Request, Session,
     },
     parts::{Assembly, AssemblyError, Parts},
+    rows::RowsError,
     window::{Gate, MOST},
 };
 use crate::{
@@ -114,6 +115,9 @@ pub enum ClientError {
     /// The declarations of the peer's tables are none, or too much.
     #[error("the declarations of its tables cannot be used: {0}")]
     Definitions(#[from] DefinitionsError),
+    /// The rows that the peer told are none, or too many.
+    #[error("what it tells of its rows cannot be used: {0}")]
+    Rows(#[from] RowsError),
     /// What arrived could not be kept on this side.
     #[error("what arrives cannot be kept: {0}")]
     Storage(#[source] std::io::Error),
@@ -636,6 +640,7 @@ pub(super) fn unexpected(answer: &Answer) -> ClientError {
         Answer::Nonce { .. } | Answer::Authorised => "about a proof",
         Answer::Noted => "that it has noted something",
         Answer::Digest(_) => "a digest",
+        Answer::Rows { .. } => "rows",
         Answer::Working | Answer::Busy | Answer::Refused { .. } | Answer::NotAuthorised { .. } => "something else",
     };
     ClientError::Protocol(format!("it answers {what}, which was not the question"))

@@ -2,15 +2,12 @@
 //! `docs/formats.md` specifies the bytes. What the declarations say is not looked at here:
 //! [`Declared`](crate::database::Declared) does.
 
-use std::pin::pin;
-
-use futures_util::{StreamExt, stream};
 use minicbor::{Decoder, Encoder, decode};
 
 use super::{
-    client::{Client, ClientError, stopped, unexpected},
-    message::{Answer, CHUNK_BYTES, Request},
-    window::MOST,
+    client::{Client, ClientError, unexpected},
+    document::Document,
+    message::{Answer, Request},
 };
 use crate::database::{BadDefinition, MAX_STATEMENTS, MAX_TABLES, TableDefinition, check_number};
 
@@ -19,9 +16,6 @@ pub const MAX_DEFINITIONS_BYTES: usize = 8 << 20;
 
 /// The version of the encoding.
 const VERSION: u32 = 1;
-
-/// Times that the peer may drop the declarations before they were downloaded.
-const MOST_LOST: u32 = 4;
 
 /// Why declarations could not be told or understood.
 #[derive(Debug, thiserror::Error)]
@@ -163,43 +157,17 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; [`ClientError::NotKnown`] of a peer that is too old to tell.
     pub async fn definitions(&self) -> Result<Vec<TableDefinition>, ClientError> {
-        for _ in 0..MOST_LOST {
-            let (id, length, content) = match self.ask(Request::Schema { job: self.host().random() }).await? {
-                Answer::Schema { id, bytes, content } => (id, bytes, content),
-                other => return Err(unexpected(&other)),
-            };
-            check_length(length)?;
-            let bytes = match content {
-                Some(content) => Some(content.into()),
-                None => self.download_all(id, length).await?,
-            };
-            let Some(bytes) = bytes else { continue };
-            let read = self.host().blocking(move || check(&id, length, &bytes)).await;
-            return Ok(read.ok_or_else(|| ClientError::Storage(stopped()))??);
-        }
-        Err(ClientError::PacksVanish)
-    }
-
-    /// What has the hash `id`, in memory; `None` if the peer drops it meanwhile.
-    async fn download_all(&self, id: [u8; 32], length: u64) -> Result<Option<Vec<u8>>, ClientError> {
-        let chunks = u32::try_from(length.div_ceil(CHUNK_BYTES as u64)).unwrap_or(u32::MAX);
-        let mut arriving = pin!(stream::iter(0..chunks).map(|index| self.chunk(id, length, index)).buffered(MOST));
-        let mut bytes = Vec::new();
-        while let Some(chunk) = arriving.next().await {
-            match chunk? {
-                Some(chunk) => bytes.extend(chunk),
-                None => return Ok(None),
+        let request = || Request::Schema { job: self.host().random() };
+        let document = |answer| match answer {
+            Answer::Schema { id, bytes, content } => {
+                check_length(bytes)?;
+                Ok(Document { id, bytes, content })
             }
-        }
-        Ok(Some(bytes))
+            other => Err(unexpected(&other)),
+        };
+        let read = |bytes: Option<Vec<u8>>| decode_definitions(&bytes.ok_or(DefinitionsError::Damaged)?);
+        Ok(self.document(request, document, read).await??)
     }
-}
-
-fn check(id: &[u8; 32], length: u64, bytes: &[u8]) -> Result<Vec<TableDefinition>, DefinitionsError> {
-    if bytes.len() as u64 != length || blake3::hash(bytes) != *id {
-        return Err(DefinitionsError::Damaged);
-    }
-    decode_definitions(bytes)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::{
     gate::{Account, Caller, Drops, Gate},
     hint::{HintTag, Hints},
     message::{self, Answer, Request, Session},
+    rows::ranges_of,
     server::Server,
 };
 use crate::{
@@ -139,6 +140,9 @@ fn nonsense(request: &Request) -> Option<&'static str> {
             reader
         }
         Request::Digest { reader, .. } => reader,
+        Request::Rows { ranges, .. } => {
+            return ranges_of(ranges).is_none().then_some("asks for rows of ranges that are none");
+        }
         _ => return None,
     };
     if !(1..=16).contains(&reader.len()) {

@@ -106,6 +106,16 @@ pub(crate) enum Request {
         #[cbor(n(1), with = "minicbor::bytes")]
         reader: Vec<u8>,
     },
+    /// Asks for the rows of some of the digest's ranges, to find those that differ. `job` is as in `Offer`.
+    #[n(41)]
+    #[cbor(map)]
+    Rows {
+        #[n(0)]
+        job: u64,
+        /// A bit for each range, the lowest of the first byte for the first.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        ranges: Vec<u8>,
+    },
 }
 
 /// What a server answers.
@@ -174,6 +184,19 @@ pub(crate) enum Answer {
     /// The answer to `Digest`.
     #[n(40)]
     Digest(#[n(0)] DatabaseDigest),
+    /// The answer to `Rows`: what holds them is read by `Chunk`, as a pack is.
+    #[n(41)]
+    #[cbor(map)]
+    Rows {
+        /// The BLAKE3 hash of its bytes.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        id: [u8; 32],
+        #[n(1)]
+        bytes: u64,
+        /// All of its bytes, if they are few.
+        #[n(2)]
+        content: Option<ByteVec>,
+    },
 }
 
 impl Answer {
@@ -193,6 +216,7 @@ impl Answer {
             Self::Schema { .. } => "schema",
             Self::Noted => "noted",
             Self::Digest(_) => "digest",
+            Self::Rows { .. } => "rows",
         }
     }
 }
@@ -490,6 +514,8 @@ mod tests {
         prop_oneof![
             (any::<u64>(), prop::collection::vec(any::<u8>(), 0..20))
                 .prop_map(|(job, reader)| Request::Digest { job, reader }),
+            (any::<u64>(), prop::collection::vec(any::<u8>(), 0..200))
+                .prop_map(|(job, ranges)| Request::Rows { job, ranges }),
             Just(Request::Status),
             (any::<u64>(), any::<(i64, i64)>(), prop::collection::vec(any::<u8>(), 0..20)).prop_map(
                 |(job, (version, seq), reader)| Request::Offer { job, after: Cursor { version, seq }.into(), reader }

@@ -6,6 +6,7 @@
 //! - `Chunk`: a part of a pack.
 //! - `Schema`: how are the shared tables declared?
 //! - `Digest`: what adds up to the same in databases that have the same.
+//! - `Rows`: the rows of a part of that.
 //! - `Challenge` and `Proof`: to a private repository, who is asking.
 //! - `Hint`: there is something new here.
 //!
@@ -17,12 +18,14 @@ mod client;
 mod clock;
 mod credentials;
 mod definitions;
+mod document;
 mod gate;
 mod guard;
 mod hint;
 pub(crate) mod message;
 mod parts;
 mod progress;
+mod rows;
 mod server;
 mod turns;
 mod window;
@@ -39,4 +42,5 @@ pub use hint::{HintListener, HintTag, Hints};
 pub use message::{CHUNK_BYTES, DatabaseDigest, PROTOCOL_VERSION, RemoteStatus, announcement, private_announcement};
 pub use parts::Parts;
 pub use progress::{Meter, Progress};
+pub use rows::{RowsError, decode_rows};
 pub use server::{Server, Source};

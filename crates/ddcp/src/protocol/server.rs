@@ -19,11 +19,12 @@ use super::{
     message::{
         self, Answer, CHUNK_BYTES, DatabaseDigest, INLINE_BYTES, MOST_SUMS, Manifest, PackEntry, RemoteStatus, Request,
     },
+    rows::{encode_rows, fits, ranges_of},
     turns::Turns,
 };
 use crate::{
     changeset::{Cursor, Pack, SiteId},
-    database::{Digest, TableDefinition, TakePack},
+    database::{Digest, TableDefinition, TakePack, ToldRows},
     host::Host,
     transport::{BoxFuture, Handler},
 };
@@ -84,6 +85,16 @@ pub trait Source: Send + Sync + 'static {
         let _ = reader;
         Err("it makes no digests".to_owned())
     }
+
+    /// The rows in `ranges` of the digest, so long as `fits` holds of their number and the bytes of their keys: else
+    /// those of fewer ranges. `None` while something is made for somebody else.
+    ///
+    /// # Errors
+    /// As [`Source::digest`].
+    fn rows(&self, ranges: &[usize], fits: &dyn Fn(usize, usize) -> bool) -> Result<Option<ToldRows>, String> {
+        let _ = (ranges, fits);
+        Err("it makes no digests".to_owned())
+    }
 }
 
 /// Answers the requests of peers from a [`Source`]. Cheap to clone. As a [`Handler`] it is for a caller on this
@@ -110,6 +121,7 @@ enum JobKey {
     Offer(SiteId, u64),
     Schema(u64),
     Digest(SiteId, u64),
+    Rows(u64),
 }
 
 struct Job {
@@ -167,6 +179,10 @@ impl Server {
                     self.job(JobKey::Digest(reader, job), account, move |inner: &Inner| inner.digest(&reader)).await
                 }
                 Err(error) => Answer::Refused { reason: error.to_string() },
+            },
+            Request::Rows { job, ranges } => match ranges_of(&ranges) {
+                Some(ranges) => self.job(JobKey::Rows(job), account, move |inner: &Inner| inner.rows(&ranges)).await,
+                None => Answer::Refused { reason: "these are no ranges of a digest".to_owned() },
             },
             Request::Chunk { pack, index } => self.chunk(&pack, index, account).await,
             Request::Schema { job } => self.job(JobKey::Schema(job), account, Inner::schema).await,
@@ -327,6 +343,15 @@ impl Inner {
         let ranges = bytes(&mut digest.ranges.iter().copied());
         let (db_version, schema) = (digest.mark.version, digest.mark.schema.to_vec());
         Ok(Answer::Digest(DatabaseDigest { db_version, schema, tables, ranges, known }))
+    }
+
+    /// Finds rows, and puts them away as a pack is. Blocks.
+    fn rows(&self, ranges: &[usize]) -> Result<Answer, String> {
+        let Some(rows) = self.source.rows(ranges, &fits)? else { return Ok(Answer::Busy) };
+        let bytes = encode_rows(rows);
+        let written = self.keep_written(|writer| writer.write_all(&bytes)).map_err(|error| no_room(&error))?;
+        let content = (bytes.len() <= INLINE_BYTES).then(|| bytes.into());
+        Ok(Answer::Rows { id: written.id, bytes: written.length, content })
     }
 
     fn keep(&self, pack: &Pack) -> io::Result<Written> {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{Repository, StateError};
+use super::{Repository, StateError, remotes::retain};
 use crate::{
     Error,
     changeset::SiteId,
@@ -189,6 +189,18 @@ impl Digests {
         let total = total.to_le_bytes();
         let values = params![name, address.to_string(), site.as_bytes(), version, schema, total, known];
         self.connection.execute(sql, values).map(drop).map_err(|source| StateError::new(&self.path, source))
+    }
+
+    /// Has what the remote `old` told known as told by `new` as well.
+    pub(super) fn copy_remote(&self, old: &str, new: &str) -> Result<(), StateError> {
+        let sql = "INSERT OR REPLACE INTO remote (name, address, site_id, version, schema, total, known)
+                   SELECT ?2, address, site_id, version, schema, total, known FROM remote WHERE name = ?1";
+        self.connection.execute(sql, [old, new]).map(drop).map_err(|source| StateError::new(&self.path, source))
+    }
+
+    /// Forgets what remotes with other names than these told.
+    pub(super) fn retain_remotes(&self, names: &[&str]) -> Result<(), StateError> {
+        retain(&self.connection, "remote", "name", names).map_err(|source| StateError::new(&self.path, source))
     }
 }
 

@@ -81,7 +81,9 @@ impl Repository {
             let remote = name.clone();
             let noted = self.blocking(move |repository| {
                 let mut state = repository.state()?;
-                if let LogEvent::Failed { message } = &event {
+                if let LogEvent::Failed { message } = &event
+                    && repository.is_remote(remote.as_str(), &address)?
+                {
                     state.note_error(remote.as_str(), &address, message, Timestamp::now().as_second())?;
                 }
                 state.note_event(remote.as_str(), began, Some(event));
@@ -99,7 +101,10 @@ impl Repository {
     pub(crate) async fn note_failure(&self, name: &RemoteName, address: &Address, message: String) {
         let (name, address) = (name.clone(), address.clone());
         let now = Timestamp::now().as_second();
-        let note = move |r: &Self| Ok(r.state()?.note_error(name.as_str(), &address, &message, now)?);
+        let note = move |r: &Self| match r.is_remote(name.as_str(), &address)? {
+            true => Ok(r.state()?.note_error(name.as_str(), &address, &message, now)?),
+            false => Ok(()),
+        };
         if let Err(error) = self.blocking(note).await {
             tracing::warn!(%error, "the failure could not be noted");
         }
@@ -215,6 +220,8 @@ impl Repository {
             }
             let mut state = repository.state()?;
             let config = repository.config()?;
+            // It may have been removed, or renamed, since the fetch began.
+            config.remote(name.as_str())?;
             // Of two remotes that claim one site id at the same time, one is the first.
             let alone = repository.inner.claiming.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(other) = claimant(&config, &state, &name, &address, &site)? {

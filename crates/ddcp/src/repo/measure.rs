@@ -49,6 +49,15 @@ impl Counters {
         });
     }
 
+    /// Counts what was counted of `old` as that of `new`.
+    pub(super) fn rename(&self, old: &str, new: &RemoteName) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = counted.keys().flatten().find(|name| name.as_str() == old).cloned().map(Some);
+        if let Some(moved) = name.and_then(|name| counted.remove(&name)) {
+            counted.insert(Some(new.clone()), moved);
+        }
+    }
+
     fn count(&self, name: Option<RemoteName>, count: impl FnOnce(&mut Counted)) {
         count(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default());
     }

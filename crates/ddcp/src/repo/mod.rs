@@ -45,6 +45,7 @@ mod node;
 mod pin;
 mod program;
 mod reading;
+mod remotes;
 mod report;
 mod schema;
 mod settings;
@@ -68,6 +69,7 @@ pub(crate) use measure::Measured;
 pub(crate) use measure::{Counted, Standing};
 pub use monitor::Monitor;
 pub(crate) use program::program;
+pub use remotes::RemovedRemote;
 pub use report::{
     FetchReport, MergeReport, OtherSiteReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport,
     StatusReport,
@@ -77,7 +79,7 @@ pub use source::DatabaseSource;
 use source::OwnSource;
 pub(crate) use source::status_of;
 pub use state::{MergeFailure, State, StateError};
-pub use verify::{Difference, VerifyReport};
+pub use verify::{Difference, DifferingRow, RowState, VerifyReport};
 pub use waiting::{WaitingDropReport, WaitingReport, WaitingRow, WaitingSelection};
 
 /// What a repository is opened with.
@@ -292,30 +294,6 @@ impl Repository {
         self.reload().map(drop)
     }
 
-    /// Removes a remote. What was fetched from it stays, for `merge`.
-    ///
-    /// # Errors
-    /// [`Error::Config`], [`Error::State`].
-    pub(crate) fn remove_remote(&self, name: &str) -> Result<(), Error> {
-        config::remove_remote(&self.inner.layout.config(), name)?;
-        self.reload()?;
-        let mut state = self.state()?;
-        state.forget_mark(name)?;
-        Ok(state.forget_contact(name)?)
-    }
-
-    /// Gives a remote another name.
-    ///
-    /// # Errors
-    /// [`Error::Config`], [`Error::State`].
-    pub(crate) fn rename_remote(&self, old: &str, new: &str) -> Result<(), Error> {
-        config::rename_remote(&self.inner.layout.config(), old, &parse_name(new)?)?;
-        self.reload()?;
-        let mut state = self.state()?;
-        state.rename_mark(old, new)?;
-        Ok(state.rename_contact(old, new)?)
-    }
-
     /// Gives a remote another address.
     ///
     /// # Errors
@@ -366,6 +344,12 @@ impl Repository {
     #[doc(hidden)]
     pub fn database(&self) -> Result<Database, Error> {
         Ok(self.open_database()?)
+    }
+
+    /// The user's database, opened in a way that leaves every byte of it and of its log as they are. Blocks.
+    fn database_to_look_at(&self) -> Result<Database, Error> {
+        self.check_path()?;
+        Ok(Database::open_to_look(self.inner.layout.database(), self.inner.options.extension.clone())?)
     }
 
     /// As [`Repository::database`], with that layer's own error.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{RemoteEntry, Repository};
+use super::{RemoteEntry, RemovedRemote, Repository};
 use crate::{Error, config::SyncMode};
 
 impl Repository {
@@ -28,7 +28,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::State`].
-    pub async fn remote_remove(&self, name: &str) -> Result<(), Error> {
+    pub async fn remote_remove(&self, name: &str) -> Result<RemovedRemote, Error> {
         let name = name.to_owned();
         self.blocking(move |repository| repository.remove_remote(&name)).await
     }

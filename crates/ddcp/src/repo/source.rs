@@ -5,7 +5,7 @@ use std::sync::{
 
 use crate::{
     changeset::{Cursor, SiteId},
-    database::{Database, DatabaseError, Digest, PACK_BYTES, Selection, TableDefinition, TakePack},
+    database::{Database, DatabaseError, Digest, PACK_BYTES, Selection, TableDefinition, TakePack, ToldRows},
     protocol::{RemoteStatus, Source},
     repo::Repository,
 };
@@ -89,7 +89,14 @@ impl Source for DatabaseSource {
 
     /// Reads the whole database: nothing is kept beside it.
     fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
-        self.with(|database| Ok(Some((database.digest()?, whole_versions(database.position(reader)?)))))
+        self.with(|database| {
+            let known = whole_versions(database.position(reader)?);
+            Ok(Some((database.digest()?, known)))
+        })
+    }
+
+    fn rows(&self, ranges: &[usize], fits: &dyn Fn(usize, usize) -> bool) -> Result<Option<ToldRows>, String> {
+        self.with(|database| database.rows_in(ranges, fits).map(Some))
     }
 }
 
@@ -99,7 +106,7 @@ pub(super) struct OwnSource {
     repository: Repository,
     database: Arc<DatabaseSource>,
     noted: AtomicI64,
-    /// Held while the digest is made, which may take long: others are told to ask again.
+    /// Held while the digest is made, or rows of it are found, which may take long: others are told to ask again.
     digesting: Mutex<()>,
 }
 
@@ -148,14 +155,23 @@ impl Source for OwnSource {
 
     fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
         let Ok(_alone) = self.digesting.try_lock() else { return Ok(None) };
+        // Before the digest: what is merged while that is made need not be in it.
+        let known = self.database.with(|database| Ok(whole_versions(database.position(reader)?)))?;
         let made = self.repository.own_digest(Making::Kept).map_err(|error| {
             tracing::error!(%error, "a peer's request could not be answered");
             "its digest cannot be made at the moment".to_owned()
         })?;
         let Some(digest) = made else { return Ok(None) };
         self.note(digest.mark.version)?;
-        let known = self.database.with(|database| Ok(whole_versions(database.position(reader)?)))?;
         Ok(Some((digest, known)))
+    }
+
+    fn rows(&self, ranges: &[usize], fits: &dyn Fn(usize, usize) -> bool) -> Result<Option<ToldRows>, String> {
+        // It reads the whole database, which strangers may ask for.
+        let Ok(_alone) = self.digesting.try_lock() else { return Ok(None) };
+        let Some(told) = self.database.rows(ranges, fits)? else { return Ok(None) };
+        self.note(told.version)?;
+        Ok(Some(told))
     }
 }
 

@@ -119,18 +119,21 @@ impl<'a> Sources<'a> {
         let Some((digests, own)) = &self.digests else { return Ok(report) };
         let told = digests.remote(name.as_str(), &remote.address)?.filter(|told| told.site == site);
         report.known_version = told.as_ref().and_then(|told| told.known);
-        report.identical = told.zip(own.as_ref()).and_then(|(told, own)| is_identical(&told, own, contact.db_version));
+        let is_merged = report.unmerged == 0 && report.merged_version >= contact.db_version;
+        let at = contact.db_version;
+        report.identical = told.zip(own.as_ref()).and_then(|(told, own)| is_identical(&told, own, at, is_merged));
         Ok(report)
     }
 }
 
-/// Whether a remote that was at version `at` when it last answered, and `told` its digest, has what is here; `None` if
-/// it is not known, or versions tell already that there is something to fetch on either side.
-fn is_identical(told: &RemoteDigest, own: &Digest, at: Option<i64>) -> Option<bool> {
+/// Whether a remote that was at version `at` when it last answered, and `told` its digest, has what is here. `is_merged`
+/// says that all of that version is merged. `None` if it is not known: a digest tells of the two databases as they were
+/// when it was made, so that they differ only follows if neither has had anything to merge or to pull since.
+fn is_identical(told: &RemoteDigest, own: &Digest, at: Option<i64>, is_merged: bool) -> Option<bool> {
     if told.schema != own.mark.schema || Some(told.version) < at {
         return None;
     }
-    let is_settled = Some(told.version) == at && told.known >= Some(own.mark.version);
+    let is_settled = is_merged && Some(told.version) == at && told.known >= Some(own.mark.version);
     let is_equal = told.total == own.total();
     (is_equal || is_settled).then_some(is_equal)
 }

@@ -3,7 +3,8 @@
 //! What a digest tells is on top of what versions tell. A repository that has merged everything of a remote has at least
 //! what the remote has; if the digests differ all the same, either the remote lacks something, which it will fetch, or
 //! records have vanished here. The second is mended by reading the remote from its start, and as somebody else, so that
-//! it also gives what this repository wrote itself: merging what is there already changes nothing.
+//! it also gives what this repository wrote itself: merging what is there already changes nothing. That costs the transfer
+//! of everything, so it is not done where each row that differs has changed here since the remote last pulled.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FetchReport, Monitor, Outcome, PerRemote, Repository,
+    FetchReport, Lock, Monitor, Outcome, PerRemote, Repository,
     digest::{Making, RemoteDigest},
     fetch::ReadFrom,
 };
@@ -21,10 +22,15 @@ use crate::{
     Error, Failure,
     changeset::{Cursor, SiteId},
     config::{Remote, RemoteName, SyncMode},
-    database::Digest,
-    protocol::DatabaseDigest,
+    database::{Database, Digest, ToldRows},
+    protocol::{ClientError, DatabaseDigest},
     transport::Address,
 };
+
+mod rows;
+
+use rows::Both;
+pub use rows::{DifferingRow, RowState};
 
 /// How often the daemon looks for remotes to compare with.
 const COMPARE: Duration = Duration::from_secs(30);
@@ -56,27 +62,54 @@ pub struct VerifyReport {
     /// Up to which version of this database the remote has merged everything, if it says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<i64>,
+    /// Up to which version of the remote's everything is merged here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged: Option<i64>,
+    /// Whether the remote has merged all of this database but what differs: it has yet to pull.
+    #[serde(default)]
+    pub ahead: bool,
 }
 
 /// Where two databases differ.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// The tables; empty if the remote has more tables than it can tell of.
     pub tables: Vec<String>,
     /// Of the 1024 ranges into which the rows are divided by their keys, how many differ: about as many as there are
     /// differing rows, while these are few.
     pub ranges: usize,
+    /// Rows that differ, the first of them.
+    #[serde(default)]
+    pub rows: Vec<DifferingRow>,
+    /// How many more are known to.
+    #[serde(default)]
+    pub more_rows: u64,
+    /// In how many ranges that differ the remote did not tell its rows.
+    #[serde(default)]
+    pub untold_ranges: usize,
 }
 
 /// Both digests.
 struct Compared {
+    site: SiteId,
     own: Digest,
     told: DatabaseDigest,
+    /// Up to which version of the remote's everything is merged here.
+    merged: Option<i64>,
+}
+
+/// What came of looking where the two differ.
+#[derive(Default)]
+struct Look {
+    difference: Option<Difference>,
+    /// Whether the remote has yet to pull what differs.
+    ahead: bool,
 }
 
 impl Repository {
     /// Pulls from the remote `name`, or from all one after the other, and compares: this database is read as a whole.
-    /// With `mend`, what is missing here though it should not be is fetched again from the start.
+    /// Without `mend` it only compares, what is there now, and changes nothing, here or there. With it, what is missing
+    /// here though it should not be is fetched again from the start.
     ///
     /// # Errors
     /// [`Error::Config`], and as [`Repository::fetch`]; what goes wrong with a remote is in its report.
@@ -86,45 +119,118 @@ impl Repository {
         mend: bool,
         monitor: &Monitor,
     ) -> Result<Vec<PerRemote<VerifyReport>>, Error> {
-        let _lock = self.hold().await?;
+        let chosen = self.chosen(name)?;
+        let _lock = if mend { Some(self.hold().await?) } else { self.lock_for_node(&chosen)? };
         let mut reports = Vec::new();
-        for (name, address) in self.chosen(name)? {
-            let outcome = match self.verify_one(&name, &address, mend, monitor).await {
-                Ok(report) => Outcome::Done(report),
-                Err(failure) => Outcome::Failed(failure),
+        for (name, address) in chosen {
+            let report = match mend {
+                true => self.verify_one(&name, &address, monitor).await,
+                false => Box::pin(self.check_one(&name, &address)).await.map_err(|error| error.report()),
             };
+            let outcome = report.map_or_else(Outcome::Failed, Outcome::Done);
             reports.push(PerRemote { remote: name.to_string(), outcome });
         }
         Ok(reports)
+    }
+
+    /// The lock, where one of the remotes is reached by the node of this repository, which one process at a time may
+    /// start.
+    fn lock_for_node(&self, chosen: &[(RemoteName, Address)]) -> Result<Option<Lock>, Error> {
+        let needs_node = chosen.iter().any(|(_, address)| matches!(address, Address::Veilid(_)));
+        if !needs_node || self.is_offline() {
+            return Ok(None);
+        }
+        self.inner.lock.share().map_or_else(|| self.try_lock(), Ok).map(Some)
     }
 
     async fn verify_one(
         &self,
         name: &RemoteName,
         address: &Address,
-        mend: bool,
         monitor: &Monitor,
     ) -> Result<VerifyReport, Failure> {
         let mut compared = self.pull_and_compare(name, address, Making::Anew, monitor).await?;
-        let found = difference(&compared);
+        let found = Box::pin(self.look(address, &compared, Self::database)).await.map_err(|error| error.report())?;
+        let mut left = Look { difference: found.difference.clone(), ahead: found.ahead };
         let mut mended = None;
-        if found.is_some() && mend {
+        if found.difference.is_some() && !found.ahead {
             tracing::info!(remote = %name, "digests differ; reading the remote from its start");
             self.fetch_from(ReadFrom::Start, name, address, monitor).await?;
             mended = Some(self.merge_one(name).await?);
             compared = self.pull_and_compare(name, address, Making::Kept, monitor).await?;
+            left = Box::pin(self.look(address, &compared, Self::database)).await.map_err(|error| error.report())?;
         }
-        let left = difference(&compared);
-        let report = VerifyReport {
-            identical: left.is_none(),
-            version: compared.own.mark.version,
-            remote_version: compared.told.db_version,
-            found,
-            mended,
-            left,
-            known: compared.told.known,
-        };
+        let mut report = VerifyReport::new(&compared, left);
+        (report.found, report.mended) = (found.difference, mended);
         Ok(report)
+    }
+
+    /// Compares what there is, and writes nothing.
+    async fn check_one(&self, name: &RemoteName, address: &Address) -> Result<VerifyReport, Error> {
+        let limits = self.blocking(Self::config).await?.limits;
+        let client = self.client(address, &limits).await?;
+        let status = client.status().await.map_err(|error| self.explain(error))?;
+        let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
+        let (own, merged) = self
+            .blocking(move |repository| {
+                let database = repository.database_to_look_at()?;
+                Ok((database.digest()?, whole_versions(database.position(&site)?)))
+            })
+            .await?;
+        if own.mark.site == site {
+            return Err(Error::SameSite(site));
+        }
+        let told = client.digest(&own.mark.site).await.map_err(|error| self.explain(error))?;
+        check_tables(name, &told, &own)?;
+        let compared = Compared { site, own, told, merged };
+        let look = Box::pin(self.look(address, &compared, Self::database_to_look_at)).await?;
+        Ok(VerifyReport::new(&compared, look))
+    }
+
+    /// Finds where the two differ, and asks the remote which rows those are.
+    async fn look(
+        &self,
+        address: &Address,
+        compared: &Compared,
+        open: fn(&Self) -> Result<Database, Error>,
+    ) -> Result<Look, Error> {
+        let Some(mut difference) = difference(compared) else { return Ok(Look::default()) };
+        let (known, site) = (compared.told.known, compared.site);
+        let told = self.told_rows(address, compared).await?;
+        let (schema, version) = (compared.own.mark.schema, compared.own.mark.version);
+        self.blocking(move |repository| {
+            let database = open(repository)?;
+            let Some(told) = told else {
+                let ahead = known.is_some_and(|known| known < version)
+                    && database.has_written_after(known.unwrap_or(0), &site)?;
+                difference.untold_ranges = difference.ranges;
+                return Ok(Look { difference: Some(difference), ahead });
+            };
+            let own = database.rows_in(&told.ranges, &|_, _| true)?;
+            let tables = database.tables()?;
+            // What was written meanwhile is no difference that was found.
+            let ahead = own.schema == schema
+                && Both { own: &own, told: &told, tables: &tables }.describe(
+                    &mut difference,
+                    &database,
+                    known.unwrap_or(0),
+                    &site,
+                )?;
+            Ok(Look { difference: Some(difference), ahead })
+        })
+        .await
+    }
+
+    /// The remote's rows in the ranges that differ; `None` if it knows no such question, or has other rows by now.
+    async fn told_rows(&self, address: &Address, compared: &Compared) -> Result<Option<ToldRows>, Error> {
+        let limits = self.blocking(Self::config).await?.limits;
+        let told = match self.client(address, &limits).await?.rows(&differing(compared)).await {
+            Ok(told) => told,
+            Err(ClientError::NotKnown) => return Ok(None),
+            Err(error) => return Err(self.explain(error)),
+        };
+        let is_of_digest = told.version == compared.told.db_version && told.schema == compared.own.mark.schema;
+        Ok(is_of_digest.then_some(told))
     }
 
     /// Compares once nothing is known that is not merged here.
@@ -175,12 +281,14 @@ impl Repository {
         let own = self.blocking(move |repository| repository.own_digest(making)).await?;
         let own = own.ok_or_else(|| Error::Interrupted("no digest was made".into()))?;
         let client = self.client(address, &limits).await?;
+        let status = client.status().await.map_err(|error| self.explain(error))?;
+        let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
         let told = client.digest(&own.mark.site).await.map_err(|error| self.explain(error))?;
         self.note_told(name, address, &told).await?;
-        if told.schema != own.mark.schema {
-            return Err(Error::OtherTables(name.to_string()));
-        }
-        Ok(Compared { own, told })
+        check_tables(name, &told, &own)?;
+        let merged =
+            self.blocking(move |repository| Ok(whole_versions(repository.database()?.position(&site)?))).await?;
+        Ok(Compared { site, own, told, merged })
     }
 
     async fn note_told(&self, name: &RemoteName, address: &Address, told: &DatabaseDigest) -> Result<(), Error> {
@@ -275,15 +383,48 @@ fn sums(bytes: &[u8]) -> impl Iterator<Item = u128> {
     bytes.chunks_exact(16).map(|sum| u128::from_le_bytes(std::array::from_fn(|at| sum[at])))
 }
 
+fn check_tables(name: &RemoteName, told: &DatabaseDigest, own: &Digest) -> Result<(), Error> {
+    if told.schema == own.mark.schema { Ok(()) } else { Err(Error::OtherTables(name.to_string())) }
+}
+
+impl VerifyReport {
+    fn new(compared: &Compared, Look { difference, ahead }: Look) -> Self {
+        Self {
+            identical: difference.is_none(),
+            version: compared.own.mark.version,
+            remote_version: compared.told.db_version,
+            found: None,
+            mended: None,
+            left: difference,
+            known: compared.told.known,
+            merged: compared.merged,
+            ahead,
+        }
+    }
+
+    /// Whether the remote has changes that are not merged here.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.merged.unwrap_or(0) < self.remote_version
+    }
+}
+
+/// The ranges that differ.
+fn differing(Compared { own, told, .. }: &Compared) -> Vec<usize> {
+    let sums = own.ranges.iter().zip(sums(&told.ranges)).enumerate();
+    sums.filter(|(_, (own, told))| *own != told).map(|(range, _)| range).collect()
+}
+
 /// Where the two differ; `None` if they are the same.
-fn difference(Compared { own, told }: &Compared) -> Option<Difference> {
-    let ranges = own.ranges.iter().zip(sums(&told.ranges)).filter(|(own, told)| *own != told).count();
+fn difference(compared: &Compared) -> Option<Difference> {
+    let ranges = differing(compared).len();
     if ranges == 0 {
         return None;
     }
+    let Compared { own, told, .. } = compared;
     // The schemas are the same, so the tables are.
     let tables = own.tables.iter().zip(sums(&told.tables)).filter(|((_, own), told)| *own != told);
-    Some(Difference { tables: tables.map(|((name, _), _)| name.clone()).collect(), ranges })
+    Some(Difference { tables: tables.map(|((name, _), _)| name.clone()).collect(), ranges, ..Difference::default() })
 }
 
 /// Up to which version everything of a site is here, whose position is `position`.

@@ -136,7 +136,11 @@ fn what_was_fetched_from_a_removed_remote_can_still_be_merged() {
     let (a, b) = (world.notes("a"), world.notes("b"));
     b.sql("INSERT INTO note VALUES ('1', 'one', 1)");
     a.follows(&[&b]).ok(["fetch"]);
-    a.ok(["remote", "remove", "b"]);
+    assert_snapshot!(a.run(["remote", "remove", "b"]), @"
+    status 0
+    --- stderr
+    b: 2 changes that had been fetched from it stay; `ddcp merge` merges them
+    ");
     assert_snapshot!(a.run(["merge"]), @"
     status 0
     --- stdout
@@ -170,6 +174,77 @@ fn a_renamed_remote_keeps_what_is_known_of_it() {
     fetched  2 changes not merged
     ");
     a.ok(["merge", "bob"]);
+    assert_eq!(a.notes(), ["1|one|1"]);
+}
+
+fn rows(file: &std::path::Path, sql: &str) -> Vec<String> {
+    let connection = rusqlite::Connection::open(file).unwrap();
+    let mut statement = connection.prepare(sql).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn all_that_is_known_of_a_remote_goes_by_its_new_name() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.notes("b"));
+    b.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.follows(&[&a]);
+    a.follows(&[&b]).pull();
+    b.pull();
+    a.run(["verify", "b"]).assert_status(0);
+    a.ok(["bundle", "create", "b.bundle", "--since", "b", "--mark"]);
+    a.ok(["remote", "rename", "b", "bob"]);
+    let status = a.ok(["status"]);
+    assert!(status.contains("digest   identical to bob"), "{status}");
+    let log = a.ok(["log", "bob"]);
+    assert!(log.contains("bob: fetched 2 changes") && a.ok(["log", "b"]).is_empty(), "{log}");
+    let again = a.json(&["bundle", "create", "again.bundle", "--since", "bob"]);
+    assert!(again["from_version"].as_i64() > Some(0) && again["changes"] == 0, "{again}");
+    // A new remote by the old name is nobody yet.
+    a.ok(["remote", "add", "b", "c.db"]);
+    assert!(a.ok(["status"]).contains("contact  never"));
+    for table in ["contact", "bundle_mark"] {
+        assert_eq!(rows(&a.state("state.db"), &format!("SELECT remote FROM {table}")), ["bob"], "{table}");
+    }
+    assert_eq!(rows(&a.state("digest.db"), "SELECT name FROM remote"), ["bob"]);
+}
+
+/// A name that is taken is refused, and what is known of it stays.
+#[test]
+fn a_rename_to_a_taken_name_changes_nothing() {
+    let world = World::new();
+    let repos = world.all_notes(["a", "b", "c"]);
+    let [a, b, c] = &repos;
+    a.follows(&[b, c]).pull();
+    let before = a.ok(["status"]);
+    a.run(["remote", "rename", "b", "c"]).assert_status(2);
+    a.run(["remote", "rename", "d", "e"]).assert_status(2);
+    assert_eq!(a.ok(["status"]), before);
+}
+
+#[test]
+fn nothing_is_left_of_a_removed_remote_but_what_can_be_merged() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.notes("b"));
+    b.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    a.follows(&[&b]).pull();
+    a.run(["verify", "b"]);
+    a.ok(["bundle", "create", "b.bundle", "--since", "b", "--mark"]);
+    let site = b.json(&["status"])["site_id"].as_str().unwrap().to_owned();
+    let parts = a.state("parts").join(&site);
+    std::fs::create_dir_all(&parts).unwrap();
+    std::fs::write(parts.join("of a pack"), "chunks").unwrap();
+    // Another name for the same repository keeps what is the repository's.
+    a.ok(["remote", "add", "same", "b.db"]);
+    a.ok(["fetch", "same"]);
+    assert_snapshot!(a.run(["remote", "remove", "b"]), @"status 0");
+    assert!(parts.exists());
+    assert_eq!(rows(&a.state("state.db"), "SELECT remote FROM contact"), ["same"]);
+    a.ok(["remote", "remove", "same"]);
+    assert!(!parts.exists());
+    for (file, table) in [("state.db", "contact"), ("state.db", "bundle_mark"), ("digest.db", "remote")] {
+        assert_eq!(rows(&a.state(file), &format!("SELECT 'left' FROM {table}")), [""; 0], "{table}");
+    }
     assert_eq!(a.notes(), ["1|one|1"]);
 }
 

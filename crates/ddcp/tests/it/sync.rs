@@ -307,3 +307,24 @@ fn the_log_tells_what_happened() {
     let entry = &b.json(&["log", "a"])[1];
     assert_eq!((&entry["event"], &entry["changes"]), (&"fetched".into(), &2.into()));
 }
+
+/// SQLite keeps any bytes as text: Latin-1 of an old import, half an emoji of a UTF-16 program.
+#[test]
+fn text_that_is_not_utf8_arrives_as_it_is() {
+    let world = World::new();
+    let [a, b, c] = world.all_notes(["a", "b", "c"]);
+    a.sql("INSERT INTO note VALUES (CAST(x'6bff' AS TEXT), CAST(x'4df66d6d61' AS TEXT), 1), ('2', CAST(x'eda080' AS TEXT), 2)");
+    b.follows(&[&a]).pull();
+    // By a bundle as well.
+    b.ok(["bundle", "create", "b.bundle"]);
+    c.ok(["bundle", "fetch", "b.bundle"]);
+    c.ok(["merge"]);
+    for repo in [&b, &c] {
+        assert_eq!(
+            repo.rows("SELECT hex(id), hex(body), typeof(body) FROM note ORDER BY stars"),
+            ["6BFF|4DF66D6D61|text", "32|EDA080|text",]
+        );
+    }
+    assert_converged(&[&a, &b, &c]);
+    a.follows(&[&b]).run(["verify", "b"]).assert_status(0);
+}

@@ -4,7 +4,7 @@ use crate::{
     cli::{Failed, Session, output},
     config::SyncMode,
     control::Command,
-    repo::RemoteEntry,
+    repo::{RemoteEntry, RemovedRemote},
 };
 
 /// Add, list and change the repositories that this one fetches from.
@@ -79,7 +79,7 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
         Verb::Add { name, address, sync } => {
             session.run(Command::RemoteAdd { name, address: absolute(&address)?, sync }).await
         }
-        Verb::Remove { name } => session.run(Command::RemoteRemove { name }).await,
+        Verb::Remove { name } => remove(session, name).await,
         Verb::Rename { old, new } => session.run(Command::RemoteRename { old, new }).await,
         Verb::Set { name, setting: Setting::Sync, value } => {
             session.run(Command::RemoteSetSync { name, sync: value }).await
@@ -92,6 +92,15 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
 
 fn absolute(address: &str) -> Result<String, Failed> {
     Ok(crate::repo::absolute_address(address)?.to_string())
+}
+
+async fn remove(session: &Session, name: String) -> Result<(), Failed> {
+    let RemovedRemote { kept } = session.run(Command::RemoteRemove { name: name.clone() }).await?;
+    if kept > 0 {
+        let kept = output::count(kept, "change");
+        session.say(format_args!("{name}: {kept} that had been fetched from it stay; `ddcp merge` merges them"));
+    }
+    Ok(())
 }
 
 async fn list(session: &Session) -> Result<(), Failed> {

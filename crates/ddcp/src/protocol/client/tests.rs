@@ -255,7 +255,9 @@ impl Peer for Holder {
                     self.offer(after.into())
                 }
                 Request::Chunk { pack, index } => self.chunk(pack, index).await,
-                Request::Status | Request::Schema { .. } | Request::Hint { .. } => unreachable!(),
+                Request::Status | Request::Schema { .. } | Request::Rows { .. } | Request::Hint { .. } => {
+                    unreachable!()
+                }
             };
             Ok(message::encode(answer))
         })

@@ -8,7 +8,7 @@ use crate::{
     database::TakePack,
     host::Host,
     protocol::{
-        Limits, RemoteStatus, Server, Source,
+        CHUNK_BYTES, Limits, RemoteStatus, Server, Source,
         client::tests::Scripted,
         message::{self, NO_MESSAGE},
     },

@@ -202,6 +202,7 @@ async fn without_a_proof_nothing_is_told() {
         Request::Chunk { pack: [0; 32], index: 9 },
         Request::Schema { job: 1 },
         Request::Digest { job: 2, reader: vec![1; 16] },
+        Request::Rows { job: 3, ranges: vec![1; 128] },
     ];
     // Also when a remote is being served and the packs are there.
     let proof = scene.proof(1, &scene.friend).await;

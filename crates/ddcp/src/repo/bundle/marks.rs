@@ -36,23 +36,6 @@ impl State {
         let row = params![name, address.to_string(), source.as_bytes(), version];
         self.write(|transaction| transaction.execute(sql, row).map(drop))
     }
-
-    /// Gives the mark of the remote `old` to `new`.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub(in crate::repo) fn rename_mark(&mut self, old: &str, new: &str) -> Result<(), StateError> {
-        let sql = "UPDATE OR REPLACE bundle_mark SET remote = ? WHERE remote = ?";
-        self.write(|transaction| transaction.execute(sql, [new, old]).map(drop))
-    }
-
-    /// Forgets the mark of the remote `name`.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub(in crate::repo) fn forget_mark(&mut self, name: &str) -> Result<(), StateError> {
-        self.write(|transaction| transaction.execute("DELETE FROM bundle_mark WHERE remote = ?", [name]).map(drop))
-    }
 }
 
 #[cfg(test)]
@@ -70,9 +53,5 @@ mod tests {
         assert_eq!(state.mark("alice", &here, &a).unwrap(), Some(9));
         assert_eq!(state.mark("alice", &there, &a).unwrap(), None);
         assert_eq!(state.mark("alice", &here, &b).unwrap(), None);
-        state.rename_mark("alice", "bob").unwrap();
-        assert_eq!(state.mark("bob", &here, &a).unwrap(), Some(9));
-        state.forget_mark("bob").unwrap();
-        assert_eq!(state.mark("bob", &here, &a).unwrap(), None);
     }
 }

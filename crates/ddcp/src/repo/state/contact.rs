@@ -95,20 +95,4 @@ impl State {
                 .map(drop)
         })
     }
-
-    /// Forgets the remote `name`.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn forget_contact(&mut self, name: &str) -> Result<(), StateError> {
-        self.write(|t| t.execute("DELETE FROM contact WHERE remote = ?", [name]).map(drop))
-    }
-
-    /// Keeps what is known of a remote under its new name.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn rename_contact(&mut self, old: &str, new: &str) -> Result<(), StateError> {
-        self.write(|t| t.execute("UPDATE OR REPLACE contact SET remote = ? WHERE remote = ?", [new, old]).map(drop))
-    }
 }

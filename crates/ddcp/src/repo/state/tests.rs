@@ -149,8 +149,12 @@ fn a_contact_belongs_to_an_address() {
     assert_eq!(state.contact("bob", &new).unwrap(), Contact::default());
     state.note_error("bob", &new, "never there", 8).unwrap();
     assert_eq!(state.contact("bob", &new).unwrap().site_id, None);
-    state.rename_contact("bob", "rob").unwrap();
+    state.copy_remote("bob", "rob").unwrap();
+    state.retain_remotes(&["eve", "rob"]).unwrap();
     assert_eq!(state.contact("rob", &new).unwrap().last_error.as_deref(), Some("never there"));
+    assert_eq!(state.contact("bob", &new).unwrap(), Contact::default());
+    state.retain_remotes(&[]).unwrap();
+    assert_eq!(state.contact("rob", &new).unwrap(), Contact::default());
 }
 
 #[test]
