@@ -28,6 +28,10 @@ impl Sink for Arrived {
                 self.packs += 1;
                 pack.to
             }
+            Fetched::LeftOut(left_out) => {
+                assert!(left_out.first.len() <= LeftOut::MOST);
+                self.reached
+            }
             Fetched::Reached(end) => end,
         };
         assert!(self.reached <= to, "{to:?} after {:?}", self.reached);

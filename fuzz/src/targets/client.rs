@@ -199,7 +199,7 @@ impl Scripted {
                     pack.entry(cursor([a, b]), cursor([c, d]), &content)
                 };
                 let packs = packs.into_iter().take(100).map(entry).collect();
-                Answer::Offer(Manifest { packs, end: cursor(end).into(), more })
+                Answer::Offer(Manifest { packs, end: cursor(end).into(), more, left_out: None })
             }
             Reply::Chunk { pack, from, bytes } => {
                 let all = pack.bytes();
@@ -272,7 +272,7 @@ fn offer(after: Cursor) -> Answer {
     let entry =
         |(from, pack): (Cursor, Pack)| pack.entry(from.max(after), Cursor::whole(from.version + 1), &Content::Right);
     let end = after.max(Cursor::whole(LAST)).into();
-    Answer::Offer(Manifest { packs: packs.map(entry).collect(), end, more: false })
+    Answer::Offer(Manifest { packs: packs.map(entry).collect(), end, more: false, left_out: None })
 }
 
 impl Peer for Scripted {

@@ -25,7 +25,7 @@ use crate::{
     config,
     database::{Digest, Mark, RANGES, RowDigest, TableDefinition, TakePack, ToldRows},
     protocol::{
-        Client, ClientError, Credentials, Door, Drops, Guarded, Limits as ClientLimits, RemoteStatus, Rules, Server,
+        Client, ClientError, Credentials, Door, Drops, Guarded, Limits as ClientLimits, Reached, RemoteStatus, Rules, Server,
         Source,
         message::{self, Answer, CHUNK_BYTES, Manifest, Request, Session},
     },
@@ -152,17 +152,17 @@ impl Source for Versions {
         Ok(RemoteStatus { site_id: vec![7; 16], db_version: LAST, schema: vec![1; 32] })
     }
 
-    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<Reached, String> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         if reader.as_bytes()[0] == 0 {
             return Err("its database cannot be read at the moment".into());
         }
         for version in (1..=LAST).filter(|version| Cursor::whole(*version) > after) {
             if let ControlFlow::Break(()) = take(pack(version, after)) {
-                return Ok((Cursor::whole(version), version < LAST));
+                return Ok(Reached::all(Cursor::whole(version), version < LAST));
             }
         }
-        Ok((after.max(Cursor::whole(LAST)), false))
+        Ok(Reached::all(after.max(Cursor::whole(LAST)), false))
     }
 
     fn definitions(&self) -> Result<Vec<TableDefinition>, String> {

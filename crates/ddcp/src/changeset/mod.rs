@@ -10,6 +10,7 @@ mod bundle;
 mod codec;
 mod pack;
 mod pk;
+mod show;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use bundle::{BundleEnd, BundleError, BundleHeader, BundleReader, BundleWrite
 pub use codec::{Limits, PackError};
 pub use pack::{Pack, PackId, PackTable};
 pub use pk::{check_pk, key_values};
+pub use show::shown_key;
 pub use site::{SiteId, SiteIdError};
 pub use value::Value;
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{Failed, Format};
 use crate::{
     ErrorKind, Failure,
+    database::{LeftOut, Unsent},
     repo::{Outcome, PerRemote},
 };
 
@@ -32,6 +33,19 @@ pub(super) fn print<T: Serialize>(
         }
     }
     Ok(out.flush()?)
+}
+
+/// The command's failure, if what was printed tells of changes that could not be sent: it did the rest.
+pub(super) fn whole<'a>(reports: impl IntoIterator<Item = &'a LeftOut>) -> Result<(), Failed> {
+    if reports.into_iter().all(LeftOut::is_empty) { Ok(()) } else { Err(Failed::findings()) }
+}
+
+/// What was done with the remotes of which something was.
+pub(super) fn done<T>(reports: &[PerRemote<T>]) -> impl Iterator<Item = &T> {
+    reports.iter().filter_map(|report| match &report.outcome {
+        Outcome::Done(done) => Some(done),
+        Outcome::Failed(_) => None,
+    })
 }
 
 /// Runs `line` for each remote of which something was done.
@@ -78,6 +92,19 @@ fn failed<T>(reports: &[PerRemote<T>]) -> Vec<Failure> {
 
 fn some_failed(failures: Vec<Failure>, all: bool) -> Result<(), Failed> {
     if failures.is_empty() { Ok(()) } else { Err(Failed::some(failures, all)) }
+}
+
+/// Lines about changes that cannot be sent.
+pub(super) fn left_out(out: &mut dyn Write, LeftOut { count: number, first }: &LeftOut) -> io::Result<()> {
+    for Unsent { table, key, column, reason } in first {
+        // Names that somebody else chose.
+        let place = format!("table {table}, key {key}, column {column}: {reason}");
+        writeln!(out, "  {}", place.chars().filter(|c| !c.is_control()).collect::<String>())?;
+    }
+    match number.saturating_sub(first.len() as u64) {
+        0 => Ok(()),
+        more => writeln!(out, "  and {more} more"),
+    }
 }
 
 /// `1 change`, `2 changes`.

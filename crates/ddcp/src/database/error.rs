@@ -114,18 +114,6 @@ pub enum DatabaseError {
         /// What was found in its place, and why it will not do.
         others: Vec<String>,
     },
-    /// A local change that cannot be sent.
-    #[error("{path}: table {table}, column {column}: a change cannot be sent: {reason}")]
-    Unsendable {
-        /// The database.
-        path: PathBuf,
-        /// Table of the change.
-        table: String,
-        /// Column of the change, `-1` when it is about the row.
-        column: String,
-        /// What is wrong, and what to do.
-        reason: String,
-    },
     /// A change from a peer could not be merged for a reason that lies in this database, such as a trigger that
     /// does not work. The whole merge was rolled back.
     #[error("{path}: merging into table {table}, column {column} failed: {detail}; nothing was merged")]

@@ -29,6 +29,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod unsent;
 
 pub use definition::{
     BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableDefinition, TableDifference, check_number,
@@ -43,6 +44,7 @@ pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
 pub use read::{PACK_BYTES, ReadEnd, Selection, TakePack};
 pub use schema::{ColumnShape, TableShape};
+pub use unsent::{LeftOut, Unsent};
 
 /// Layouts before this one are refused.
 const OLDEST_VERSION: i64 = 150_000;

@@ -7,8 +7,8 @@ use std::{
 
 use rusqlite::{Row, named_params, types::ValueRef};
 
-use super::{Database, DatabaseError, TableShape, moved};
-use crate::changeset::{Change, Cursor, MAX_NAME, Pack, PackTable, SENTINEL, SiteId, Value, check_pk};
+use super::{Database, DatabaseError, LeftOut, TableShape, Unsent, moved, unsent::UNKNOWN_SITE};
+use crate::changeset::{Change, Cursor, MAX_NAME, Pack, PackTable, SENTINEL, SiteId, Value, check_pk, shown_key};
 
 /// The changes of one version that lie behind a cursor within it. Both conditions are the engine's to evaluate, before
 /// it looks up any value.
@@ -26,7 +26,8 @@ const LATER_VERSIONS: &str = r#"
 /// Bytes that a change takes in a pack besides its key and value, about.
 const CHANGE_OVERHEAD: usize = 12;
 
-const UNKNOWN_SITE: &str = "the site that made it is not known: crsql_site_id lacks a row";
+/// Changes that are left out and not counted yet.
+const MOST_LEAVING_OUT: usize = 1000;
 
 /// About how many bytes a pack has before compression, unless a reader wants otherwise.
 pub const PACK_BYTES: usize = 2 * 1024 * 1024;
@@ -53,7 +54,7 @@ impl Selection {
 }
 
 /// How far a database was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadEnd {
     /// The database's version at the moment of reading. Less than that of the cursor given if the database went
     /// back in time, e.g. was restored from a backup; nothing is read then, and the reader starts over.
@@ -62,6 +63,8 @@ pub struct ReadEnd {
     pub more: bool,
     /// Everything up to here was given: all of `version` if there is no more, even if every change of it was excluded.
     pub end: Cursor,
+    /// What of it was left out, since no pack can hold it.
+    pub left_out: LeftOut,
 }
 
 /// Takes packs one by one, and says whether to go on.
@@ -79,8 +82,7 @@ impl Database {
     /// no further once `take` breaks off. One pack at a time is in memory.
     ///
     /// # Errors
-    /// Those of reading the database. A change that no pack can hold, e.g. text that is not UTF-8, is left out, with
-    /// a warning in the log.
+    /// Those of reading the database. A change that no pack can hold is left out and told.
     pub fn stream_packs(
         &self,
         after: Cursor,
@@ -99,11 +101,11 @@ impl Database {
         let complete = (!inside_version || self.read_query(REST_OF_VERSION, after, &mut packer)?)
             && self.read_query(LATER_VERSIONS, after, &mut packer)?;
         if !complete {
-            return Ok(ReadEnd { version, more: true, end: packer.from });
+            return Ok(ReadEnd { version, more: true, end: packer.from, left_out: packer.left_out });
         }
         let end = Cursor::whole(version);
-        packer.finish(end);
-        Ok(ReadEnd { version, more: false, end })
+        let left_out = packer.finish(end);
+        Ok(ReadEnd { version, more: false, end, left_out })
     }
 
     /// Gives the changes to `packer`. Says whether it took them all.
@@ -122,16 +124,6 @@ impl Database {
             }
         }
         Ok(true)
-    }
-
-    /// The columns of a row, or why it cannot travel.
-    fn unsendable(&self, table: &str, column: &str, reason: impl Into<String>) -> DatabaseError {
-        DatabaseError::Unsendable {
-            path: self.path.clone(),
-            table: table.to_owned(),
-            column: column.to_owned(),
-            reason: reason.into(),
-        }
     }
 }
 
@@ -162,6 +154,10 @@ struct Packer<'a> {
     from: Cursor,
     changes: Vec<Change>,
     raw_bytes: usize,
+    /// What was left out of the packs that are made.
+    left_out: LeftOut,
+    /// What was left out since the last of them.
+    leaving_out: Vec<(Cursor, Unsent)>,
 }
 
 impl<'a> Packer<'a> {
@@ -186,6 +182,8 @@ impl<'a> Packer<'a> {
             from,
             changes: Vec::new(),
             raw_bytes: 0,
+            left_out: LeftOut::default(),
+            leaving_out: Vec::new(),
         }
     }
 
@@ -203,13 +201,14 @@ impl<'a> Packer<'a> {
         {
             return Ok(false);
         }
-        let change = match self.change(row, place) {
+        let change = match self.change(row, place)? {
+            Ok(change) => change,
             // One change that no pack can hold must not keep all the others from travelling.
-            Err(error @ DatabaseError::Unsendable { .. }) => {
-                tracing::warn!(%error, "a change is left out");
+            Err(reason) => {
+                let (table, pk, cid, _) = self.database.wrap(fields(row))?;
+                self.leave_out(place, &lossy(table), pk, &lossy(cid), reason);
                 return Ok(true);
             }
-            change => change?,
         };
         let moved = self.moved(row, &change)?;
         self.add(change);
@@ -235,6 +234,24 @@ impl<'a> Packer<'a> {
         Ok(self.created.1.is_some_and(|created| place.version < created))
     }
 
+    fn leave_out(&mut self, place: Cursor, table: &str, pk: &[u8], column: &str, reason: &str) {
+        let key = shown_key(pk).unwrap_or_else(|| "(unreadable)".to_owned());
+        tracing::warn!(%table, %key, %column, %reason, "a change is left out");
+        let unsent = Unsent { table: table.to_owned(), key, column: column.to_owned(), reason: reason.to_owned() };
+        self.leaving_out.push((place, unsent));
+        if self.leaving_out.len() > MOST_LEAVING_OUT {
+            self.count_left_out(place);
+        }
+    }
+
+    /// Counts what was left out up to `end`.
+    fn count_left_out(&mut self, end: Cursor) {
+        let (before, after) = std::mem::take(&mut self.leaving_out).into_iter().partition(|(place, _)| *place <= end);
+        self.leaving_out = after;
+        let before: Vec<(Cursor, Unsent)> = before;
+        before.into_iter().for_each(|(_, unsent)| self.left_out.add(unsent));
+    }
+
     fn add(&mut self, change: Change) {
         let repeats_key = self.changes.last().is_some_and(|previous| Arc::ptr_eq(&previous.pk, &change.pk));
         let key_bytes = if repeats_key { 0 } else { change.pk.len() };
@@ -252,12 +269,11 @@ impl<'a> Packer<'a> {
         let cells = moved::cells(&self.database.connection, shape.table, rowid, created.db_version);
         let mut changes = Vec::new();
         for cell in self.database.wrap(cells)? {
-            let unsendable = |reason| self.database.unsendable(&created.table, &cell.cid, reason);
             let cid = self.names.name(&cell.cid);
             let change = Change { cid, val: cell.val, col_version: cell.col_version, ..created.clone() };
-            match change.check().map_err(unsendable) {
+            match change.check() {
                 Ok(()) => changes.push(change),
-                Err(error) => tracing::warn!(%error, "a change is left out"),
+                Err(reason) => self.leave_out(created.cursor(), &created.table, &created.pk, &cell.cid, reason),
             }
         }
         Ok(changes)
@@ -278,6 +294,7 @@ impl<'a> Packer<'a> {
         let changes = std::mem::take(&mut self.changes);
         self.raw_bytes = 0;
         let from = std::mem::replace(&mut self.from, to);
+        self.count_left_out(to);
         let tables = self.tables_of(&changes);
         (self.take)(Pack { source: self.source, from, to, tables, changes })
     }
@@ -295,30 +312,33 @@ impl<'a> Packer<'a> {
         tables
     }
 
-    /// Gives what is left, the database having been read up to `end`. A pack that has its size ends as if another
+    /// Gives what is left, the database having been read up to `end`, and says what was left out of all. A pack that has its size ends as if another
     /// version followed: it stays the same when one does.
-    fn finish(mut self, end: Cursor) {
-        let Some(last) = self.changes.last() else { return };
-        let has_its_size = self.raw_bytes >= self.pack_bytes;
-        let to = if has_its_size { Cursor::whole(last.db_version) } else { end };
-        // There is nothing left to break off.
-        let _ = self.cut(to);
+    fn finish(mut self, end: Cursor) -> LeftOut {
+        if let Some(last) = self.changes.last() {
+            let has_its_size = self.raw_bytes >= self.pack_bytes;
+            let to = if has_its_size { Cursor::whole(last.db_version) } else { end };
+            // There is nothing left to break off.
+            let _ = self.cut(to);
+        }
+        self.count_left_out(Cursor::whole(i64::MAX));
+        self.left_out
     }
 
-    fn change(&mut self, row: &Row<'_>, place: Cursor) -> Result<Change, DatabaseError> {
+    /// The change of a row, or why it cannot travel.
+    fn change(&mut self, row: &Row<'_>, place: Cursor) -> Result<Result<Change, &'static str>, DatabaseError> {
         let database = self.database;
         let (table, pk, cid, val) = database.wrap(fields(row))?;
         let (table, cid) = (lossy(table), lossy(cid));
-        let unsendable = |reason: &str| database.unsendable(&table, &cid, reason);
-        let Some(shape) = self.shapes.get(&*table) else {
-            return Err(unsendable("its table is no CRR any more"));
-        };
-        check_pk(pk, shape.table.key_columns.len()).map_err(&unsendable)?;
+        let Some(shape) = self.shapes.get(&*table) else { return Ok(Err("its table is no CRR any more")) };
+        if let Err(reason) = check_pk(pk, shape.table.key_columns.len()) {
+            return Ok(Err(reason));
+        }
         if table.len() > MAX_NAME || cid.len() > MAX_NAME {
-            return Err(unsendable("its name is too long"));
+            return Ok(Err("its name is too long"));
         }
         let site_id = database.wrap(row.get_ref(6))?.as_bytes().ok().and_then(|id| SiteId::from_bytes(id).ok());
-        let site_id = site_id.ok_or_else(|| unsendable(UNKNOWN_SITE))?;
+        let Some(site_id) = site_id else { return Ok(Err(UNKNOWN_SITE)) };
         let change = Change {
             pk: self.names.key(pk),
             val: val.into(),
@@ -330,8 +350,7 @@ impl<'a> Packer<'a> {
             table: self.names.name(&table),
             cid: self.names.name(&cid),
         };
-        change.check().map_err(unsendable)?;
-        Ok(change)
+        Ok(change.check().map(|()| change))
     }
 }
 

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     changeset::{Cursor, SiteId},
-    database::RANGES,
+    database::{LeftOut, RANGES},
     host::Host,
     transport::{Peer, TransportError},
 };
@@ -149,6 +149,8 @@ pub struct OfferedPack {
 pub enum Fetched {
     /// A pack's bytes, checked against its hash.
     Pack(OfferedPack, Vec<u8>),
+    /// What of the following, up to what is reached next, the peer cannot send. In the peer's words, made printable.
+    LeftOut(LeftOut),
     /// Everything up to the cursor has been delivered, or holds nothing for this reader.
     Reached(Cursor),
 }
@@ -174,12 +176,14 @@ struct Wanted<'a> {
 enum Promise {
     /// A pack, with its bytes if the offer held them.
     Pack(OfferedPack, Option<Vec<u8>>),
+    LeftOut(LeftOut),
     Reached(Cursor),
 }
 
 /// A promise that has been kept, or not.
 enum Arrival {
     Pack(OfferedPack, Assembly),
+    LeftOut(LeftOut),
     Reached(Cursor),
     /// The peer no longer has the pack.
     Gone,
@@ -353,12 +357,12 @@ impl Client {
         let mut empty = 0;
         let mut room = self.limits.room;
         loop {
-            let (packs, end, more) = self.offer(after, wanted.reader).await?;
+            let Offer { packs, end, more, left_out } = self.offer(after, wanted.reader).await?;
             empty = if packs.is_empty() { empty + 1 } else { 0 };
             if empty > MOST_EMPTY_OFFERS {
                 return Err(ClientError::Protocol("it goes on offering nothing".into()));
             }
-            let mut promises = Vec::with_capacity(packs.len() + 1);
+            let mut promises = Vec::with_capacity(packs.len() + 2);
             let mut fits = true;
             for (pack, content) in packs {
                 let left = room.checked_sub(pack.bytes);
@@ -370,6 +374,7 @@ impl Client {
                 promises.push(Promise::Pack(pack, content));
             }
             if fits {
+                promises.extend(left_out.map(Promise::LeftOut));
                 promises.push(Promise::Reached(end));
             }
             // Nobody takes it: a pack was gone.
@@ -398,7 +403,7 @@ impl Client {
     /// Refuses offers that are too large, out of order, or would go on for ever.
     fn check(&self, after: Cursor, manifest: Manifest) -> Result<Offer, ClientError> {
         let wrong = |what: &str| Err(ClientError::Protocol(format!("its offer {what}")));
-        let Manifest { packs, end, more } = manifest;
+        let Manifest { packs, end, more, left_out } = manifest;
         let end = Cursor::from(end);
         if packs.len() > self.limits.packs {
             return wrong("has too many packs");
@@ -419,7 +424,7 @@ impl Client {
         if end < reached || (more && end <= after) {
             return wrong("does not lead on");
         }
-        Ok((offered, end, more))
+        Ok(Offer { packs: offered, end, more, left_out: left_out.map(|left_out| left_out.read(printable)) })
     }
 
     async fn await_promise(&self, promise: Result<Promise, ClientError>) -> Result<Arrival, ClientError> {
@@ -430,6 +435,7 @@ impl Client {
                 Ok(Arrival::Pack(pack, assembly))
             }
             Promise::Pack(pack, None) => self.download(pack).await,
+            Promise::LeftOut(left_out) => Ok(Arrival::LeftOut(left_out)),
             Promise::Reached(end) => Ok(Arrival::Reached(end)),
         }
     }
@@ -579,8 +585,14 @@ impl Client {
     }
 }
 
-/// The packs of an offer, with the bytes of those that came with it; where they end; whether there is more.
-type Offer = (Vec<(OfferedPack, Option<Vec<u8>>)>, Cursor, bool);
+/// An offer that was found to be one.
+struct Offer {
+    /// Its packs, with the bytes of those that came with it.
+    packs: Vec<(OfferedPack, Option<Vec<u8>>)>,
+    end: Cursor,
+    more: bool,
+    left_out: Option<LeftOut>,
+}
 
 /// The last stage of a fetch: puts packs together and gives them to the sink.
 struct Store<'a, S> {
@@ -596,6 +608,7 @@ impl<S: Sink> Store<'_, S> {
     async fn take(&mut self, arrival: Arrival) -> Result<bool, S::Error> {
         match arrival {
             Arrival::Gone => return Ok(false),
+            Arrival::LeftOut(left_out) => self.sink.take(Fetched::LeftOut(left_out)).await?,
             Arrival::Reached(end) => {
                 self.sink.take(Fetched::Reached(end)).await?;
                 self.client.meter.update(|progress| progress.store(0, end.version));

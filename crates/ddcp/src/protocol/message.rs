@@ -5,7 +5,11 @@ use minicbor::{
     bytes::{ByteArray, ByteVec},
 };
 
-use crate::{changeset::Cursor, transport::MAX_MESSAGE};
+use crate::{
+    changeset::Cursor,
+    database::{LeftOut, Unsent},
+    transport::MAX_MESSAGE,
+};
 
 /// The version of the protocol that this program speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -290,6 +294,62 @@ pub(crate) struct Manifest {
     /// Whether there is more after `end`.
     #[n(2)]
     pub(crate) more: bool,
+    /// What of it no pack can hold, if there is such.
+    #[n(3)]
+    pub(crate) left_out: Option<WireLeftOut>,
+}
+
+/// A [`LeftOut`] on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct WireLeftOut {
+    #[n(0)]
+    count: u64,
+    #[n(1)]
+    first: Vec<WireUnsent>,
+}
+
+/// An [`Unsent`] on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct WireUnsent {
+    #[n(0)]
+    table: String,
+    #[n(1)]
+    key: String,
+    #[n(2)]
+    column: String,
+    #[n(3)]
+    reason: String,
+}
+
+/// The most bytes of a text in it.
+const MOST_TEXT: usize = 96;
+
+impl WireLeftOut {
+    /// `left_out`, cut to what a message has room for; `None` if it is empty.
+    pub(crate) fn new(left_out: LeftOut) -> Option<Self> {
+        let short = |text: String| text[..text.floor_char_boundary(MOST_TEXT)].to_owned();
+        let unsent = |Unsent { table, key, column, reason }| WireUnsent {
+            table: short(table),
+            key: short(key),
+            column: short(column),
+            reason: short(reason),
+        };
+        let first = left_out.first.into_iter().take(LeftOut::MOST).map(unsent).collect();
+        (left_out.count > 0).then_some(Self { count: left_out.count, first })
+    }
+
+    /// What it says, each text as `shown` has it.
+    pub(crate) fn read(self, shown: impl Fn(&str) -> String) -> LeftOut {
+        let unsent = |WireUnsent { table, key, column, reason }: WireUnsent| Unsent {
+            table: shown(&table),
+            key: shown(&key),
+            column: shown(&column),
+            reason: shown(&reason),
+        };
+        LeftOut { count: self.count, first: self.first.into_iter().take(LeftOut::MOST).map(unsent).collect() }
+    }
 }
 
 /// One pack of a manifest.
@@ -423,7 +483,12 @@ mod tests {
             for (pack, size) in packs.iter_mut().zip(sizes) {
                 pack.content = Some(vec![0xff; size].into());
             }
-            let manifest = Manifest { packs: packs.clone(), end: cursor, more: true };
+            let text = "\u{1f9c0}".repeat(100);
+            let unsent =
+                || Unsent { table: text.clone(), key: text.clone(), column: text.clone(), reason: text.clone() };
+            let left_out = LeftOut { count: u64::MAX, first: std::iter::repeat_with(unsent).take(9).collect() };
+            let left_out = WireLeftOut::new(left_out);
+            let manifest = Manifest { packs: packs.clone(), end: cursor, more: true, left_out };
             let bytes = encode(Answer::Offer(manifest)).len();
             assert!(bytes <= MAX_MESSAGE, "{bytes}");
             packs.iter_mut().for_each(|pack| pack.content = None);

@@ -43,4 +43,4 @@ pub use message::{CHUNK_BYTES, DatabaseDigest, PROTOCOL_VERSION, RemoteStatus, a
 pub use parts::Parts;
 pub use progress::{Meter, Progress};
 pub use rows::{RowsError, decode_rows};
-pub use server::{Server, Source};
+pub use server::{Reached, Server, Source};

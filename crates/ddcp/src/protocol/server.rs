@@ -18,13 +18,14 @@ use super::{
     gate::{Account, Preparing},
     message::{
         self, Answer, CHUNK_BYTES, DatabaseDigest, INLINE_BYTES, MOST_SUMS, Manifest, PackEntry, RemoteStatus, Request,
+        WireLeftOut,
     },
     rows::{encode_rows, fits, ranges_of},
     turns::Turns,
 };
 use crate::{
     changeset::{Cursor, Pack, SiteId},
-    database::{Digest, TableDefinition, TakePack, ToldRows},
+    database::{Digest, LeftOut, TableDefinition, TakePack, ToldRows},
     host::Host,
     transport::{BoxFuture, Handler},
 };
@@ -52,6 +53,25 @@ const MOST_OFFERS: usize = 64;
 /// Offers being read from the database at once: more only compete for the same disk.
 const MOST_READERS: usize = 2;
 
+/// How far a source has given packs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// Everything up to here was given.
+    pub end: Cursor,
+    /// Whether there is more.
+    pub more: bool,
+    /// What of it was left out, since no pack can hold it.
+    pub left_out: LeftOut,
+}
+
+impl Reached {
+    /// Nothing was left out.
+    #[must_use]
+    pub fn all(end: Cursor, more: bool) -> Self {
+        Self { end, more, left_out: LeftOut::default() }
+    }
+}
+
 /// What the server reads from. The calls block; the server makes them off the executor.
 pub trait Source: Send + Sync + 'static {
     /// Who the repository is and how far its database is.
@@ -61,12 +81,12 @@ pub trait Source: Send + Sync + 'static {
     fn status(&self) -> Result<RemoteStatus, String>;
 
     /// Gives consecutive packs of what changed after `after`, less what `reader` wrote itself, to `take`, until that
-    /// breaks off or there are no more; where they end; and whether there is more. The same packs again if asked
+    /// breaks off or there are no more, and says how far. The same packs again if asked
     /// again, but for what has changed in between: downloads go on after a restart of this side.
     ///
     /// # Errors
     /// As [`Source::status`].
-    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String>;
+    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<Reached, String>;
 
     /// How the shared tables are declared. A source that has no declarations of its own to tell need not.
     ///
@@ -305,7 +325,7 @@ impl Inner {
         let mut until = None;
         let mut offer = OfferedPacks::default();
         let mut failure = None;
-        let (end, more) = self.source.packs(after, reader, &mut |pack| {
+        let Reached { end, more, left_out } = self.source.packs(after, reader, &mut |pack| {
             match self.keep(&pack) {
                 Ok(written) => offer.add(&pack, &written),
                 Err(error) => {
@@ -320,7 +340,7 @@ impl Inner {
         if let Some(error) = failure {
             return Err(no_room(&error));
         }
-        Ok(Manifest { packs: offer.packs, end: end.into(), more })
+        Ok(Manifest { packs: offer.packs, end: end.into(), more, left_out: WireLeftOut::new(left_out) })
     }
 
     /// Encodes the declarations of the shared tables and puts them away as a pack is. Blocks.

@@ -140,7 +140,10 @@ impl Repository {
         let client = client.with_parts(Parts::in_folder(parts.clone()), room);
         let limits = changeset::Limits { raw_bytes: usize_of(limits.unpacked_bytes.get()), ..Default::default() };
         let state = Arc::new(Mutex::new(state));
-        let mut inbox = Inbox { repository: self.clone(), state, site, limits, reached: after, report };
+        let (name_of, address_of) = (name.clone(), address.clone());
+        let repository = self.clone();
+        let mut inbox =
+            Inbox { repository, state, name: name_of, address: address_of, site, limits, reached: after, report };
         client.fetch(after, up_to, &reader, &mut inbox).await.map_err(|error| match error {
             Error::Remote(ClientError::Storage(source)) => Error::Io { path: parts, source },
             Error::Remote(error) => self.explain(error),
@@ -248,6 +251,9 @@ impl Repository {
                 state.drop_inbox(&site)?;
                 fetched = Cursor::ZERO;
             }
+            if fetched == Cursor::ZERO {
+                state.forget_left_out(name.as_str())?;
+            }
             let after = state.read_on(&site, fetched, &status.schema)?;
             // A remote could go back again and again, or be another each time: what was put aside is held as well.
             let held = state.inbox_bytes(&site)?.saturating_add(state.waiting_bytes(&site)?);
@@ -303,6 +309,8 @@ fn usize_of(bytes: u64) -> usize {
 struct Inbox {
     repository: Repository,
     state: Arc<Mutex<State>>,
+    name: RemoteName,
+    address: Address,
     site: SiteId,
     limits: changeset::Limits,
     reached: Cursor,
@@ -322,6 +330,11 @@ impl Sink for Inbox {
                 Ok(())
             }
             Fetched::Reached(_) => Ok(()),
+            Fetched::LeftOut(left_out) => {
+                self.report.left_out.extend(left_out.clone());
+                let (name, address) = (self.name.clone(), self.address.clone());
+                self.write(move |state| Ok(state.note_left_out(name.as_str(), &address, left_out)?)).await
+            }
         }
     }
 }
@@ -368,7 +381,7 @@ mod tests {
     use crate::{
         database::TakePack,
         host::Host,
-        protocol::Source,
+        protocol::{Reached, Source},
         repo::{Layout, Options},
     };
 
@@ -383,12 +396,12 @@ mod tests {
             Ok(RemoteStatus { site_id: self.site.as_bytes().to_vec(), db_version: 1, schema: vec![0; 32] })
         }
 
-        fn packs(&self, from: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+        fn packs(&self, from: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<Reached, String> {
             let to = Cursor::whole(1);
             if from < to {
                 let _ = take(Pack { source: self.source, from, to, tables: Vec::new(), changes: Vec::new() });
             }
-            Ok((to, false))
+            Ok(Reached::all(to, false))
         }
     }
 

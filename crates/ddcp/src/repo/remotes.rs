@@ -100,7 +100,10 @@ impl Repository {
 
 /// The tables of the state that know remotes by their names, and the columns besides the name.
 const BY_NAME: [(&str, &str); 2] = [
-    ("contact", "address, site_id, db_version, last_contact, last_error, schema_here, schema_there, differences"),
+    (
+        "contact",
+        "address, site_id, db_version, last_contact, last_error, last_error_at, schema_here, schema_there, differences, left_out",
+    ),
     ("bundle_mark", "address, source, version"),
 ];
 

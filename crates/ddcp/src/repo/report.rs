@@ -8,6 +8,7 @@ use super::{MergeFailure, SchemaReport};
 use crate::{
     Failure,
     config::{Access, SyncMode},
+    database::LeftOut,
     protocol::{DropReport, Progress},
 };
 
@@ -51,6 +52,9 @@ pub struct FetchReport {
     pub bytes: u64,
     /// The remote's database version.
     pub remote_version: i64,
+    /// What the remote has and cannot send.
+    #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
+    pub left_out: LeftOut,
     /// Whether the remote's history was found to be older than what had been fetched, and read from its start.
     pub rewound: bool,
     /// How the remote's tables differ from those here, if they do.
@@ -179,6 +183,9 @@ pub struct RemoteStatusReport {
     /// Whether it had the same, when it last told of its digest, as this database has now; `None` if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identical: Option<bool>,
+    /// What it has told that it has and cannot send.
+    #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
+    pub left_out: LeftOut,
     /// How far the download from it is that the daemon is at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<Progress>,

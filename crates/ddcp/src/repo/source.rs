@@ -6,7 +6,7 @@ use std::sync::{
 use crate::{
     changeset::{Cursor, SiteId},
     database::{Database, DatabaseError, Digest, PACK_BYTES, Selection, TableDefinition, TakePack, ToldRows},
-    protocol::{RemoteStatus, Source},
+    protocol::{Reached, RemoteStatus, Source},
     repo::Repository,
 };
 
@@ -76,10 +76,10 @@ impl Source for DatabaseSource {
         self.with(status_of)
     }
 
-    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<Reached, String> {
         self.with(|database| {
-            let reached = database.stream_packs(after, &Selection::without(*reader), PACK_BYTES, take)?;
-            Ok((reached.end, reached.more))
+            let read = database.stream_packs(after, &Selection::without(*reader), PACK_BYTES, take)?;
+            Ok(Reached { end: read.end, more: read.more, left_out: read.left_out })
         })
     }
 
@@ -143,10 +143,10 @@ impl Source for OwnSource {
         Ok(status)
     }
 
-    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
-        let (end, more) = self.database.packs(after, reader, take)?;
-        self.note(end.version)?;
-        Ok((end, more))
+    fn packs(&self, after: Cursor, reader: &SiteId, take: TakePack<'_>) -> Result<Reached, String> {
+        let reached = self.database.packs(after, reader, take)?;
+        self.note(reached.end.version)?;
+        Ok(reached)
     }
 
     fn definitions(&self) -> Result<Vec<TableDefinition>, String> {

@@ -106,6 +106,7 @@ impl<'a> Sources<'a> {
             last_error: contact.last_error,
             last_error_at: contact.last_error_at,
             schema: self.state.differences(name, &remote.address)?.and_then(|known| known.now(schema)),
+            left_out: self.state.left_out(name.as_str(), &remote.address)?,
             transfer: self.repository.inner.transfers.of(name),
             ..RemoteStatusReport::default()
         };

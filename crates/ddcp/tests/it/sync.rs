@@ -328,3 +328,38 @@ fn text_that_is_not_utf8_arrives_as_it_is() {
     assert_converged(&[&a, &b, &c]);
     a.follows(&[&b]).run(["verify", "b"]).assert_status(0);
 }
+
+/// A record that no engine wrote keeps no other change from travelling, and everybody is told.
+#[test]
+fn what_cannot_be_sent_is_told_by_every_command() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)");
+    a.sql("UPDATE note__crsql_clock SET site_id = 77 WHERE col_name = 'body' AND key = 1");
+    let run = b.follows(&[&a]).run(["pull"]);
+    assert_snapshot!(run, @"
+    status 5
+    --- stdout
+    a: fetched 3 changes in SIZE
+    a: it cannot send 1 change; `ddcp doctor` there says more:
+      table note, key '1', column body: the site that made it is not known: crsql_site_id lacks a row
+    a: merged 3 changes (note 3)
+    ");
+    let lacks = "table note, key '1', column body: the site that made it is not known";
+    assert!(b.ok(["status"]).contains(lacks));
+    assert_eq!(b.json(&["status"])["remotes"][0]["left_out"]["count"], 1);
+    b.run(["pull"]).assert_status(0);
+    assert!(b.ok(["status"]).contains(lacks), "it is lacked still");
+    let bundle = a.run(["bundle", "create", "a.bundle"]).assert_status(5);
+    assert!(bundle.stdout.contains(lacks), "{bundle}");
+    let doctor = a.run(["doctor", "--offline", "--trouble"]).assert_status(5);
+    assert!(doctor.stdout.contains("note, key '1', column body"), "{doctor}");
+    // As doctor says.
+    a.sql(
+        "CREATE TEMP TABLE kept AS SELECT * FROM note WHERE id = '1'; DELETE FROM note WHERE id = '1';
+           INSERT INTO note SELECT * FROM kept",
+    );
+    a.run(["doctor", "--offline", "--trouble"]).assert_status(0);
+    b.pull();
+    assert_converged(&[&a, &b]);
+}

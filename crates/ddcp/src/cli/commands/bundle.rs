@@ -97,7 +97,8 @@ async fn create(session: &Session, args: Create) -> Result<(), Failed> {
         }
     };
     // The bundle itself went to stdout.
-    if to_stdout { tell(session, &report) } else { print(session, &report, |out| lines(out, &report)) }
+    if to_stdout { tell(session, &report) } else { print(session, &report, |out| lines(out, &report)) }?;
+    output::whole([&report.left_out])
 }
 
 /// Waits for SIGINT or SIGTERM.
@@ -197,10 +198,14 @@ fn lines(out: &mut dyn Write, report: &BundleReport) -> io::Result<()> {
     }
     let (changes, packs) = (output::count(report.changes, "change"), output::count(report.packs, "pack"));
     writeln!(out, "content  {changes} ({packs}) in {}", output::bytes(report.bytes))?;
-    report
-        .tables
-        .iter()
-        .try_for_each(|(table, changes)| writeln!(out, "  {}: {}", printable(table), output::count(*changes, "change")))
+    for (table, changes) in &report.tables {
+        writeln!(out, "  {}: {}", printable(table), output::count(*changes, "change"))?;
+    }
+    if !report.left_out.is_empty() {
+        writeln!(out, "lacks    {} that cannot be sent:", output::count(report.left_out.count, "change"))?;
+        output::left_out(out, &report.left_out)?;
+    }
+    Ok(())
 }
 
 fn fetched_lines(out: &mut dyn Write, report: &BundleFetchReport) -> io::Result<()> {

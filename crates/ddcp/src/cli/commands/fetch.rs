@@ -20,7 +20,8 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
         session.say("there are no remotes; `ddcp remote add NAME ADDRESS` adds one");
     }
     output::print(session.format, &reports, |out| output::each_done(&reports, |name, report| line(out, name, report)))?;
-    output::failures(&reports)
+    output::failures(&reports)?;
+    output::whole(output::done(&reports).map(|report| &report.left_out))
 }
 
 pub(super) fn line(out: &mut dyn Write, name: &str, report: &FetchReport) -> io::Result<()> {
@@ -32,6 +33,11 @@ pub(super) fn line(out: &mut dyn Write, name: &str, report: &FetchReport) -> io:
         changes => {
             writeln!(out, "{name}: fetched {} in {}", output::count(changes, "change"), output::bytes(report.bytes))?;
         }
+    }
+    if !report.left_out.is_empty() {
+        let count = output::count(report.left_out.count, "change");
+        writeln!(out, "{name}: it cannot send {count}; `ddcp doctor` there says more:")?;
+        output::left_out(out, &report.left_out)?;
     }
     let Some(schema) = &report.schema else { return Ok(()) };
     writeln!(out, "{name}: its tables differ from those here:")?;

@@ -21,5 +21,6 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
         output::each_done(&report.fetched, |name, report| super::fetch::line(out, name, report))?;
         output::each_done(&report.merged, |name, report| super::merge::lines(out, name, report))
     })?;
-    output::failures_of_both(&report.fetched, &report.merged)
+    output::failures_of_both(&report.fetched, &report.merged)?;
+    output::whole(output::done(&report.fetched).map(|report| &report.left_out))
 }

@@ -113,6 +113,10 @@ fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport, own_version: i
         writeln!(out, "schema   differs:")?;
         super::schema::lines(out, "  ", schema)?;
     }
+    if !remote.left_out.is_empty() {
+        writeln!(out, "lacks    {} that it cannot send:", output::count(remote.left_out.count, "change"))?;
+        output::left_out(out, &remote.left_out)?;
+    }
     print_unmerged(out, remote.unmerged, remote.waiting, &remote.reasons)
 }
 

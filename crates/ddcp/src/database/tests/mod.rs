@@ -37,6 +37,7 @@ struct Batch {
     version: i64,
     more: bool,
     end: Cursor,
+    left_out: LeftOut,
 }
 
 impl Database {
@@ -46,9 +47,9 @@ impl Database {
             packs.push(pack);
             if packs.len() < limits.max_packs { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let ReadEnd { version, more, end } =
+        let ReadEnd { version, more, end, left_out } =
             self.stream_packs(after, &Selection::without(*exclude), limits.target_raw_bytes, &mut take)?;
-        Ok(Batch { packs, version, more, end })
+        Ok(Batch { packs, version, more, end, left_out })
     }
 }
 

@@ -371,6 +371,41 @@ fn shapes_and_fingerprints() {
     assert!(c.database.tables().unwrap().is_empty(), "the clock table of a dropped table is no table");
 }
 
+/// Records that no engine writes, as a damaged disk or a careless program leaves them.
+#[test]
+fn a_change_that_no_pack_can_hold_does_not_keep_the_others_and_is_told() {
+    let a = Site::new(&format!(
+        "{NOTES} INSERT INTO notes VALUES (1, 'one', 1), (2, 'two', 2); INSERT INTO notes VALUES (3, 'three', 3);"
+    ));
+    let reader = SiteId::from_bytes(&[1]).unwrap();
+    let whole = a.read(Cursor::ZERO, &reader);
+    assert_eq!((whole.left_out.count, a.database.unsendable().unwrap()), (0, LeftOut::default()));
+    a.run(
+        "UPDATE notes__crsql_clock SET site_id = 77 WHERE key = 1 AND col_name = 'title';
+         UPDATE notes__crsql_clock SET col_version = -1 WHERE key = 2 AND col_name = 'body'",
+    );
+    let batch = a.read(Cursor::ZERO, &reader);
+    assert_eq!(batch.packs.iter().map(|pack| pack.changes.len()).sum::<usize>(), 4);
+    let told: Vec<_> =
+        batch.left_out.first.iter().map(|unsent| (unsent.key.as_str(), unsent.column.as_str())).collect();
+    assert_eq!((told, batch.left_out.count), (vec![("1", "title"), ("2", "body")], 2));
+    assert_eq!(a.read(batch.end, &reader).left_out.count, 0, "once");
+    // However packs are cut, and wherever reading breaks off, each is told once.
+    let limits = ReadLimits { target_raw_bytes: 1, max_packs: 1 };
+    let (mut at, mut count) = (Cursor::ZERO, 0);
+    loop {
+        let batch = a.database.read_packs(at, &reader, &limits).unwrap();
+        (at, count) = (batch.end, count + batch.left_out.count);
+        if !batch.more {
+            break;
+        }
+    }
+    assert_eq!(count, 2);
+    let found = a.database.unsendable().unwrap();
+    let keys = |left_out: &LeftOut| left_out.first.iter().map(|unsent| unsent.key.clone()).collect::<Vec<_>>();
+    assert_eq!((found.count, keys(&found)), (2, keys(&batch.left_out)), "who looks for it finds the same");
+}
+
 #[test]
 fn no_peer_can_use_up_the_versions() {
     let mut b = Site::new(NOTES);

@@ -46,7 +46,7 @@ fn entry(bytes: &[u8], from: i64, to: i64) -> PackEntry {
 }
 
 fn offer(packs: Vec<PackEntry>, end: i64, more: bool) -> Answer {
-    Answer::Offer(Manifest { packs, end: at(end).into(), more })
+    Answer::Offer(Manifest { packs, end: at(end).into(), more, left_out: None })
 }
 
 async fn fetch(answers: Vec<Answer>, up_to: i64) -> Result<Kept, ClientError> {
@@ -279,7 +279,7 @@ async fn fetch_from(host: &Arc<Holder>, parts: Parts, patience: Duration) -> (Ve
     let result = tokio::time::timeout(Duration::from_secs(60), fetching).await.expect("it ends");
     let packs = kept.0.into_iter().filter_map(|step| match step {
         Fetched::Pack(_, bytes) => Some(bytes),
-        Fetched::Reached(_) => None,
+        Fetched::LeftOut(_) | Fetched::Reached(_) => None,
     });
     (packs.collect(), result)
 }

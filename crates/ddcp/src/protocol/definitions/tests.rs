@@ -8,7 +8,7 @@ use crate::{
     database::TakePack,
     host::Host,
     protocol::{
-        CHUNK_BYTES, Limits, RemoteStatus, Server, Source,
+        CHUNK_BYTES, Limits, Reached, RemoteStatus, Server, Source,
         client::tests::Scripted,
         message::{self, NO_MESSAGE},
     },
@@ -29,8 +29,8 @@ impl Source for Tells {
         Ok(RemoteStatus { site_id: vec![7; 16], db_version: 0, schema: vec![0; 32] })
     }
 
-    fn packs(&self, after: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<(Cursor, bool), String> {
-        Ok((after, false))
+    fn packs(&self, after: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<Reached, String> {
+        Ok(Reached::all(after, false))
     }
 
     fn definitions(&self) -> Result<Vec<TableDefinition>, String> {

@@ -92,9 +92,9 @@ impl Source for Notes {
         Ok(status())
     }
 
-    fn packs(&self, _: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+    fn packs(&self, _: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<Reached, String> {
         let _ = take(pack());
-        Ok((Cursor::whole(7), false))
+        Ok(Reached::all(Cursor::whole(7), false))
     }
 }
 

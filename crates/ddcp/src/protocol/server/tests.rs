@@ -31,7 +31,7 @@ impl Source for Values {
         Ok(RemoteStatus { site_id: vec![7; 16], db_version: self.sizes.len() as i64, schema: vec![0; 32] })
     }
 
-    fn packs(&self, after: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<(Cursor, bool), String> {
+    fn packs(&self, after: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<Reached, String> {
         let site = SiteId::from_bytes(&[7; 16]).unwrap();
         let mut at = after;
         for (version, size) in (1..).zip(&self.sizes).skip(after.version as usize) {
@@ -56,7 +56,7 @@ impl Source for Values {
                 break;
             }
         }
-        Ok((at, (at.version as usize) < self.sizes.len()))
+        Ok(Reached::all(at, (at.version as usize) < self.sizes.len()))
     }
 }
 
@@ -134,7 +134,7 @@ impl Source for Sums {
         Err("only digests are asked for".to_owned())
     }
 
-    fn packs(&self, _: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<(Cursor, bool), String> {
+    fn packs(&self, _: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<Reached, String> {
         Err("only digests are asked for".to_owned())
     }
 
@@ -207,7 +207,7 @@ impl Source for Slow {
         Err("only digests are asked for".to_owned())
     }
 
-    fn packs(&self, _: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<(Cursor, bool), String> {
+    fn packs(&self, _: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<Reached, String> {
         Err("only digests are asked for".to_owned())
     }
 

@@ -217,7 +217,7 @@ impl Plan {
             return Err(went_back(shown));
         }
         let (_, end) = writer.finish(read.end).map_err(failed)?;
-        Ok(BundleReport::new(shown, header, end, tables))
+        Ok(BundleReport { left_out: read.left_out, ..BundleReport::new(shown, header, end, tables) })
     }
 }
 

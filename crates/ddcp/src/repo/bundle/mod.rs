@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error,
     changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack},
+    database::LeftOut,
 };
 
 mod create;
@@ -48,6 +49,9 @@ pub struct BundleReport {
     pub packs: u64,
     /// Its size in bytes.
     pub bytes: u64,
+    /// What no pack can hold, so that it is not in the bundle; of a bundle that was made, not of one that is read.
+    #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
+    pub left_out: LeftOut,
 }
 
 impl BundleReport {
@@ -65,6 +69,7 @@ impl BundleReport {
             changes: end.changes,
             packs: end.packs,
             bytes: end.bytes,
+            left_out: LeftOut::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The engine and the tables.
 
 use super::{Advice, Finding};
-use crate::database::{Database, DatabaseError, Remark, Remarked};
+use crate::database::{Database, DatabaseError, LeftOut, Remark, Remarked, Unsent};
 
 pub(super) fn examine(
     database: &Database,
@@ -37,7 +37,19 @@ pub(super) fn examine(
         }
     }
     findings.extend(remarks.into_iter().map(|remark| finding(remark, advice)));
+    let left_out = database.unsendable()?;
+    if !left_out.is_empty() {
+        findings.push(unsendable(&left_out));
+    }
     Ok(())
+}
+
+fn unsendable(LeftOut { count: number, first }: &LeftOut) -> Finding {
+    let place =
+        |Unsent { table, key, column, reason }: &Unsent| format!("{table}, key {key}, column {column}: {reason}");
+    let places: Vec<String> = first.iter().map(place).collect();
+    let what = format!("{} cannot be sent, so no peer gets them ({})", count(*number, "change"), places.join("; "));
+    Finding::error("table", what, "delete these rows and insert them again")
 }
 
 fn finding(Remark { table, what, mend }: Remark, advice: &Advice) -> Finding {

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::{State, StateError, waiting::put_aside};
-use crate::{changeset::SiteId, transport::Address};
+use crate::{changeset::SiteId, database::LeftOut, transport::Address};
 
 /// What is known of a remote from talking to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,5 +94,36 @@ impl State {
                 )
                 .map(drop)
         })
+    }
+
+    /// What the remote `name` at `address` has told that it has and cannot send.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn left_out(&self, name: &str, address: &Address) -> Result<LeftOut, StateError> {
+        let sql = "SELECT left_out FROM contact WHERE remote = ? AND address = ?";
+        let text: Option<Option<String>> =
+            self.read(|c| c.prepare_cached(sql)?.query_row([name, &address.to_string()], |row| row.get(0)).optional())?;
+        Ok(text.flatten().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+
+    /// Adds to [`State::left_out`].
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn note_left_out(&mut self, name: &str, address: &Address, left_out: LeftOut) -> Result<(), StateError> {
+        let mut all = self.left_out(name, address)?;
+        all.extend(left_out);
+        let text = serde_json::to_string(&all).unwrap_or_default();
+        self.write(|t| t.execute("UPDATE contact SET left_out = ? WHERE remote = ?", [&text, name]).map(drop))
+    }
+
+    /// Forgets [`State::left_out`]: the remote is read from its start.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn forget_left_out(&mut self, name: &str) -> Result<(), StateError> {
+        let sql = "UPDATE contact SET left_out = NULL WHERE remote = ? AND left_out IS NOT NULL";
+        self.write(|t| t.execute(sql, [name]).map(drop))
     }
 }

@@ -22,7 +22,7 @@ pub use failure::MergeFailure;
 pub(super) use waiting::{Cause, Kept, Stamp, Waiting};
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
-const STEPS: [&str; 7] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP, FAILURES];
+const STEPS: [&str; 8] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP, FAILURES, LEFT_OUT];
 
 /// Of each site whose last merge failed, why; of a remote whose last fetch failed, when; of what waits, since when.
 const FAILURES: &str = "
@@ -35,6 +35,9 @@ const FAILURES: &str = "
     ALTER TABLE contact ADD COLUMN last_error_at INTEGER;
     ALTER TABLE waiting ADD COLUMN since INTEGER;
 ";
+
+/// What a remote has told that it has and cannot send, in JSON.
+const LEFT_OUT: &str = "ALTER TABLE contact ADD COLUMN left_out TEXT";
 
 /// How the tables of a remote differ from those here, and the fingerprints of both schemas when that was found.
 const DIFFERENCES: &str = "
