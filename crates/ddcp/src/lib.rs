@@ -2,8 +2,8 @@
 //! repository.
 //!
 //! Every peer has its own full, writable SQLite file. Tables that are CRRs (conflict-free replicated relations,
-//! [`crsqlite`]) record their changes; peers fetch each other's changes and merge them, without a server and
-//! without losing a write.
+//! [`crsqlite`]) record their changes; peers fetch each other's changes and merge them, without a server. Every
+//! write reaches everybody; where several wrote to the same cell, all keep the one that a rule chooses.
 //!
 //! # A tour
 //!

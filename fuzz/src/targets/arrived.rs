@@ -1,5 +1,6 @@
 use crate::{
     changeset::{Cursor, PackId},
+    database::LeftOut,
     protocol::{ClientError, Fetched, Sink},
 };
 

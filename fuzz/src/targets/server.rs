@@ -458,6 +458,7 @@ impl Scene {
             | Answer::Schema { .. }
             | Answer::Chunk { .. }
             | Answer::Digest(_)
+            | Answer::Rows { .. }
             | Answer::Noted
             | Answer::Working
             | Answer::Gone => assert!(!is_private || payer == Payer::Friend, "a stranger is told something"),

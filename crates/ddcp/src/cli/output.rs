@@ -1,7 +1,8 @@
 //! What goes to stdout: data only.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
     io::{self, BufWriter, Write},
 };
 
@@ -94,6 +95,50 @@ fn some_failed(failures: Vec<Failure>, all: bool) -> Result<(), Failed> {
     if failures.is_empty() { Ok(()) } else { Err(Failed::some(failures, all)) }
 }
 
+/// What a merge made of the changes that it looked at.
+pub(super) struct Merged<'a> {
+    pub(super) changes: u64,
+    pub(super) applied: &'a BTreeMap<String, u64>,
+    pub(super) known: u64,
+    pub(super) lost: &'a BTreeMap<String, u64>,
+    pub(super) deleted: &'a BTreeMap<String, u64>,
+}
+
+impl fmt::Display for Merged<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lost = total(self.lost);
+        write!(f, "merged {}", count(self.changes, "change"))?;
+        if !self.applied.is_empty() {
+            write!(f, " ({})", by_table(self.applied))?;
+        }
+        match self.known {
+            0 if self.applied.is_empty() && lost == 0 => write!(f, ", none of them new")?,
+            0 => {}
+            known if known == self.changes => write!(f, ", all known already")?,
+            known => write!(f, ", {known} known already")?,
+        }
+        match lost {
+            0 => {}
+            lost if lost == self.changes => write!(f, ", all lost against yours ({})", by_table(self.lost))?,
+            lost => write!(f, ", {lost} lost against yours ({})", by_table(self.lost))?,
+        }
+        match total(self.deleted) {
+            0 => Ok(()),
+            deleted => write!(f, "; {} deleted ({})", count(deleted, "row"), by_table(self.deleted)),
+        }
+    }
+}
+
+fn total(numbers: &BTreeMap<String, u64>) -> u64 {
+    numbers.values().sum()
+}
+
+/// `note 2, tag 1`.
+fn by_table(numbers: &BTreeMap<String, u64>) -> String {
+    let tables: Vec<String> = numbers.iter().map(|(table, number)| format!("{table} {number}")).collect();
+    tables.join(", ")
+}
+
 /// Lines about changes that cannot be sent.
 pub(super) fn left_out(out: &mut dyn Write, LeftOut { count: number, first }: &LeftOut) -> io::Result<()> {
     for Unsent { table, key, column, reason } in first {
@@ -115,4 +160,28 @@ pub(super) fn count(number: u64, noun: &str) -> String {
 /// A number of bytes for people.
 pub(super) fn bytes(number: u64) -> String {
     indicatif::HumanBytes(number).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_changes_is_told_apart() {
+        let told = |changes, applied: &[(&str, u64)], known, lost: &[(&str, u64)], deleted: &[(&str, u64)]| {
+            let map =
+                |pairs: &[(&str, u64)]| pairs.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect();
+            let (applied, lost, deleted) = (map(applied), map(lost), map(deleted));
+            Merged { changes, applied: &applied, known, lost: &lost, deleted: &deleted }.to_string()
+        };
+        assert_eq!(told(2, &[("a", 1), ("b", 1)], 0, &[], &[]), "merged 2 changes (a 1, b 1)");
+        assert_eq!(told(2, &[], 2, &[], &[]), "merged 2 changes, all known already");
+        assert_eq!(told(2, &[], 0, &[("a", 2)], &[]), "merged 2 changes, all lost against yours (a 2)");
+        assert_eq!(told(2, &[], 1, &[("a", 1)], &[]), "merged 2 changes, 1 known already, 1 lost against yours (a 1)");
+        assert_eq!(
+            told(120, &[("a", 100)], 15, &[("a", 3), ("b", 2)], &[("a", 1)]),
+            "merged 120 changes (a 100), 15 known already, 5 lost against yours (a 3, b 2); 1 row deleted (a 1)"
+        );
+        assert_eq!(told(1, &[], 0, &[], &[]), "merged 1 change, none of them new");
+    }
 }

@@ -67,6 +67,9 @@ pub enum Event {
         changes: u64,
         /// How many altered the database, by table.
         applied: BTreeMap<String, u64>,
+        /// How many were here already.
+        #[serde(default)]
+        known: u64,
         /// How many lost against what is here, by table.
         #[serde(default)]
         lost: BTreeMap<String, u64>,
@@ -110,6 +113,7 @@ impl Event {
                 remote,
                 changes: report.changes,
                 applied: report.applied.clone(),
+                known: report.known,
                 lost: report.lost.clone(),
                 deleted: report.deleted.clone(),
                 waiting: report.waiting,

@@ -43,6 +43,9 @@ pub enum LogEvent {
         changes: u64,
         /// How many altered the database, by table.
         applied: BTreeMap<String, u64>,
+        /// How many were here already.
+        #[serde(default)]
+        known: u64,
         /// How many lost against what is here, by table.
         #[serde(default)]
         lost: BTreeMap<String, u64>,
@@ -81,6 +84,7 @@ impl LogEvent {
             Outcome::Done(report) => (report.changes > 0).then(|| Self::Merged {
                 changes: report.changes,
                 applied: report.applied.clone(),
+                known: report.known,
                 lost: report.lost.clone(),
                 deleted: report.deleted.clone(),
                 waiting: report.waiting,

@@ -35,12 +35,10 @@ fn line(out: &mut dyn Write, LogEntry { at, took, remote, event }: &LogEntry) ->
             let changes = output::count(*changes, "change");
             writeln!(out, "{moment} {remote}: fetched {changes} in {}, {took:#}", output::bytes(*bytes))
         }
-        LogEvent::Merged { changes, applied, waiting, .. } => {
-            let changes = output::count(*changes, "change");
-            let tables: Vec<String> = applied.iter().map(|(table, applied)| format!("{table} {applied}")).collect();
-            let tables = if tables.is_empty() { "none new".to_owned() } else { tables.join(", ") };
+        LogEvent::Merged { changes, applied, known, lost, deleted, waiting } => {
+            let merged = output::Merged { changes: *changes, applied, known: *known, lost, deleted };
             let waiting = if *waiting > 0 { format!(", {waiting} waiting") } else { String::new() };
-            writeln!(out, "{moment} {remote}: merged {changes} ({tables}){waiting}, {took:#}")
+            writeln!(out, "{moment} {remote}: {merged}{waiting}, {took:#}")
         }
         LogEvent::Dropped { changes } => {
             writeln!(out, "{moment} {remote}: dropped {} that waited", output::count(*changes, "change"))

@@ -29,17 +29,14 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
 }
 
 pub(super) fn lines(out: &mut dyn Write, name: &str, report: &MergeReport) -> io::Result<()> {
-    let applied: u64 = report.applied.values().sum();
-    match (report.changes, applied) {
-        (0, _) => writeln!(out, "{name}: nothing to merge")?,
-        (_, 0) if report.waiting > 0 => writeln!(out, "{name}: nothing of it could be merged")?,
-        (changes, 0) => writeln!(out, "{name}: merged {}, all known already", output::count(changes, "change"))?,
-        (changes, _) => {
-            let tables: Vec<String> =
-                report.applied.iter().map(|(table, applied)| format!("{table} {applied}")).collect();
-            writeln!(out, "{name}: merged {} ({})", output::count(changes, "change"), tables.join(", "))?;
-        }
+    let MergeReport { changes, applied, known, lost, deleted, .. } = report;
+    let nothing_fitted = applied.is_empty() && lost.is_empty() && *known == 0 && report.waiting > 0;
+    match changes {
+        0 if applied.is_empty() && deleted.is_empty() => writeln!(out, "{name}: nothing to merge")?,
+        _ if nothing_fitted => writeln!(out, "{name}: nothing of it could be merged")?,
+        _ => writeln!(out, "{name}: {}", output::Merged { changes: *changes, applied, known: *known, lost, deleted })?,
     }
+    report.dangling.iter().try_for_each(|sentence| writeln!(out, "{name}: {sentence}"))?;
     if report.waiting > 0 {
         writeln!(out, "{name}: {} waiting:", output::count(report.waiting, "change"))?;
         report.reasons.iter().try_for_each(|reason| writeln!(out, "  {reason}"))?;

@@ -17,7 +17,7 @@ use crate::{
     database::TakePack,
     host::Host,
     protocol::{
-        Client, ClientError, Credentials, Fetched, Limits as ClientLimits, RemoteStatus, Sink, Source,
+        Client, ClientError, Credentials, Fetched, Limits as ClientLimits, Reached, RemoteStatus, Sink, Source,
         access::{Nonce, proof_text},
         clock::advance,
         message::{announcement, private_announcement},
