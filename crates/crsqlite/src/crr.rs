@@ -183,6 +183,17 @@ pub(crate) fn check(db: Db, t: &str) -> Result<()> {
 
 /// Refuses columns that the metadata could not tell from its own.
 fn check_columns(db: Db, t: &str) -> Result<()> {
+    let mut names = Stmt::prepare(db, "SELECT name FROM pragma_table_info(?1, 'main')")?;
+    let table = [ValueRef::Text(t.as_bytes())];
+    let mut rows = names.query(&table)?;
+    while rows.next()? {
+        if std::str::from_utf8(rows.bytes(0)).is_err() {
+            return Err(Error::Requirement(format!(
+                "Table {t} has a column whose name is not valid UTF-8. Rename the column"
+            )));
+        }
+    }
+    drop(rows);
     let shape = Shape::of_table(db, t)?;
     if shape.columns.iter().any(|c| c == SENTINEL) {
         return Err(Error::Requirement(format!(

@@ -41,8 +41,8 @@ Examples:
   ddcp clone VLD0:… notes.db
 
 Exit status: 0 done, 1 failed, 2 usage or settings, 3 some remotes failed, 4 remote unreachable,
-5 doctor or verify found something, or not all could be sent, 10 no repository here, 11 locked by another process,
-70 internal error.";
+5 doctor or verify found something, or not all could be sent, 10 no repository here,
+11 locked by another process, 70 internal error.";
 
 /// The database where none is named.
 const DEFAULT_DB: &str = "ddcp.db";

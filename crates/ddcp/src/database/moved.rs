@@ -50,10 +50,10 @@ pub(super) fn cells(
     let mut rows = records.query(params![key, db_version])?;
     let mut cells = Vec::new();
     while let Some(row) = rows.next()? {
-        let cid: String = row.get(0)?;
-        let Some(column) = table.columns.iter().find(|column| column.name == cid) else { continue };
+        let cid = row.get_ref(0)?.as_bytes()?;
+        let Some(column) = table.columns.iter().find(|column| column.name.as_bytes() == cid) else { continue };
         if let Some(val) = value(connection, table, column, key)? {
-            cells.push(MovedCell { cid, val, col_version: row.get(1)? });
+            cells.push(MovedCell { cid: column.name.clone(), val, col_version: row.get(1)? });
         }
     }
     Ok(cells)

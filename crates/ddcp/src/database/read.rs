@@ -111,7 +111,8 @@ impl Database {
     /// Gives the changes to `packer`. Says whether it took them all.
     fn read_query(&self, sql: &str, after: Cursor, packer: &mut Packer<'_>) -> Result<bool, DatabaseError> {
         let mut statement = self.wrap(self.connection.prepare_cached(sql))?;
-        let reader = packer.selection.without.as_ref().map(SiteId::as_bytes);
+        // No site has an empty id. NULL would leave out changes of which the site is not known.
+        let reader = packer.selection.without.as_ref().map_or(&[][..], SiteId::as_bytes);
         let all = named_params! {":version": after.version, ":reader": reader, ":seq": after.seq};
         let rows = match sql {
             REST_OF_VERSION => statement.query(all),
@@ -330,7 +331,9 @@ impl<'a> Packer<'a> {
         let database = self.database;
         let (table, pk, cid, val) = database.wrap(fields(row))?;
         let (table, cid) = (lossy(table), lossy(cid));
-        let Some(shape) = self.shapes.get(&*table) else { return Ok(Err("its table is no CRR any more")) };
+        let Some(shape) = self.shapes.get(&*table) else {
+            return Ok(Err("its table is no CRR any more, or has a name that is not valid UTF-8"));
+        };
         if let Err(reason) = check_pk(pk, shape.table.key_columns.len()) {
             return Ok(Err(reason));
         }

@@ -35,7 +35,7 @@ fn a_source_restored_from_an_older_copy_is_read_anew() {
     --- stdout
     a: its database is older than what was fetched before; read from the start
     a: fetched 4 changes in SIZE
-    a: merged 4 changes (note 2)
+    a: merged 4 changes (note 2), 2 known already
     ");
     assert_eq!(b.notes(), ["1|one|1", "2|two|2", "3|three|3", "4|after the loss|4"]);
     assert_snapshot!(b.run(["pull"]), @"
@@ -80,7 +80,7 @@ fn a_database_restored_from_an_older_copy_gets_everything_again() {
     status 0
     --- stdout
     a: fetched 6 changes in SIZE
-    a: merged 8 changes (note 5)
+    a: merged 8 changes (note 5), 3 known already
 
     --- stderr
     TIME  WARN ddcp::repo::identity: its version went back from 3 to 1: restored from a copy, or a table was dropped; it was given a new site id database=DIR/b.db old=SITE new=SITE
@@ -156,7 +156,7 @@ fn what_was_fetched_of_a_remote_that_was_restored_since_is_merged_with_it() {
     status 0
     --- stdout
     a: fetched 2 changes in SIZE
-    a: merged 6 changes (note 4)
+    a: merged 6 changes (note 4), 2 known already
     ");
     assert_eq!(b.notes(), ["1|one|1", "2|lost there|2"]);
     a.follows(&[&b]).pull();

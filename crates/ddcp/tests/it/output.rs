@@ -93,8 +93,8 @@ fn help() {
       ddcp clone VLD0:… notes.db
 
     Exit status: 0 done, 1 failed, 2 usage or settings, 3 some remotes failed, 4 remote unreachable,
-    5 doctor or verify found something, 10 no repository here, 11 locked by another process,
-    70 internal error.
+    5 doctor or verify found something, or not all could be sent, 10 no repository here,
+    11 locked by another process, 70 internal error.
     "#);
 }
 

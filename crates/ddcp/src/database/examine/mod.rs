@@ -279,7 +279,11 @@ fn obstacle(connection: &Connection, table: &str) -> rusqlite::Result<Option<Str
         "SELECT sql FROM sqlite_master WHERE tbl_name = ?1 COLLATE NOCASE AND type IN ('table', 'index') AND sql IS NOT NULL
          ORDER BY type DESC",
     )?;
-    let declarations: Vec<String> = statement.query_map([table], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let declarations: Result<Vec<String>, _> = statement.query_map([table], |row| row.get(0))?.collect();
+    let declarations = match declarations {
+        Err(rusqlite::Error::Utf8Error(..)) => return Ok(Some("a name in its declaration is not valid UTF-8".into())),
+        declarations => declarations?,
+    };
     let trial = Connection::open_in_memory()?;
     crsqlite::register(&trial).map_err(rusqlite::Error::from)?;
     let made = declarations

@@ -94,6 +94,44 @@ fn half_surrogates_arrive_as_sqlite_reads_them() {
     assert_same(&a, &b);
 }
 
+/// Names that are not UTF-8 cannot be told to anybody: such a table stays at home, and no other with it.
+#[test]
+fn a_table_with_a_name_that_is_not_utf8_keeps_no_other_from_travelling() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.db");
+    let rename = |from: &str, to: &str| {
+        format!(
+            "UPDATE sqlite_schema SET sql = replace(sql, '{from}', CAST(x'{to}' AS TEXT)) WHERE sql LIKE '%{from}%';"
+        )
+    };
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(&format!(
+            "CREATE TABLE odd (id TEXT NOT NULL PRIMARY KEY, column_to_be); CREATE TABLE table_to_be (id TEXT PRIMARY KEY);
+             PRAGMA writable_schema = on; {} {}
+             UPDATE sqlite_schema SET name = CAST(x'ff71' AS TEXT), tbl_name = CAST(x'ff71' AS TEXT) WHERE name = 'table_to_be'
+                 AND type = 'table';
+             DELETE FROM sqlite_schema WHERE tbl_name = 'table_to_be';
+             PRAGMA writable_schema = reset",
+            rename("column_to_be", "22ff7122"),
+            rename("table_to_be", "22ff7122"),
+        ))
+        .unwrap();
+    drop(connection);
+    let database = Database::open(&path, &options()).unwrap();
+    let (a, mut b) = (Site { folder, database }, Site::new(WORDS));
+    a.run(WORDS);
+    let refused = a.database.connection().execute_batch("SELECT crsql_as_crr('odd')").unwrap_err();
+    assert!(refused.to_string().contains("Table odd has a column whose name is not valid UTF-8"), "{refused}");
+    put(&a, b"1", b"one");
+    b.pull(&a);
+    assert_equal(&[&a, &b], ALL_WORDS);
+    assert_eq!(a.database.schema_fingerprint().unwrap(), b.database.schema_fingerprint().unwrap());
+    let remarks = a.database.remarks(false).unwrap();
+    let told: Vec<_> = remarks.iter().filter(|remark| format!("{:?}", remark.what).contains("UTF-8")).collect();
+    assert!(told.iter().any(|remark| remark.table == "odd"), "{remarks:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
