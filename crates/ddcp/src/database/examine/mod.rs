@@ -12,6 +12,8 @@ use super::{
 mod keys;
 mod records;
 mod search;
+#[cfg(test)]
+mod tests;
 mod texts;
 mod triggers;
 mod writes;
@@ -315,57 +317,4 @@ pub(super) fn sql_text(name: &str) -> String {
 /// The statements as one transaction: all of them take effect, or none.
 fn in_one(statements: &[String]) -> String {
     format!("BEGIN; {}; COMMIT", statements.join("; "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::database::OpenOptions;
-
-    fn remarks(schema: &str) -> Vec<(String, Remarked)> {
-        let dir = tempfile::tempdir().unwrap();
-        let options = OpenOptions { create: true, ..OpenOptions::default() };
-        let database = Database::open(&dir.path().join("a.db"), &options).unwrap();
-        database.connection().execute_batch(schema).unwrap();
-        assert_eq!(database.check_structure(true).unwrap(), [""; 0]);
-        assert_eq!(database.journal_mode().unwrap(), "wal");
-        database.remarks(true).unwrap().into_iter().map(|remark| (remark.table, remark.what)).collect()
-    }
-
-    #[test]
-    fn nothing_is_remarked_of_a_fit_table() {
-        assert_eq!(remarks("CREATE TABLE a (id TEXT NOT NULL PRIMARY KEY, b); SELECT crsql_as_crr('a');"), []);
-    }
-
-    #[test]
-    fn tables_that_do_not_replicate_are_named_with_the_reason() {
-        let found = remarks(
-            "CREATE TABLE fit (id TEXT NOT NULL PRIMARY KEY); CREATE TABLE keyless (a);
-             CREATE TABLE once (id TEXT NOT NULL PRIMARY KEY, mail TEXT); CREATE UNIQUE INDEX one ON once (mail);
-             CREATE VIEW v AS SELECT * FROM fit;",
-        );
-        let [(fit, could), (keyless, no_key), (once, unique)] = found.as_slice() else { panic!("{found:?}") };
-        assert_eq!((fit.as_str(), could), ("fit", &Remarked::NotShared));
-        assert!(
-            matches!(no_key, Remarked::NotShareable(why) if keyless == "keyless" && why.contains("no primary key"))
-        );
-        assert!(matches!(unique, Remarked::NotShareable(why) if once == "once" && why.contains("unique indices")));
-    }
-
-    #[test]
-    fn shapes_that_make_trouble_are_named() {
-        let found = remarks(
-            "CREATE TABLE n (id INTEGER NOT NULL PRIMARY KEY, b); SELECT crsql_as_crr('n');
-             CREATE TABLE c (id TEXT NOT NULL COLLATE NOCASE PRIMARY KEY, b); SELECT crsql_as_crr('c');
-             CREATE TABLE gone (id TEXT NOT NULL PRIMARY KEY, b); SELECT crsql_as_crr('gone'); DROP TABLE gone;
-             CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, b); SELECT crsql_as_crr('t'); DROP TRIGGER t__crsql_utrig;
-             CREATE TABLE u (id TEXT NOT NULL PRIMARY KEY, b); SELECT crsql_as_crr('u'); CREATE UNIQUE INDEX ub ON u (b);",
-        );
-        assert!(found.contains(&("n".into(), Remarked::NumberedKey("id".into()))), "{found:?}");
-        assert!(found.contains(&("c".into(), Remarked::CollatedKey("id".into()))), "{found:?}");
-        assert!(found.contains(&("gone".into(), Remarked::Dropped)), "{found:?}");
-        assert!(found.contains(&("t".into(), Remarked::NotRecorded)), "{found:?}");
-        assert!(found.iter().any(|(table, what)| table == "u" && matches!(what, Remarked::Unfit(_))), "{found:?}");
-        assert_eq!(found.len(), 5, "{found:?}");
-    }
 }

@@ -234,7 +234,7 @@ impl Records<'_> {
     /// Names under which cells are recorded that no column of the table has.
     fn columns_gone(&self) -> rusqlite::Result<Vec<String>> {
         let sql = format!(
-            "SELECT DISTINCT col_name FROM {} WHERE col_name <> '{SENTINEL}' AND col_name NOT IN
+            "SELECT DISTINCT col_name FROM {} WHERE col_name <> '{SENTINEL}' AND col_name COLLATE NOCASE NOT IN
              (SELECT name FROM pragma_table_info(?1, 'main')) ORDER BY col_name",
             self.name("clock")
         );
@@ -243,7 +243,7 @@ impl Records<'_> {
 
     /// Whether anything is recorded of the column.
     fn knows(&self, column: &ColumnShape) -> rusqlite::Result<bool> {
-        let sql = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE col_name = ?1)", self.name("clock"));
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE col_name = ?1 COLLATE NOCASE)", self.name("clock"));
         self.connection.query_row(&sql, [&column.name], |row| row.get(0))
     }
 
@@ -253,7 +253,7 @@ impl Records<'_> {
         let sql = |default: &str| {
             format!(
                 "SELECT EXISTS (SELECT 1 FROM {base} AS b CROSS JOIN {} AS p ON {} WHERE b.{name} IS NOT ({default})
-                 AND {} % 2 = 1 AND NOT EXISTS (SELECT 1 FROM {} WHERE key = p.__crsql_key AND col_name = ?1))",
+                 AND {} % 2 = 1 AND NOT EXISTS (SELECT 1 FROM {} WHERE key = p.__crsql_key AND col_name = ?1 COLLATE NOCASE))",
                 self.name("pks"),
                 self.same_key("b"),
                 self.length(),
@@ -309,7 +309,7 @@ impl Records<'_> {
             format!(
                 "SELECT crsql_pack_columns({pk}) AS pk, {text} AS cid, new.{name} AS val, 1 AS col_version, {LENGTH} AS cl
                  FROM ({rows}) AS new WHERE {LENGTH} % 2 = 1 AND NOT EXISTS (SELECT 1 FROM {pks} AS p JOIN {clock} AS c
-                 ON c.key = p.__crsql_key AND c.col_name = {text} WHERE {})",
+                 ON c.key = p.__crsql_key AND c.col_name = {text} COLLATE NOCASE WHERE {})",
                 self.same_key("new")
             )
         });
