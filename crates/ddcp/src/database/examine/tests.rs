@@ -38,6 +38,8 @@ fn deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
+const CHANGES: &str = "SELECT * FROM crsql_changes";
+
 /// The one table of the user's, with its columns.
 fn table(connection: &Connection) -> TableShape {
     let name = plain_tables(connection).unwrap().remove(0);
@@ -89,26 +91,38 @@ fn faults(database: &Database) -> Vec<Remark> {
     database.remarks(false).unwrap().into_iter().filter(is_fault).collect()
 }
 
-fn rows(connection: &Connection, sql: &str) -> Vec<Vec<rusqlite::types::Value>> {
+fn rows(connection: &Connection, sql: &str) -> Rows {
     let mut statement = connection.prepare(sql).unwrap();
     let count = statement.column_count();
     let row = |row: &Row<'_>| (0..count).map(|at| row.get(at)).collect();
     statement.query_map([], row).unwrap().collect::<rusqlite::Result<_>>().unwrap()
 }
 
-/// What a peer has that has the same table, and merges all changes.
-fn at_peer(connection: &Connection, table: &TableShape) -> Vec<Vec<rusqlite::types::Value>> {
+type Rows = Vec<Vec<rusqlite::types::Value>>;
+
+/// What a peer has that has the same table, and merges these changes, of which it may lack some names.
+fn at_peer(connection: &Connection, table: &TableShape, changes: &Rows) -> Rows {
     let peer = Connection::open_in_memory().unwrap();
     crsqlite::register(&peer).unwrap();
     let declaration: String = connection
         .query_row("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?1", [&table.name], |row| row.get(0))
         .unwrap();
     peer.execute_batch(&format!("{declaration}; SELECT crsql_as_crr('{}')", table.name)).unwrap();
-    for change in rows(connection, "SELECT * FROM crsql_changes") {
+    for change in changes {
         let sql = "INSERT INTO crsql_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        peer.execute(sql, rusqlite::params_from_iter(change)).unwrap();
+        let _ = peer.execute(sql, rusqlite::params_from_iter(change));
     }
     rows(&peer, &format!("SELECT * FROM {} ORDER BY 1, 2", table.name))
+}
+
+/// Whether a peer that has read everything so far could know what is wrong from what is recorded: not of values that
+/// were changed under a name, or a key, that has records already.
+fn is_told(deeds: &[Deed], found: &[Remark]) -> bool {
+    let renames = deeds.iter().filter(|deed| matches!(deed, Deed::RenameColumn(..))).count();
+    let is_silent = |deed: &Deed| matches!(deed, Deed::DropTrigger('u') | Deed::MakeAnew | Deed::RenameKey);
+    renames < 2
+        && !deeds.iter().any(is_silent)
+        && found.iter().all(|remark| !matches!(remark.what, Remarked::OtherKey { .. }))
 }
 
 proptest! {
@@ -128,6 +142,10 @@ proptest! {
         }
         // As the command that is pasted: each with a connection of its own.
         let found = faults(&database);
+        let told = is_told(&deeds, &found);
+        // Of a key that is not the recorded one nothing can be read.
+        let read = if told { rows(database.connection(), CHANGES) } else { Rows::new() };
+        let version = database.version().unwrap();
         for remark in &found {
             let mend = remark.mend.as_ref().unwrap_or_else(|| panic!("{remark:?}"));
             open().unwrap().connection().execute_batch(mend).unwrap_or_else(|error| panic!("{error}: {remark:#?}"));
@@ -139,7 +157,13 @@ proptest! {
         prop_assert_eq!(faults(&database), [], "after {:#?}", found);
         let connection = database.connection();
         let table = table(connection);
-        prop_assert_eq!(rows(connection, &format!("SELECT * FROM {} ORDER BY 1, 2", table.name)), at_peer(connection, &table));
+        let here = rows(connection, &format!("SELECT * FROM {} ORDER BY 1, 2", table.name));
+        prop_assert_eq!(&here, &at_peer(connection, &table, &rows(connection, CHANGES)));
+        // A peer that had read everything hears of what was mended.
+        let news = rows(connection, &format!("{CHANGES} WHERE db_version > {version}"));
+        if told {
+            prop_assert_eq!(&here, &at_peer(connection, &table, &[read, news].concat()));
+        }
         // And it can be written to.
         let key = &table.key_columns[0].name;
         connection.execute_batch(&format!("INSERT INTO {0} ({key}, k) VALUES ('new', 2); UPDATE {0} SET k = 3; DELETE FROM {0}", table.name)).unwrap();
