@@ -26,6 +26,7 @@ const DECLARATION: &str = "CREATE TABLE crsql_changes (
   col_version INTEGER NOT NULL, db_version INTEGER NOT NULL, site_id BLOB NOT NULL,
   cl INTEGER NOT NULL, seq INTEGER NOT NULL)";
 
+const TABLE: i32 = 0;
 const DB_VERSION: i32 = 5;
 const SITE_ID: i32 = 6;
 const SEQ: i32 = 8;
@@ -127,6 +128,8 @@ fn pushed_down(constraint: Constraint) -> Option<&'static str> {
         (DB_VERSION, Operator::Less) => Some("v<"),
         (DB_VERSION, Operator::LessEqual) => Some("v["),
         (SEQ, Operator::Greater) => Some("q>"),
+        // An equality may be one by a collation, and so mean more tables than one; a difference means this one at least.
+        (TABLE, Operator::NotEqual | Operator::IsNot) => Some("t!"),
         (SITE_ID, Operator::Equal | Operator::Is) => Some("s="),
         (SITE_ID, Operator::NotEqual | Operator::IsNot) => Some("s!"),
         _ => None,
@@ -143,12 +146,24 @@ pub(crate) struct Wanted {
     without: Vec<i64>,
     /// Records with a greater `seq`.
     after: i64,
+    /// Records of these tables not. They are not even looked at, so a table that cannot be read need not be in the way of
+    /// the others.
+    without_tables: Vec<Vec<u8>>,
 }
 
 impl Wanted {
+    fn nothing() -> Wanted {
+        let without_tables = Vec::new();
+        Wanted { low: 1, high: 0, only: None, without: Vec::new(), after: i64::MIN, without_tables }
+    }
+
+    fn has_table(&self, name: &str) -> bool {
+        self.without_tables.iter().all(|other| other != name.as_bytes())
+    }
+
     fn read(engine: &Engine, cache: &Cache, plan: &str, args: Args<'_>) -> Result<Wanted> {
         let (mut low, mut high) = (i64::MIN, i64::MAX);
-        let mut wanted = Wanted { low, high, only: None, without: Vec::new(), after: i64::MIN };
+        let mut wanted = Wanted { low, high, ..Wanted::nothing() };
         let mut nothing = false;
         for (i, code) in plan.as_bytes().chunks_exact(2).enumerate() {
             match (code, args.get(i)) {
@@ -165,6 +180,7 @@ impl Wanted {
                 (b"v[", ValueRef::Integer(v)) => high = high.min(v),
                 (b"q>", ValueRef::Integer(seq)) => wanted.after = wanted.after.max(seq),
                 (b"v=" | b"v>" | b"v]" | b"v<" | b"v[" | b"q>", ValueRef::Null) => nothing = true,
+                (b"t!", ValueRef::Text(name)) => wanted.without_tables.push(name.to_vec()),
                 (b"s=", ValueRef::Blob(id)) => match engine.find_ordinal(cache, id)? {
                     Some(ordinal) if wanted.only.is_none_or(|o| o == ordinal) => {
                         wanted.only = Some(ordinal);
@@ -283,7 +299,7 @@ impl Scan {
         Ok(Scan {
             engine: Rc::clone(engine),
             cache: None,
-            wanted: Wanted { low: 1, high: 0, only: None, without: Vec::new(), after: i64::MIN },
+            wanted: Wanted::nothing(),
             streams: Vec::new(),
             records: Vec::new(),
             large: Large::default(),
@@ -397,7 +413,7 @@ impl vtab::Cursor for Scan {
         let cache = self.engine.cache()?;
         self.wanted = Wanted::read(&self.engine, &cache, plan, args)?;
         if self.wanted.low <= self.wanted.high {
-            for crr in &cache.catalog.tables {
+            for crr in cache.catalog.tables.iter().filter(|crr| self.wanted.has_table(crr.name())) {
                 let stream = Stream::start(&self.engine, crr, &self.wanted)?;
                 if stream.version().is_some() {
                     self.streams.push(stream);

@@ -3,6 +3,7 @@
 use rusqlite::types::ValueRef;
 
 use crate::catalog::{CLOCK_SUFFIX, SENTINEL, Shape, clock_tables};
+use crate::declaration::default_expression;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ffi::{Db, Stmt};
@@ -323,20 +324,21 @@ impl<'e> Backfill<'e> {
         let (pks, base, clock) = (self.shape.pks(), self.shape.base(), self.shape.clock());
         let (c, text) = (ident(column), literal(column));
         let order = if self.has_numeric_key()? { "ORDER BY p.__crsql_key" } else { "" };
-        let query = |default: &str| {
-            format!(
+        let is_other = match self.default_of(column)?.map(|text| default_expression(&text)) {
+            None => format!("b.{c} IS NOT NULL"),
+            Some(Some(default)) => format!("b.{c} IS NOT ({default})"),
+            // One that changes, like CURRENT_TIMESTAMP, gave each row a value of its own.
+            Some(None) => "1".to_owned(),
+        };
+        let mut missing = Stmt::prepare(
+            db,
+            &format!(
                 "SELECT p.__crsql_key FROM {base} AS b CROSS JOIN {pks} AS p ON {} \
-                 WHERE b.{c} IS NOT ({default}) AND NOT EXISTS \
+                 WHERE {is_other} AND NOT EXISTS \
                  (SELECT 1 FROM {clock} WHERE key = p.__crsql_key AND col_name = {text}) {order}",
                 self.same_key("p", "b")
-            )
-        };
-        let default = self.default_of(column)?.unwrap_or_else(|| "NULL".to_owned());
-        let mut missing = match Stmt::prepare(db, &query(&default)) {
-            Ok(stmt) => stmt,
-            // DEFAULT foo means the text 'foo', which is no expression.
-            Err(_) => Stmt::prepare(db, &query(&literal(&default)))?,
-        };
+            ),
+        )?;
         let mut add = Stmt::prepare(
             db,
             &format!(

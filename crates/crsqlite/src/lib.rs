@@ -42,6 +42,7 @@ mod closing;
 mod clset;
 mod config;
 mod crr;
+pub mod declaration;
 mod engine;
 mod error;
 mod ffi;

@@ -277,3 +277,21 @@ proptest! {
         prop_assert_eq!(newer.iter().map(row).collect::<Vec<_>>(), expected);
     }
 }
+
+/// A table that cannot be read here, because its key is compared by its application's own collation.
+#[test]
+fn tables_that_a_query_leaves_out_are_not_looked_at() {
+    let c = changed();
+    c.execute_batch(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_master SET sql = replace(sql, 'a TEXT', 'a TEXT COLLATE unicase') WHERE name = 'bar';
+         PRAGMA writable_schema = RESET",
+    )
+    .unwrap();
+    let all = "SELECT count(val) FROM crsql_changes";
+    assert!(failure(&c, all).1.contains("no such collation sequence: unicase"), "it is not left out in silence");
+    for condition in ["[table] IS NOT 'bar'", "[table] <> 'bar'"] {
+        let foo = query(&c, &format!("SELECT pk, cid, val FROM crsql_changes WHERE {condition}"));
+        assert_eq!(foo, query(&c, "SELECT pk, cid, val FROM copy WHERE [table] = 'foo'"), "{condition}");
+    }
+}
