@@ -152,6 +152,22 @@ pub(super) fn left_out(out: &mut dyn Write, LeftOut { count: number, first }: &L
     }
 }
 
+/// The tables of a remote that cannot be had here, each with the reason, as the command's failure: the rest was done.
+pub(super) fn unavailable<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), Failed> {
+    const HINT: &str =
+        "make such a table by hand, without what is not known here (`ddcp shell`); what waits for it is then merged";
+    let failure = |(table, why): (&str, &str)| Failure {
+        kind: ErrorKind::Partly,
+        message: format!("table {} cannot be had here: {}", table.escape_debug(), why.escape_debug()),
+        hint: None,
+    };
+    let mut failures: Vec<Failure> = tables.map(failure).collect();
+    if let Some(last) = failures.last_mut() {
+        last.hint = Some(HINT.into());
+    }
+    some_failed(failures, false)
+}
+
 /// `1 change`, `2 changes`.
 pub(super) fn count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }

@@ -7,18 +7,22 @@
 //! then does the same text run in the user's database.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use crsqlite::declaration::default_expression;
 use rusqlite::{
     Connection,
     hooks::{AuthAction, AuthContext, Authorization},
 };
-use serde::{Deserialize, Serialize};
 
-use super::{Database, DatabaseError, TableShape, schema};
+use super::{
+    Database, DatabaseError, TableDifference, TableShape,
+    difference::{TableDetails, compare},
+    error::message,
+    functions, schema,
+};
 use crate::changeset::MAX_NAME;
 
 /// The longest statement in bytes.
@@ -27,69 +31,6 @@ const MAX_STATEMENT: usize = 256 * 1024;
 pub const MAX_TABLES: usize = 2_000;
 /// The most statements that declare a peer's tables and indexes, all together.
 pub const MAX_STATEMENTS: usize = 4_000;
-
-/// Functions that a declaration may call: what people write into defaults, checks and generated columns. None reads
-/// files, loads code, or changes anything; those of [`GROWING`] only as [`is_bounded`] says.
-const FUNCTIONS: &[&str] = &[
-    "abs",
-    "char",
-    "coalesce",
-    "concat",
-    "concat_ws",
-    "current_date",
-    "current_time",
-    "current_timestamp",
-    "date",
-    "datetime",
-    "format",
-    "glob",
-    "hex",
-    "ifnull",
-    "iif",
-    "instr",
-    "json",
-    "json_array",
-    "json_array_length",
-    "json_extract",
-    "json_object",
-    "json_quote",
-    "json_type",
-    "json_valid",
-    "jsonb",
-    "julianday",
-    "length",
-    "like",
-    "lower",
-    "ltrim",
-    "max",
-    "min",
-    "nullif",
-    "octet_length",
-    "printf",
-    "quote",
-    "random",
-    "randomblob",
-    "replace",
-    "round",
-    "rtrim",
-    "sign",
-    "strftime",
-    "substr",
-    "substring",
-    "time",
-    "timediff",
-    "trim",
-    "typeof",
-    "unhex",
-    "unicode",
-    "unixepoch",
-    "upper",
-    "->",
-    "->>",
-];
-
-/// Functions that make much out of little.
-const GROWING: &[&str] = &["format", "printf", "randomblob"];
 
 /// The declaration of a table that replicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,73 +53,40 @@ pub struct BadDefinition {
     pub reason: String,
 }
 
-/// How a table differs from a peer's. Displays as a sentence about it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "difference", rename_all = "kebab-case")]
-pub enum TableDifference {
-    /// The peer has it, this database does not.
-    MissingHere,
-    /// A table of this name is here and does not replicate.
-    NotShared,
-    /// This database has it, the peer does not.
-    MissingThere,
-    /// It has another primary key.
-    OtherKey {
-        /// This database's key columns, in the key's order.
-        here: Vec<String>,
-        /// The peer's.
-        there: Vec<String>,
-    },
-    /// The peer has the column, this database does not.
-    ColumnMissingHere {
-        /// The column.
-        column: String,
-    },
-    /// This database has the column, the peer does not.
-    ColumnMissingThere {
-        /// The column.
-        column: String,
-    },
-    /// A column has another declared type.
-    OtherType {
-        /// The column.
-        column: String,
-        /// The type here.
-        here: String,
-        /// The type at the peer.
-        there: String,
-    },
+/// Why a declaration is not used.
+pub(super) struct Refusal {
+    reason: String,
+    /// No honest peer would tell such a declaration.
+    is_hostile: bool,
 }
 
-impl fmt::Display for TableDifference {
-    /// A peer chose some of the names, and they go to a terminal.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |columns: &[String]| columns.join(", ").escape_debug().to_string();
-        let typed = |name: &str| match name {
-            "" => "without a type".to_owned(),
-            name => format!("of type {}", name.escape_debug()),
-        };
-        match self {
-            Self::MissingHere => f.write_str("it is not here"),
-            Self::NotShared => f.write_str("it is here, but does not replicate"),
-            Self::MissingThere => f.write_str("it is not there"),
-            Self::OtherKey { here, there } => {
-                write!(f, "it has another primary key: ({}) here, ({}) there", list(here), list(there))
-            }
-            Self::ColumnMissingHere { column } => write!(f, "column {} is not here", column.escape_debug()),
-            Self::ColumnMissingThere { column } => write!(f, "column {} is not there", column.escape_debug()),
-            Self::OtherType { column, here, there } => {
-                write!(f, "column {} is {} here, {} there", column.escape_debug(), typed(here), typed(there))
-            }
-        }
+impl Refusal {
+    /// The declaration asks for what this database cannot have: the peer's own application may know more.
+    pub(super) fn unavailable(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_hostile: false }
+    }
+
+    fn hostile(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_hostile: true }
+    }
+
+    pub(super) fn into_reason(self) -> String {
+        self.reason
+    }
+}
+
+impl From<rusqlite::Error> for Refusal {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::unavailable(message(&error))
     }
 }
 
 /// A peer's tables, declared in memory: checked, and open to questions.
 pub struct Declared {
-    connection: Connection,
-    definitions: Vec<TableDefinition>,
-    shapes: Vec<TableShape>,
+    pub(super) connection: Connection,
+    pub(super) definitions: Vec<TableDefinition>,
+    pub(super) shapes: Vec<TableShape>,
+    unavailable: BTreeMap<String, String>,
 }
 
 impl Database {
@@ -197,50 +105,44 @@ impl Database {
     /// [`DatabaseError`].
     pub fn differences(&self, peer: &Declared) -> Result<BTreeMap<String, Vec<TableDifference>>, DatabaseError> {
         let here = self.tables()?;
+        let by_name: HashMap<String, &TableShape> =
+            here.iter().map(|table| (table.name.to_ascii_lowercase(), table)).collect();
+        let find = |name: &str| by_name.get(&name.to_ascii_lowercase()).copied();
         let mut differences: BTreeMap<String, Vec<TableDifference>> = BTreeMap::new();
         for there in &peer.shapes {
-            let found = match here.iter().find(|table| table.name == there.name) {
-                Some(here) => compare(here, there),
-                None if self.wrap(has_table_spelt_somehow(&self.connection, &there.name))? => {
-                    vec![TableDifference::NotShared]
-                }
+            let found = match find(&there.name) {
+                Some(here) => self.wrap(self.compare(here, peer, there))?,
+                None if self.wrap(has_table(&self.connection, &there.name))? => vec![TableDifference::NotShared],
                 None => vec![TableDifference::MissingHere],
             };
             if !found.is_empty() {
                 differences.insert(there.name.clone(), found);
             }
         }
-        for table in here.iter().filter(|here| peer.shapes.iter().all(|there| there.name != here.name)) {
+        for (name, reason) in peer.unavailable.iter().filter(|(name, _)| find(name).is_none()) {
+            differences.insert(name.clone(), vec![TableDifference::Unavailable { reason: reason.clone() }]);
+        }
+        let theirs: BTreeSet<String> = peer.names().map(str::to_ascii_lowercase).collect();
+        for table in here.iter().filter(|table| !theirs.contains(&table.name.to_ascii_lowercase())) {
             differences.insert(table.name.clone(), vec![TableDifference::MissingThere]);
         }
         Ok(differences)
     }
 
-    /// Runs what [`Declared::adoption`] proposed, all or nothing.
-    ///
-    /// # Errors
-    /// [`DatabaseError`]; the database is as it was.
-    pub fn adopt(&self, statements: &[String]) -> Result<(), DatabaseError> {
-        self.begin_immediate()?;
-        let run = || statements.iter().try_for_each(|sql| run_one(&self.connection, sql));
-        let result = self.wrap(run()).and_then(|()| self.wrap(self.connection.execute_batch("COMMIT")));
-        if result.is_err() && !self.connection.is_autocommit() {
-            self.wrap(self.connection.execute_batch("ROLLBACK"))?;
-        }
-        result
+    fn compare(
+        &self,
+        here: &TableShape,
+        peer: &Declared,
+        there: &TableShape,
+    ) -> rusqlite::Result<Vec<TableDifference>> {
+        let ours = TableDetails::read(&self.connection, &here.name)?;
+        let theirs = TableDetails::read(&peer.connection, &there.name)?;
+        Ok(compare((here, &ours), (there, &theirs)))
     }
 }
 
-/// Runs one statement: a text that holds two is refused.
-fn run_one(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare(sql)?;
-    let mut rows = statement.raw_query();
-    while rows.next()?.is_some() {}
-    Ok(())
-}
-
-/// Names of tables are the same to SQLite in upper and lower case, but not to changes.
-fn has_table_spelt_somehow(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+/// Whether there is a table or view of this name, in whatever case.
+pub(super) fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     const SQL: &str =
         "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ? COLLATE NOCASE)";
     connection.prepare_cached(SQL)?.query_row([name], |row| row.get(0))
@@ -256,99 +158,51 @@ fn definition(connection: &Connection, name: String) -> rusqlite::Result<TableDe
     Ok(TableDefinition { name, sql, indexes })
 }
 
-fn compare(here: &TableShape, there: &TableShape) -> Vec<TableDifference> {
-    if here.key_columns != there.key_columns {
-        return vec![TableDifference::OtherKey { here: here.key_names(), there: there.key_names() }];
-    }
-    let mut found = Vec::new();
-    for theirs in &there.columns {
-        match here.columns.iter().find(|ours| ours.name == theirs.name) {
-            None => found.push(TableDifference::ColumnMissingHere { column: theirs.name.clone() }),
-            Some(ours) if ours.declared_type != theirs.declared_type => found.push(TableDifference::OtherType {
-                column: ours.name.clone(),
-                here: ours.declared_type.clone(),
-                there: theirs.declared_type.clone(),
-            }),
-            Some(_) => {}
-        }
-    }
-    let theirs: BTreeSet<&str> = there.columns.iter().map(|column| column.name.as_str()).collect();
-    let only_here = here.columns.iter().filter(|column| !theirs.contains(column.name.as_str()));
-    found.extend(only_here.map(|column| TableDifference::ColumnMissingThere { column: column.name.clone() }));
-    found
-}
-
 impl Declared {
-    /// Declares a peer's tables in memory, checking each statement.
+    /// Declares a peer's tables in memory, checking each statement. A table that cannot be had here, such as one that
+    /// calls a function of the peer's application, is left out and told among [`Database::differences`].
     ///
     /// # Errors
-    /// [`BadDefinition`] for the first that will not do.
+    /// [`BadDefinition`] for the first declaration that no honest peer would tell.
     pub fn new(definitions: Vec<TableDefinition>) -> Result<Self, BadDefinition> {
         let broken = |error: rusqlite::Error| BadDefinition { table: None, reason: error.to_string() };
         check_number(&definitions)?;
         let connection = Connection::open_in_memory().map_err(broken)?;
-        for definition in &definitions {
-            let bad = |reason: String| BadDefinition {
-                table: Some(definition.name.chars().filter(|c| !c.is_control()).take(100).collect()),
-                reason,
+        let mut declared =
+            Self { connection, definitions: Vec::new(), shapes: Vec::new(), unavailable: BTreeMap::new() };
+        let mut names = HashSet::new();
+        for definition in definitions {
+            let is_new = names.insert(definition.name.to_ascii_lowercase());
+            let declaration = match is_new {
+                true => declared.declare_whole(&definition),
+                false => Err(Refusal::hostile("it is declared twice")),
             };
-            declare(&connection, definition).map_err(bad)?;
-        }
-        let shapes = definitions.iter().map(|definition| schema::table(&connection, definition.name.clone()));
-        let shapes = shapes.collect::<rusqlite::Result<_>>().map_err(broken)?;
-        Ok(Self { connection, definitions, shapes })
-    }
-
-    /// The statements that give `database` the tables and columns that it lacks, in their order; what differs in
-    /// another way no statement mends. Nothing is run.
-    ///
-    /// # Errors
-    /// [`DatabaseError`].
-    pub fn adoption(&self, database: &Database) -> Result<Vec<String>, DatabaseError> {
-        let differences = database.differences(self)?;
-        let mut statements = Vec::new();
-        for definition in &self.definitions {
-            let Some(differences) = differences.get(&definition.name) else { continue };
-            if differences.contains(&TableDifference::MissingHere) {
-                statements.push(definition.sql.clone());
-                statements.push(format!("SELECT crsql_as_crr({})", literal(&definition.name)));
-                // Last: the engine takes no table with a unique index, which a CRR may be given later.
-                statements.extend(definition.indexes.iter().cloned());
-            }
-            let columns = differences.iter().filter_map(|difference| match difference {
-                TableDifference::ColumnMissingHere { column } => Some(column.as_str()),
-                _ => None,
-            });
-            let additions = columns.map(|column| database.wrap(self.add_column(&definition.name, column)));
-            let additions = additions.collect::<Result<Vec<_>, _>>()?;
-            if !additions.is_empty() {
-                let name = literal(&definition.name);
-                statements.push(format!("SELECT crsql_begin_alter({name})"));
-                statements.extend(additions);
-                statements.push(format!("SELECT crsql_commit_alter({name})"));
+            let name = || definition.name.chars().filter(|c| !c.is_control()).take(100).collect();
+            match declaration {
+                Ok(shape) => {
+                    declared.shapes.push(shape);
+                    declared.definitions.push(definition);
+                }
+                Err(Refusal { reason, is_hostile: true }) => return Err(BadDefinition { table: Some(name()), reason }),
+                Err(refusal) => drop(declared.unavailable.insert(name(), refusal.into_reason())),
             }
         }
-        Ok(statements)
+        Ok(declared)
     }
 
-    /// The statement that adds a column as the peer has it, without what `ALTER TABLE` cannot add: its checks.
-    fn add_column(&self, table: &str, column: &str) -> rusqlite::Result<String> {
-        const SQL: &str = r#"SELECT type, "notnull", dflt_value FROM pragma_table_info(?1) WHERE name = ?2"#;
-        self.connection.query_row(SQL, [table, column], |row| {
-            // SQLite tells a type without its quotes, so it may hold anything; the expression is as it was written.
-            let declared = match row.get::<_, String>(0)? {
-                declared if declared.is_empty() => declared,
-                declared => format!(" {}", schema::quote(&declared)),
-            };
-            let not_null = if row.get(1)? { " NOT NULL" } else { "" };
-            // The end of the line ends a comment, should it end with one.
-            let default = row.get::<_, Option<String>>(2)?.map(|sql| match sql.contains("--") {
-                true => format!(" DEFAULT ({sql}\n)"),
-                false => format!(" DEFAULT ({sql})"),
-            });
-            let (table, column) = (schema::quote(table), schema::quote(column));
-            Ok(format!("ALTER TABLE {table} ADD COLUMN {column}{declared}{not_null}{}", default.unwrap_or_default()))
-        })
+    /// Declares one table and its indexes, or nothing.
+    fn declare_whole(&self, definition: &TableDefinition) -> Result<TableShape, Refusal> {
+        self.connection.execute_batch("SAVEPOINT one_table")?;
+        let declared = declare(&self.connection, definition)
+            .and_then(|()| Ok(schema::table(&self.connection, definition.name.clone())?));
+        let undo = if declared.is_err() { "ROLLBACK TO one_table; " } else { "" };
+        self.connection.execute_batch(&format!("{undo}RELEASE one_table"))?;
+        declared
+    }
+
+    /// The names of all tables that the peer told of.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.shapes.iter().map(|table| table.name.as_str()).chain(self.unavailable.keys().map(String::as_str))
     }
 }
 
@@ -371,30 +225,64 @@ pub fn check_number(definitions: &[TableDefinition]) -> Result<(), BadDefinition
 }
 
 /// Declares a table and its indexes in `connection`, or says why not.
-fn declare(connection: &Connection, definition: &TableDefinition) -> Result<(), String> {
+fn declare(connection: &Connection, definition: &TableDefinition) -> Result<(), Refusal> {
     let TableDefinition { name, sql, indexes } = definition;
     if name.is_empty() || name.len() > MAX_NAME || is_reserved(name) || name.contains(char::is_control) {
-        return Err("its name will not do for a table that is shared".into());
+        return Err(Refusal::hostile("its name will not do for a table that is shared"));
     }
     let asked = Asking::default();
-    let made = run_checked(connection, sql, &asked)?;
-    if !matches!(made.as_slice(), [only] if only.kind == "table" && only.name == *name) {
-        return Err("its declaration declares something else".into());
-    }
-    check_defaults(connection, name, &asked)?;
+    declare_table(connection, name, sql, &asked)?;
     for index in indexes {
         let made = run_checked(connection, index, &asked)?;
         match made.as_slice() {
-            [only] if only.kind == "index" && only.table == *name && !is_reserved(&only.name) => {}
-            _ => return Err("the declaration of one of its indexes declares something else".into()),
+            [only] if only.kind == "index" && only.table.eq_ignore_ascii_case(name) && !is_reserved(&only.name) => {}
+            _ => return Err(Refusal::hostile("the declaration of one of its indexes declares something else")),
         }
     }
-    let called = std::mem::take(&mut lock(&asked).called);
-    let statements = || std::iter::once(sql).chain(indexes);
-    match called.iter().find(|name| GROWING.contains(&name.as_str()) && statements().any(|sql| !is_bounded(name, sql)))
-    {
-        Some(name) => Err(format!("its declaration calls {name}() with an argument that may make it take much memory")),
+    check_growth(&asked, &std::iter::once(sql).chain(indexes).map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Declares the table `name` and nothing else, and checks its defaults.
+fn declare_table(connection: &Connection, name: &str, sql: &str, asked: &Asking) -> Result<(), Refusal> {
+    let made = run_checked(connection, sql, asked)?;
+    // The name that changes carry may differ in case from the one of the table.
+    if !matches!(made.as_slice(), [only] if only.kind == "table" && only.name.eq_ignore_ascii_case(name)) {
+        return Err(Refusal::hostile("its declaration declares something else"));
+    }
+    check_defaults(connection, name, asked)
+}
+
+/// Refuses statements that call functions so that they make much out of little.
+fn check_growth(asked: &Asking, statements: &[&str]) -> Result<(), Refusal> {
+    let called = std::mem::take(&mut lock(asked).called);
+    match called.iter().find(|name| statements.iter().any(|sql| functions::may_grow(name, sql))) {
+        Some(name) => Err(Refusal::unavailable(format!(
+            "its declaration calls {name}() with an argument that may make it take much memory"
+        ))),
         None => Ok(()),
+    }
+}
+
+/// Checks definitions of columns that are to be added to a table `name` with the columns `beside`: each defines one of
+/// `columns`, and nothing else comes of them. So nothing else can come of `ALTER TABLE … ADD COLUMN` with one of them
+/// either, nor of a `CREATE TABLE` with one more.
+pub(super) fn check_columns(
+    name: &str,
+    beside: &[String],
+    columns: &[String],
+    definitions: &[&str],
+) -> Result<(), Refusal> {
+    let (connection, asked) = (Connection::open_in_memory()?, Asking::default());
+    let quoted = beside.iter().map(|column| schema::quote(column));
+    let all: Vec<String> = quoted.chain(definitions.iter().map(|&definition| definition.to_owned())).collect();
+    let sql = format!("CREATE TABLE {} ({}\n)", schema::quote(name), all.join(", "));
+    declare_table(&connection, name, &sql, &asked)?;
+    check_growth(&asked, definitions)?;
+    let expected: Vec<&String> = beside.iter().chain(columns).collect();
+    let made = TableDetails::read(&connection, name)?.names();
+    match made.iter().eq(expected) {
+        true => Ok(()),
+        false => Err(Refusal::unavailable("the definitions of its columns cannot be told apart")),
     }
 }
 
@@ -402,36 +290,6 @@ fn declare(connection: &Connection, definition: &TableDefinition) -> Result<(), 
 fn is_reserved(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with("sqlite_") || name.starts_with("crsql_") || name.contains("__crsql_")
-}
-
-/// Whether every call of the function `name` of [`GROWING`] in `sql` is one whose result is small: of `randomblob`
-/// with a number of at most four digits, of the others with a format in which no number has more than three. No
-/// other text of SQL names a function than its name, so none is overlooked.
-fn is_bounded(name: &str, sql: &str) -> bool {
-    let sql = sql.to_ascii_lowercase();
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    sql.match_indices(name).filter(|(at, _)| !sql[..*at].ends_with(is_word)).all(|(at, _)| {
-        let rest = &sql[at + name.len()..];
-        if rest.starts_with(is_word) {
-            return true;
-        }
-        let Some(argument) = rest.trim_start().strip_prefix('(').map(str::trim_start) else { return false };
-        match name {
-            "randomblob" => {
-                let after = argument.trim_start_matches(|c: char| c.is_ascii_digit());
-                (1..=4).contains(&(argument.len() - after.len())) && after.trim_start().starts_with(')')
-            }
-            _ => is_bounded_format(argument),
-        }
-    })
-}
-
-/// Whether what begins `arguments` is a text, and as a format makes little of a value.
-fn is_bounded_format(arguments: &str) -> bool {
-    let text = arguments.strip_prefix('\'').and_then(|text| text.split_once('\''));
-    let Some((format, rest)) = text else { return false };
-    let numbers = format.split(|c: char| !c.is_ascii_digit());
-    !rest.starts_with('\'') && !format.contains('*') && numbers.map(str::len).all(|digits| digits <= 3)
 }
 
 /// A table or index that has been declared.
@@ -442,39 +300,35 @@ struct Made {
 }
 
 /// Runs one statement of a peer's; what it declared.
-fn run_checked(connection: &Connection, sql: &str, asked: &Asking) -> Result<Vec<Made>, String> {
+fn run_checked(connection: &Connection, sql: &str, asked: &Asking) -> Result<Vec<Made>, Refusal> {
     const LAST: &str = "SELECT coalesce(max(rowid), 0) FROM sqlite_master";
     const MADE: &str = "SELECT type, name, tbl_name FROM sqlite_master WHERE rowid > ? AND sql IS NOT NULL";
     if sql.len() > MAX_STATEMENT {
-        return Err(format!("its declaration is longer than {MAX_STATEMENT} bytes"));
+        return Err(Refusal::unavailable(format!("its declaration is longer than {MAX_STATEMENT} bytes")));
     }
     // It is shown on terminals.
     if sql.contains(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
-        return Err("its declaration holds control characters".into());
+        return Err(Refusal::hostile("its declaration holds control characters"));
     }
-    let words = |error: rusqlite::Error| error.to_string();
-    let last: i64 =
-        connection.prepare_cached(LAST).and_then(|mut s| s.query_row([], |row| row.get(0))).map_err(words)?;
+    let last: i64 = connection.prepare_cached(LAST)?.query_row([], |row| row.get(0))?;
     checked(connection, Doing::Declare, asked, || connection.execute(sql, []).map(drop))?;
-    let mut made = connection.prepare_cached(MADE).map_err(words)?;
+    let mut made = connection.prepare_cached(MADE)?;
     let row = |row: &rusqlite::Row<'_>| Ok(Made { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)? });
-    made.query_map([last], row).and_then(Iterator::collect).map_err(words)
+    Ok(made.query_map([last], row)?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Checks the defaults, of whose functions the authorizer is not asked when a table is declared nor when a row is
 /// written: each is compiled as a query of its own, and not run.
-fn check_defaults(connection: &Connection, table: &str, asked: &Asking) -> Result<(), String> {
+fn check_defaults(connection: &Connection, table: &str, asked: &Asking) -> Result<(), Refusal> {
     const SQL: &str = "SELECT dflt_value FROM pragma_table_info(?) WHERE dflt_value IS NOT NULL";
-    let words = |error: rusqlite::Error| error.to_string();
-    let mut statement = connection.prepare_cached(SQL).map_err(words)?;
-    let defaults = statement.query_map([table], |row| row.get::<_, String>(0)).map_err(words)?;
+    let mut statement = connection.prepare_cached(SQL)?;
+    let defaults = statement.query_map([table], |row| row.get::<_, String>(0))?;
     for default in defaults {
-        let default = default.map_err(words)?;
-        // A word alone is a value, whatever it is called.
-        if default.contains(|c: char| !(c.is_alphanumeric() || c == '_')) {
-            let query = format!("SELECT ({default}\n)");
-            checked(connection, Doing::Default, asked, || connection.prepare(&query).map(drop))?;
-        }
+        let default = default?;
+        // A word alone, quoted or not, is a text.
+        let expression = default_expression(&default).unwrap_or(default);
+        let query = format!("SELECT ({expression}\n)");
+        checked(connection, Doing::Default, asked, || connection.prepare(&query).map(drop))?;
     }
     Ok(())
 }
@@ -491,10 +345,18 @@ enum Doing {
 /// What SQLite asked leave for while it compiled the statements of one table.
 #[derive(Default)]
 struct Asked {
-    /// The first thing that was refused, in words.
-    refused: Option<String>,
+    /// The first thing that was refused.
+    refused: Option<Refused>,
     /// Functions that are called, in lower case.
     called: BTreeSet<String>,
+}
+
+/// What a declaration may not do.
+enum Refused {
+    /// Call this function.
+    Call(String),
+    /// Anything but declare.
+    Act,
 }
 
 type Asking = Arc<Mutex<Asked>>;
@@ -510,7 +372,7 @@ fn checked(
     doing: Doing,
     asked: &Asking,
     work: impl FnOnce() -> rusqlite::Result<()>,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     let asking = Arc::clone(asked);
     let run = || {
         connection.authorizer(Some(move |context: AuthContext<'_>| authorize(&context, doing, &asking)))?;
@@ -518,9 +380,17 @@ fn checked(
         connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
         result
     };
-    run().map_err(|error| match lock(asked).refused.take() {
-        Some(what) => format!("its declaration {what}, which a peer's may not"),
-        None => format!("its declaration cannot be used: {error}"),
+    run().map_err(|error| match (lock(asked).refused.take(), &error) {
+        (Some(Refused::Call(name)), _) => {
+            Refusal::unavailable(format!("its declaration calls {name}(), which a peer's may not"))
+        }
+        (Some(Refused::Act), _) => {
+            Refusal::hostile("its declaration does more than declare a table or an index, which a peer's may not")
+        }
+        (None, rusqlite::Error::MultipleStatement) => {
+            Refusal::hostile(format!("its declaration cannot be used: {error}"))
+        }
+        (None, _) => Refusal::unavailable(format!("its declaration cannot be used: {}", message(&error))),
     })
 }
 
@@ -539,19 +409,14 @@ fn authorize(context: &AuthContext<'_>, doing: Doing, asked: &Asking) -> Authori
         | (Doing::Default, AuthAction::Select) => None,
         (_, AuthAction::Function { function_name }) => {
             let name = function_name.to_ascii_lowercase();
-            let is_allowed = FUNCTIONS.contains(&name.as_str());
-            let refused = (!is_allowed).then(|| format!("calls {}()", name.escape_debug()));
+            let is_refused = !functions::is_allowed(&name);
+            let refused = is_refused.then(|| Refused::Call(name.escape_debug().to_string()));
             lock(asked).called.insert(name);
             refused
         }
-        _ => Some("does more than declare a table or an index".to_owned()),
+        _ => Some(Refused::Act),
     };
     let Some(what) = refused else { return Authorization::Allow };
     lock(asked).refused.get_or_insert(what);
     Authorization::Deny
-}
-
-/// `text` as a string in SQL.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

@@ -9,7 +9,8 @@
 //!   equal values changes nothing;
 //! - whether a causal length of 1 is recorded or understood: a row that was created by a record of its own, and one that
 //!   was created by a cell, are the same row;
-//! - how numbers are stored that SQLite or a merge takes for equal: the keys `1` and `1.0`, the values `0.0` and `-0.0`.
+//! - how numbers are stored that SQLite or a merge takes for equal: the keys `1` and `1.0`, the values `0.0` and `-0.0`;
+//! - in which case names of tables and columns are spelt: they count in small letters.
 //!
 //! Sums of hashes tell whether honest databases agree. Whoever wants to can make two databases with one sum.
 
@@ -102,7 +103,7 @@ pub struct DigestedRow {
 pub struct Digest {
     /// What it was made of.
     pub mark: Mark,
-    /// The sum of each table's rows, by its name.
+    /// The sum of each table's rows, by its name in small letters.
     pub tables: BTreeMap<String, u128>,
     /// The sum of each range's rows.
     pub ranges: Vec<u128>,
@@ -121,7 +122,7 @@ impl Digest {
         self.tables.values().fold(0, |total, sum| total.wrapping_add(*sum))
     }
 
-    /// Puts what a row counts now in place of what it counted before.
+    /// Puts what a row counts now in place of what it counted before; `table` in small letters.
     pub fn count(&mut self, table: &str, range: usize, before: Option<u128>, now: Option<u128>) {
         let change = now.unwrap_or(0).wrapping_sub(before.unwrap_or(0));
         match self.tables.get_mut(table) {
@@ -163,9 +164,10 @@ impl Database {
         let snapshot = self.snapshot()?;
         let mut digest = Digest::empty(*snapshot.mark());
         for table in snapshot.tables() {
-            digest.tables.insert(table.name.clone(), 0);
+            let name = table.name.to_ascii_lowercase();
+            digest.tables.insert(name.clone(), 0);
             snapshot.rows(table, None, &mut |row| {
-                digest.count(&table.name, row.range, None, row.number);
+                digest.count(&name, row.range, None, row.number);
                 Ok::<_, DatabaseError>(())
             })?;
         }
@@ -340,7 +342,6 @@ struct Records<'a> {
 impl<'a> Records<'a> {
     fn new(connection: &'a Connection, table: &TableShape) -> rusqlite::Result<Self> {
         let clock = quote(&format!("{}__crsql_clock", table.name));
-        // By name, so the order is the same everywhere.
         let sql = format!("SELECT col_name, col_version FROM {clock} WHERE key = ?1 ORDER BY col_name");
         Ok(Self { statement: connection.prepare_cached(&sql)?, cells: Vec::new() })
     }
@@ -354,11 +355,13 @@ impl<'a> Records<'a> {
             let (name, version) = (row.get_ref(0)?.as_bytes()?, row.get(1)?);
             if name == SENTINEL.as_bytes() {
                 length = version;
-            } else if let Some(at) = table.columns.iter().position(|column| column.name.as_bytes() == name) {
+            } else if let Some(at) = table.columns.iter().position(|c| c.name.as_bytes().eq_ignore_ascii_case(name)) {
                 // Records of columns that are gone are left out, as by the engine.
                 self.cells.push((at, version));
             }
         }
+        // By name in small letters, so the order is the same everywhere; mostly it is the one in which they came.
+        self.cells.sort_by(|(a, _), (b, _)| small(&table.columns[*a].name).cmp(small(&table.columns[*b].name)));
         Ok(if length == 0 { i64::from(!self.cells.is_empty()) } else { length })
     }
 }
@@ -367,7 +370,7 @@ fn digested(table: &TableShape, row: &Row<'_>, records: &mut Records<'_>) -> rus
     let key = row.get(0)?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(DOMAIN);
-    text(&mut hasher, table.name.as_bytes());
+    name_text(&mut hasher, &table.name);
     let keys = table.key_columns.len();
     for at in 1..=keys {
         value(&mut hasher, key_number(row.get_ref(at)?));
@@ -381,7 +384,7 @@ fn digested(table: &TableShape, row: &Row<'_>, records: &mut Records<'_>) -> rus
     hasher.update(&length.to_le_bytes());
     // Of a row that is dead nothing else counts.
     for (at, version) in records.cells.iter().filter(|_| length % 2 == 1) {
-        text(&mut hasher, table.columns[*at].name.as_bytes());
+        name_text(&mut hasher, &table.columns[*at].name);
         hasher.update(&version.to_le_bytes());
         value(&mut hasher, row.get_ref(1 + keys + at)?);
     }
@@ -398,6 +401,18 @@ fn packed_key(table: &TableShape, values: &Row<'_>) -> rusqlite::Result<Vec<u8>>
 fn number(hasher: &blake3::Hasher) -> u128 {
     let hash = hasher.finalize();
     u128::from_le_bytes(std::array::from_fn(|at| hash.as_bytes()[at]))
+}
+
+/// The bytes of a name as SQLite compares it.
+fn small(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().map(|byte| byte.to_ascii_lowercase())
+}
+
+fn name_text(hasher: &mut blake3::Hasher, name: &str) {
+    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => text(hasher, name.to_ascii_lowercase().as_bytes()),
+        false => text(hasher, name.as_bytes()),
+    }
 }
 
 fn text(hasher: &mut blake3::Hasher, bytes: &[u8]) {

@@ -14,12 +14,15 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, named_params
 
 use crate::changeset::{Cursor, SiteId};
 
+mod adoption;
 mod definition;
+mod difference;
 mod digest;
 mod encoding;
 mod error;
 mod examine;
 mod files;
+mod functions;
 mod identity;
 mod library;
 mod merge;
@@ -31,9 +34,10 @@ mod tests;
 mod tokens;
 mod unsent;
 
-pub use definition::{
-    BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableDefinition, TableDifference, check_number,
-};
+pub use adoption::Adopted;
+use definition::Refusal;
+pub use definition::{BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableDefinition, check_number};
+pub use difference::TableDifference;
 pub use digest::{Digest, DigestedRow, MOST_KEY, Mark, RANGES, RowDigest, Snapshot, ToldRows};
 pub use error::DatabaseError;
 pub use examine::{Remark, Remarked};
@@ -191,8 +195,8 @@ impl Database {
         self.wrap(schema::tables(&self.connection))
     }
 
-    /// A hash over names, columns and declared types of the tables that replicate: equal fingerprints mean that
-    /// every change of one database fits the other.
+    /// A hash over names, columns and declared types of the tables that replicate, without regard to the case of names:
+    /// equal fingerprints mean that every change of one database has a place in the other.
     ///
     /// # Errors
     /// [`DatabaseError`].

@@ -51,7 +51,9 @@ pub(super) fn cells(
     let mut cells = Vec::new();
     while let Some(row) = rows.next()? {
         let cid = row.get_ref(0)?.as_bytes()?;
-        let Some(column) = table.columns.iter().find(|column| column.name.as_bytes() == cid) else { continue };
+        let Some(column) = table.columns.iter().find(|column| column.name.as_bytes().eq_ignore_ascii_case(cid)) else {
+            continue;
+        };
         if let Some(val) = value(connection, table, column, key)? {
             cells.push(MovedCell { cid: column.name.clone(), val, col_version: row.get(1)? });
         }

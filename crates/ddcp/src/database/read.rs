@@ -7,7 +7,9 @@ use std::{
 
 use rusqlite::{Row, named_params, types::ValueRef};
 
-use super::{Database, DatabaseError, LeftOut, TableShape, Unsent, moved, unsent::UNKNOWN_SITE};
+use super::{
+    Database, DatabaseError, LeftOut, TableShape, Unsent, examine::sql_text, moved, schema, unsent::UNKNOWN_SITE,
+};
 use crate::changeset::{Change, Cursor, MAX_NAME, Pack, PackTable, SENTINEL, SiteId, Value, check_pk, shown_key};
 
 /// The changes of one version that lie behind a cursor within it. Both conditions are the engine's to evaluate, before
@@ -49,7 +51,7 @@ impl Selection {
     }
 
     fn has_table(&self, name: &[u8]) -> bool {
-        self.tables.as_ref().is_none_or(|tables| tables.iter().any(|table| table.as_bytes() == name))
+        self.tables.as_ref().is_none_or(|tables| tables.iter().any(|table| table.as_bytes().eq_ignore_ascii_case(name)))
     }
 }
 
@@ -95,11 +97,12 @@ impl Database {
         let _snapshot = self.wrap(self.connection.unchecked_transaction())?;
         let version = self.version()?;
         let source = self.site_id()?;
-        let tables = self.tables()?;
+        let (tables, unreadable) = (self.tables()?, self.wrap(schema::unreadable(&self.connection))?);
+        let [rest_of_version, later_versions] = [REST_OF_VERSION, LATER_VERSIONS].map(|sql| without(sql, &unreadable));
         let mut packer = Packer::new(self, source, after, selection, pack_bytes, &tables, take);
         let inside_version = after.version > 0 && after.seq < i64::MAX;
-        let complete = (!inside_version || self.read_query(REST_OF_VERSION, after, &mut packer)?)
-            && self.read_query(LATER_VERSIONS, after, &mut packer)?;
+        let complete = (!inside_version || self.read_query(&rest_of_version, after, &mut packer)?)
+            && self.read_query(&later_versions, after, &mut packer)?;
         if !complete {
             return Ok(ReadEnd { version, more: true, end: packer.from, left_out: packer.left_out });
         }
@@ -114,9 +117,9 @@ impl Database {
         // No site has an empty id. NULL would leave out changes of which the site is not known.
         let reader = packer.selection.without.as_ref().map_or(&[][..], SiteId::as_bytes);
         let all = named_params! {":version": after.version, ":reader": reader, ":seq": after.seq};
-        let rows = match sql {
-            REST_OF_VERSION => statement.query(all),
-            _ => statement.query(&all[..2]),
+        let rows = match sql.contains(":seq") {
+            true => statement.query(all),
+            false => statement.query(&all[..2]),
         };
         let mut rows = self.wrap(rows)?;
         while let Some(row) = self.wrap(rows.next())? {
@@ -126,6 +129,12 @@ impl Database {
         }
         Ok(true)
     }
+}
+
+/// The query without these tables.
+fn without(sql: &str, tables: &[String]) -> String {
+    let conditions: String = tables.iter().map(|table| format!("AND \"table\" IS NOT {} ", sql_text(table))).collect();
+    sql.replace("ORDER BY", &format!("{conditions}ORDER BY"))
 }
 
 /// What is needed of a table for each of its rows.

@@ -1,6 +1,10 @@
 //! What the file says about itself: which tables replicate, their shapes, and the stored version.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension};
+
+use super::error::message;
 
 /// What the engine writes into files: 0.16.3.
 const CURRENT_VERSION: i64 = 160_300;
@@ -31,9 +35,26 @@ impl TableShape {
     pub fn key_names(&self) -> Vec<String> {
         self.key_columns.iter().map(|column| column.name.clone()).collect()
     }
+
+    /// The same table with all names in small letters.
+    pub(super) fn in_small_letters(&self) -> Self {
+        let small = |columns: &[ColumnShape]| {
+            let small = |column: &ColumnShape| ColumnShape { name: column.name.to_ascii_lowercase(), ..column.clone() };
+            columns.iter().map(small).collect()
+        };
+        let (key_columns, columns) = (small(&self.key_columns), small(&self.columns));
+        Self { name: self.name.to_ascii_lowercase(), key_columns, columns }
+    }
+
+    /// Whether these are its key columns, in the key's order and in whatever case.
+    #[must_use]
+    pub fn has_key(&self, names: &[String]) -> bool {
+        self.key_columns.len() == names.len()
+            && self.key_columns.iter().zip(names).all(|(column, name)| column.name.eq_ignore_ascii_case(name))
+    }
 }
 
-/// Clock tables whose table still exists and still is a CRR. The name of the clock table, not that of the table,
+/// Clock tables whose table still exists and still is a CRR, in an order that does not depend on the case of names. The name of the clock table, not that of the table,
 /// tells how changes call it: the two may differ in case.
 const CRRS: &str = "
     SELECT substr(clock.name, 1, length(clock.name) - 13) AS crr
@@ -41,12 +62,49 @@ const CRRS: &str = "
     WHERE clock.type = 'table' AND substr(clock.name, -13) = '__crsql_clock'
       AND EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = crr || '__crsql_itrig')
       AND EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = crr COLLATE NOCASE)
-    ORDER BY crr";
+    ORDER BY crr COLLATE NOCASE";
 
+/// The tables that replicate, but for those of [`unreadable`].
 pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Vec<TableShape>> {
+    Ok(readable_and_not(connection)?.0)
+}
+
+/// The tables that replicate and cannot be read here: their keys are compared by a collation of their application's own.
+pub(super) fn unreadable(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    Ok(readable_and_not(connection)?.1.into_iter().map(|table| table.name).collect())
+}
+
+fn readable_and_not(connection: &Connection) -> rusqlite::Result<(Vec<TableShape>, Vec<TableShape>)> {
+    const COLLATED: &str = "SELECT lower(name) FROM sqlite_master WHERE type = 'table' AND sql LIKE '%collate%'";
+    let mut collated = connection.prepare_cached(COLLATED)?;
+    let collated = collated.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<HashSet<String>>>()?;
     let mut crrs = connection.prepare_cached(CRRS)?;
-    let names = crrs.query_map([], |row| row.get::<_, String>(0))?;
-    names.map(|name| table(connection, name?)).collect()
+    let names = crrs.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let (mut readable, mut others) = (Vec::new(), Vec::new());
+    for name in names {
+        let shape = table(connection, name)?;
+        let is_asked = collated.contains(&shape.name.to_ascii_lowercase());
+        let list = if is_asked && !can_find_rows(connection, &shape)? { &mut others } else { &mut readable };
+        list.push(shape);
+    }
+    Ok((readable, others))
+}
+
+/// Whether rows of the table can be found by their keys.
+fn can_find_rows(connection: &Connection, table: &TableShape) -> rusqlite::Result<bool> {
+    let keys: Vec<String> = table.key_columns.iter().map(|key| format!("{} = ?", quote(&key.name))).collect();
+    let sql = format!("SELECT 1 FROM {} WHERE {}", quote(&table.name), keys.join(" AND "));
+    match connection.prepare(&sql) {
+        Err(error) if message(&error).contains("no such collation sequence") => Ok(false),
+        prepared => prepared.map(|_| true),
+    }
+}
+
+/// The table that replicates under this name, in whatever case.
+pub(super) fn find(connection: &Connection, name: &str) -> rusqlite::Result<Option<TableShape>> {
+    let sql = format!("SELECT crr FROM ({CRRS}) WHERE crr = ?1 COLLATE NOCASE");
+    let found = connection.prepare_cached(&sql)?.query_row([name], |row| row.get(0)).optional()?;
+    found.map(|name| table(connection, name)).transpose()
 }
 
 pub(super) fn table(connection: &Connection, name: String) -> rusqlite::Result<TableShape> {
@@ -67,7 +125,8 @@ pub(super) fn table(connection: &Connection, name: String) -> rusqlite::Result<T
     Ok(TableShape { name, key_columns: keys.into_iter().map(|(_, column)| column).collect(), columns })
 }
 
-/// BLAKE3 over the tables; every name is preceded by its length, every list by its number of entries.
+/// BLAKE3 over the tables; every name is preceded by its length, every list by its number of entries. Names count in
+/// small letters: those that differ in case only are one name.
 pub(super) fn fingerprint(tables: &[TableShape]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     let count = |hasher: &mut blake3::Hasher, number: usize| {
@@ -78,12 +137,13 @@ pub(super) fn fingerprint(tables: &[TableShape]) -> [u8; 32] {
         hasher.update(text.as_bytes());
     };
     count(&mut hasher, tables.len());
-    for table in tables {
+    let mut tables: Vec<TableShape> = tables.iter().map(TableShape::in_small_letters).collect();
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    for table in &mut tables {
         text(&mut hasher, &table.name);
-        let mut columns = table.columns.clone();
         // Their order does not matter to replication, and ALTER TABLE adds to the end only.
-        columns.sort_by(|a, b| a.name.cmp(&b.name));
-        for columns in [&table.key_columns, &columns] {
+        table.columns.sort_by(|a, b| a.name.cmp(&b.name));
+        for columns in [&table.key_columns, &table.columns] {
             count(&mut hasher, columns.len());
             for column in columns {
                 text(&mut hasher, &column.name);

@@ -3,13 +3,13 @@
 //! A file in the state directory says from before the first step to after the last that the clone is unfinished.
 //! Every step may be repeated, so the same command goes on wherever the one before it ended.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Layout, Lock, Monitor, Options, Outcome, PullReport, Repository, absolute_address, is_missing_or_empty, lock_error,
-    parse_name,
+    Layout, Lock, Monitor, Options, Outcome, PullReport, Repository, SchemaReport, absolute_address,
+    is_missing_or_empty, lock_error, parse_name, schema::named,
 };
 use crate::{
     Error,
@@ -28,13 +28,16 @@ pub struct CloneReport {
     pub remote: String,
     /// Its tables.
     pub tables: Vec<String>,
+    /// The tables of the remote that cannot be had here, and why. What is in them waits.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
     /// The first fetch and merge. Where they failed, `pull` goes on, and so does a repeated clone.
     pub pull: PullReport,
 }
 
 impl Repository {
     /// Makes the database at `layout`, which must not exist, with the shared tables of the repository at `address`,
-    /// which becomes its remote `name`; fetches and merges what is in them. What was broken off, or has failed, goes on
+    /// which becomes its remote `name`, but those that cannot be had here; fetches and merges what is in them. What was broken off, or has failed, goes on
     /// when it is repeated.
     ///
     /// # Errors
@@ -71,12 +74,14 @@ impl Repository {
         let (_, remote) = config.remote(name.as_str())?;
         let client = self.client(&remote.address, &config.limits).await?;
         let definitions = client.definitions().await.map_err(|error| self.explain(error))?;
-        let tables = self
+        let (tables, left_out) = self
             .blocking(move |repository| {
                 let declared = Declared::new(definitions).map_err(Error::BadSchema)?;
                 let database = repository.database()?;
-                database.adopt(&declared.adoption(&database)?)?;
-                Ok(database.tables()?.into_iter().map(|table| table.name).collect())
+                let adopted = declared.adopt(&database)?;
+                let left = SchemaReport::whole(named(database.differences(&declared)?, adopted.left_out));
+                let left_out = left.unavailable().map(|(table, why)| (table.to_owned(), why.to_owned())).collect();
+                Ok((database.tables()?.into_iter().map(|table| table.name).collect(), left_out))
             })
             .await?;
         let pull = self.pull_watched(Some(name.as_str()), monitor).await?;
@@ -86,7 +91,7 @@ impl Repository {
             self.blocking(|repository| remove_mark(&repository.layout().clone_mark())).await?;
         }
         let database = self.layout().database().display().to_string();
-        Ok(CloneReport { database, remote: name.to_string(), tables, pull })
+        Ok(CloneReport { database, remote: name.to_string(), tables, left_out, pull })
     }
 }
 
@@ -199,13 +204,7 @@ mod tests {
             table("t", "CREATE VIEW t AS SELECT load_extension('x')", &[]),
             table("t", "ATTACH 'other.db' AS t", &[]),
             table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL); DROP TABLE good", &[]),
-            table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v CHECK (load_extension(v)))", &[]),
-            table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v DEFAULT (randomblob(1000000000)))", &[]),
-            table(
-                "t",
-                "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v)",
-                &["CREATE INDEX i ON t (writefile(v, v))"],
-            ),
+            table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL)", &["CREATE INDEX i ON good (v)"]),
             table("good__crsql_clock", "CREATE TABLE good__crsql_clock (id INTEGER PRIMARY KEY NOT NULL)", &[]),
             good(),
         ] {
@@ -215,10 +214,6 @@ mod tests {
             let database = Database::open(layout.database(), &OpenOptions::default()).unwrap();
             assert!(database.definitions().unwrap().is_empty(), "{what}");
         }
-        // A table that SQLite takes and the engine does not.
-        let unfit = table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v UNIQUE)", &[]);
-        let result = clone(&layout, vec![good(), unfit]).await;
-        assert!(matches!(result, Err(Error::Database(_))), "{result:?}");
         assert!(Repository::is_unfinished_clone(&layout));
 
         let report = clone(&layout, vec![good()]).await.unwrap();
@@ -227,5 +222,34 @@ mod tests {
         let database = Database::open(layout.database(), &OpenOptions::default()).unwrap();
         assert_eq!(database.definitions().unwrap(), [good()]);
         assert!(matches!(clone(&layout, vec![good()]).await, Err(Error::CloneTarget(_))));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_declared_here_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = "id INTEGER PRIMARY KEY NOT NULL";
+        for (at, (unfit, indexes)) in [
+            (format!("CREATE TABLE t ({key}, v CHECK (load_extension(v)))"), vec![]),
+            (format!("CREATE TABLE t ({key}, v DEFAULT (randomblob(1000000000)))"), vec![]),
+            (format!("CREATE TABLE t ({key}, v COLLATE unicase)"), vec![]),
+            (format!("CREATE TABLE t ({key}, v)"), vec!["CREATE INDEX i ON t (writefile(v, v))"]),
+            // A table that SQLite takes and the engine does not.
+            (format!("CREATE TABLE t ({key}, v UNIQUE)"), vec![]),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let layout = Layout::new(&dir.path().join(format!("{at}.db")), None).unwrap();
+            let good = table("good", &format!("CREATE TABLE good ({key}, v)"), &[]);
+            let report = clone(&layout, vec![table("t", &unfit, &indexes), good]).await.unwrap();
+            assert_eq!(report.tables, ["good"], "{unfit}");
+            assert_eq!(report.left_out.keys().collect::<Vec<_>>(), ["t"], "{unfit}");
+            let database = Database::open(layout.database(), &OpenOptions::default()).unwrap();
+            let left =
+                "SELECT count(*) FROM sqlite_master WHERE name IN ('t', 'i') OR name LIKE 't\\_\\_%' ESCAPE '\\'";
+            let left: i64 = database.connection().query_row(left, [], |row| row.get(0)).unwrap();
+            assert_eq!(left, 0, "{unfit}");
+            assert!(!Repository::is_unfinished_clone(&layout));
+        }
     }
 }

@@ -265,8 +265,9 @@ fn bring_forward(
     let mut put = transaction.prepare("INSERT OR REPLACE INTO rows (table_id, key, number) VALUES (?, ?, ?)")?;
     let mut remove = transaction.prepare("DELETE FROM rows WHERE table_id = ? AND key = ?")?;
     for table in snapshot.tables() {
-        digest.tables.entry(table.name.clone()).or_default();
-        let id = table_id(transaction, &table.name)?;
+        let name = table.name.to_ascii_lowercase();
+        digest.tables.entry(name.clone()).or_default();
+        let id = table_id(transaction, &name)?;
         snapshot.rows::<Failed>(table, after, &mut |row| {
             let before = match after {
                 Some(_) => find.query_row([id, row.key], |kept| sum(kept, 0)).optional()?,
@@ -277,7 +278,7 @@ fn bring_forward(
                 (_, Some(number)) => drop(put.execute(params![id, row.key, number.to_le_bytes()])?),
                 (_, None) => drop(remove.execute([id, row.key])?),
             }
-            digest.count(&table.name, row.range, before, row.number);
+            digest.count(&name, row.range, before, row.number);
             Ok(())
         })?;
     }

@@ -9,7 +9,7 @@ use super::{MergeReport, PerRemote, Repository, State, StateError};
 use crate::{
     Error,
     config::RemoteName,
-    database::{Database, Declared, TableDefinition, TableDifference},
+    database::{Adopted, Database, Declared, TableDefinition, TableDifference},
     protocol::{Client, ClientError, RemoteStatus},
     transport::Address,
 };
@@ -40,9 +40,9 @@ fn is_zero(number: &u64) -> bool {
 pub struct AdoptReport {
     /// The statements that add the tables and columns that are not here, in their order.
     pub statements: Vec<String>,
-    /// Whether they were run.
+    /// Whether any were run.
     pub adopted: bool,
-    /// What differs and stays so.
+    /// What differs and stays so, among it the tables that cannot be had here.
     pub left: SchemaReport,
     /// What was merged afterwards.
     pub merged: Vec<PerRemote<MergeReport>>,
@@ -64,8 +64,20 @@ impl SchemaReport {
         report
     }
 
+    /// All differences, however many.
+    pub(super) fn whole(tables: Differences) -> Self {
+        Self { tables, ..Self::default() }
+    }
+
     fn unknown(why: impl Into<String>) -> Self {
         Self { unknown: Some(why.into()), ..Self::default() }
+    }
+
+    /// The tables of the remote that cannot be had here, or not all of whose columns can, and why.
+    pub fn unavailable(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.tables.iter().flat_map(|(table, found)| {
+            found.iter().filter_map(TableDifference::obstacle).map(move |reason| (table.as_str(), reason))
+        })
     }
 
     /// Whether nothing differs.
@@ -105,11 +117,11 @@ impl Repository {
     }
 
     /// Adds to this database the tables and columns of the remote `name` that are not here, or without `apply` only
-    /// says how. Nothing is ever dropped or altered otherwise. Then merges what was fetched from the remote and
-    /// waited for them.
+    /// says how. Each table is adopted whole or not at all; those that cannot be had here are named in the report.
+    /// Nothing is ever dropped or altered otherwise. Then merges what was fetched from the remote and waited for them.
     ///
     /// # Errors
-    /// As [`Repository::schema_diff`]; the database is then as it was, unless it is the merge that failed.
+    /// As [`Repository::schema_diff`]; the tables that were adopted before stay.
     pub async fn schema_adopt(&self, name: &str, apply: bool) -> Result<AdoptReport, Error> {
         let _lock = self.hold().await?;
         let asked = self.ask_who(name).await?;
@@ -118,14 +130,13 @@ impl Repository {
             .blocking(move |repository| {
                 let database = repository.database()?;
                 let declared = Declared::new(definitions).map_err(Error::BadSchema)?;
-                let statements = declared.adoption(&database)?;
-                let adopted = apply && !statements.is_empty();
-                if adopted {
-                    database.adopt(&statements)?;
-                }
-                let differences = database.differences(&declared)?;
+                let Adopted { statements, left_out } = match apply {
+                    true => declared.adopt(&database)?,
+                    false => declared.adoption(&database)?,
+                };
+                let differences = named(database.differences(&declared)?, left_out);
                 asked.note(repository, &database, &SchemaReport::of(differences.clone()))?;
-                let left = SchemaReport::of(lasting(differences));
+                let (adopted, left) = (apply && !statements.is_empty(), SchemaReport::of(lasting(differences)));
                 Ok(AdoptReport { statements, adopted, left, merged: Vec::new() })
             })
             .await?;
@@ -230,11 +241,21 @@ fn differences(database: &Database, definitions: Vec<TableDefinition>) -> Result
     Ok(SchemaReport::of(database.differences(&declared)?))
 }
 
+type Differences = BTreeMap<String, Vec<TableDifference>>;
+
+/// The differences, with the tables among them that could not be adopted, and why.
+pub(super) fn named(mut differences: Differences, left_out: BTreeMap<String, String>) -> Differences {
+    for (table, reason) in left_out {
+        let found = differences.entry(table).or_default();
+        found.retain(|difference| *difference != TableDifference::MissingHere);
+        found.insert(0, TableDifference::Unavailable { reason });
+    }
+    differences
+}
+
 /// The differences that adopting does not mend.
-fn lasting(differences: BTreeMap<String, Vec<TableDifference>>) -> BTreeMap<String, Vec<TableDifference>> {
-    let lasts = |difference: &TableDifference| {
-        !matches!(difference, TableDifference::MissingHere | TableDifference::ColumnMissingHere { .. })
-    };
+fn lasting(differences: Differences) -> Differences {
+    let lasts = |difference: &TableDifference| !difference.is_adopted();
     let of_table = |(table, found): (String, Vec<TableDifference>)| {
         let found: Vec<_> = found.into_iter().filter(lasts).collect();
         (!found.is_empty()).then_some((table, found))

@@ -107,13 +107,13 @@ fn a_clone_that_failed_goes_on_when_it_is_repeated() {
     let world = World::new();
     let (a, other, b) = (world.notes("a"), world.notes("other"), world.repo("b"));
     a.sql(
-        "CREATE TABLE evil (id INTEGER NOT NULL PRIMARY KEY, x DEFAULT (zeroblob(9))); SELECT crsql_as_crr('evil');
+        "CREATE TABLE evil (id INTEGER NOT NULL PRIMARY KEY /* \u{1b}]0;\u{7} */); SELECT crsql_as_crr('evil');
          INSERT INTO note VALUES ('1', 'one', 1)",
     );
     let refused = "
     status 1
     --- stderr
-    error: its tables cannot be declared here: table evil: its declaration calls zeroblob(), which a peer's may not
+    error: its tables cannot be declared here: table evil: its declaration holds control characters
     hint: check that the peer is who you think; what you trust of its tables can be made by hand (`ddcp shell`), and what waits for them is then merged; then repeat the command: it goes on where it ended
     ";
     let run = || world.run(["clone", "a.db", "b.db"]).to_string();
@@ -128,6 +128,78 @@ fn a_clone_that_failed_goes_on_when_it_is_repeated() {
     assert_eq!(b.ok(["remote", "list"]), format!("origin {}\n", other.db().display()));
     assert_converged(&[&other, &b]);
     world.run(["clone", "other.db", "b.db"]).assert_status(2);
+}
+
+#[test]
+fn one_table_that_cannot_be_had_holds_up_no_other() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.repo("b"));
+    // As an application has made them that knows a collation and a function of its own.
+    a.sql(
+        "CREATE TABLE deck (id TEXT NOT NULL PRIMARY KEY, name TEXT); SELECT crsql_as_crr('deck');
+         CREATE INDEX by_name ON deck (name);
+         CREATE TABLE page (id TEXT NOT NULL PRIMARY KEY, slug AS (lower(id))); SELECT crsql_as_crr('page');
+         CREATE TABLE place (id TEXT NOT NULL PRIMARY KEY, x REAL CHECK (round(sin(x), 3) < 1)); SELECT crsql_as_crr('place');
+         INSERT INTO deck VALUES ('d', 'Default'); INSERT INTO page VALUES ('p'); INSERT INTO place VALUES ('1', 0.5);
+         INSERT INTO note VALUES ('1', 'one', 1);
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_master SET sql = replace(replace(sql, 'name TEXT', 'name TEXT COLLATE unicase'), 'lower', 'app_slug')
+             WHERE name IN ('deck', 'page');
+         PRAGMA writable_schema = OFF",
+    );
+    assert_snapshot!(world.run(["clone", "a.db", "b.db"]), @"
+    status 3
+    --- stdout
+    database DIR/b.db
+    tables   note, place
+    left out table deck: its declaration cannot be used: no such collation sequence: unicase
+    left out table page: its declaration cannot be used: no such function: app_slug
+    origin: fetched 5 changes in SIZE
+    origin: its tables differ from those here:
+      table deck: it cannot be had here: its declaration cannot be used: no such collation sequence: unicase
+      table page: it cannot be had here: its declaration cannot be used: no such function: app_slug
+    origin: merged 5 changes (note 2, place 1)
+    origin: 2 changes waiting:
+      table deck: there is no such table, or it is no CRR
+      table page: there is no such table, or it is no CRR
+
+    --- stderr
+    error: table deck cannot be had here: its declaration cannot be used: no such collation sequence: unicase
+    error: table page cannot be had here: its declaration cannot be used: no such function: app_slug
+    hint: make such a table by hand, without what is not known here (`ddcp shell`); what waits for it is then merged
+    ");
+    assert!(!b.state("clone").exists(), "repeating it would bring no more");
+    assert_eq!(b.notes(), a.notes());
+    assert_eq!(b.rows("SELECT * FROM place"), ["1|0.5"]);
+    assert_eq!(b.json(&["status"])["remotes"][0]["waiting"], 2);
+    let doctor = a.run(["doctor", "--offline"]);
+    assert!(doctor.stdout.contains("unicase") && doctor.stdout.contains("app_slug"), "{doctor}");
+
+    b.sql("CREATE TABLE deck (id TEXT NOT NULL PRIMARY KEY, name TEXT); SELECT crsql_as_crr('deck')").ok(["merge"]);
+    assert_eq!(b.rows("SELECT * FROM deck"), ["d|Default"]);
+    a.sql("UPDATE note SET body = 'more'");
+    b.pull();
+    assert_eq!(b.notes(), a.notes());
+}
+
+/// Not even this program can read such a table: it finds none of its rows.
+#[test]
+fn one_table_that_cannot_be_read_holds_up_no_other() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.repo("b"));
+    a.sql(
+        "CREATE TABLE tag (name TEXT NOT NULL PRIMARY KEY, x); SELECT crsql_as_crr('tag');
+         INSERT INTO tag VALUES ('t', 1); INSERT INTO note VALUES ('1', 'one', 1);
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_master SET sql = replace(sql, 'name TEXT', 'name TEXT COLLATE unicase') WHERE name = 'tag';
+         PRAGMA writable_schema = OFF",
+    );
+    a.sql("INSERT INTO note VALUES ('2', 'two', 2)");
+    world.run(["clone", "a.db", "b.db"]).assert_status(0);
+    assert_eq!(b.notes(), a.notes());
+    assert_eq!(b.json(&["verify", "origin"])[0]["done"]["identical"], true);
+    let doctor = a.run(["doctor", "--offline"]).assert_status(5);
+    assert!(doctor.stdout.contains("tag") && doctor.stdout.contains("unicase"), "{doctor}");
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn what_a_remote_has_more_is_shown_and_adopted() {
     SELECT crsql_as_crr('extra');
     CREATE INDEX extra_x ON extra (x);
     SELECT crsql_begin_alter('note');
-    ALTER TABLE "note" ADD COLUMN "colour" "TEXT" DEFAULT ('red');
+    ALTER TABLE "note" ADD COLUMN colour TEXT DEFAULT 'red';
     SELECT crsql_commit_alter('note');
     stays as it is:
       table own: it is not there
@@ -287,7 +287,126 @@ fn differences_are_told_as_long_as_they_are_known_to_hold() {
 }
 
 #[test]
-fn an_adoption_that_cannot_be_done_changes_nothing() {
+fn what_a_remote_wrote_is_adopted_as_it_is() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    b.sql("INSERT INTO note VALUES ('mine', 'kept', 1)");
+    a.sql(
+        "SELECT crsql_begin_alter('note'); ALTER TABLE note ADD COLUMN state TEXT NOT NULL DEFAULT \"open\";
+         ALTER TABLE note ADD COLUMN tag TEXT COLLATE NOCASE CHECK (tag <> ''); ALTER TABLE note ADD COLUMN loud AS (upper(body));
+         SELECT crsql_commit_alter('note');
+         INSERT INTO note (id, body, tag) VALUES ('1', 'one', 'Red')",
+    );
+    b.follows(&[&a]).pull();
+    assert_snapshot!(b.run(["schema", "adopt", "a", "--yes"]), @r#"
+    status 0
+    --- stdout
+    SELECT crsql_begin_alter('note');
+    ALTER TABLE "note" ADD COLUMN state TEXT NOT NULL DEFAULT "open";
+    ALTER TABLE "note" ADD COLUMN tag TEXT COLLATE NOCASE CHECK (tag <> '');
+    ALTER TABLE "note" ADD COLUMN loud AS (upper(body));
+    SELECT crsql_commit_alter('note');
+    a: merged 2 changes (note 2)
+
+    --- stderr
+    these statements were run
+    "#);
+    assert_eq!(b.rows("SELECT id, state, tag, loud FROM note WHERE tag = 'RED'"), ["1|open|Red|ONE"]);
+    assert_eq!(b.rows("SELECT state, loud FROM note WHERE id = 'mine'"), ["open|KEPT"]);
+    assert!(b.connection().execute_batch("UPDATE note SET tag = ''").is_err());
+    a.follows(&[&b]).pull();
+    assert_converged(&[&a, &b]);
+
+    // What ALTER TABLE does not add.
+    b.sql(
+        "CREATE TABLE seen (id TEXT NOT NULL PRIMARY KEY, x, at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, day AS (date(at)) STORED);
+         SELECT crsql_as_crr('seen'); INSERT INTO seen VALUES ('1', 'b', '1999-01-01')",
+    );
+    a.sql("CREATE TABLE seen (id TEXT NOT NULL PRIMARY KEY, x); SELECT crsql_as_crr('seen'); INSERT INTO seen VALUES ('1', 'a'), ('2', 'a')")
+        .pull();
+    assert_snapshot!(a.run(["schema", "adopt", "b"]), @r#"
+    status 0
+    --- stdout
+    SELECT crsql_begin_alter('seen');
+    CREATE TEMP TABLE "seen__crsql_kept" AS SELECT +rowid AS c0, +"id" AS c1, +"x" AS c2 FROM main."seen";
+    DROP TABLE main."seen";
+    CREATE TABLE seen (id TEXT NOT NULL PRIMARY KEY, x, at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, day AS (date(at)) STORED);
+    INSERT INTO main."seen" (rowid, "id", "x") SELECT c0, c1, c2 FROM temp."seen__crsql_kept";
+    DROP TABLE temp."seen__crsql_kept";
+    SELECT crsql_commit_alter('seen');
+    UPDATE "seen__crsql_clock" SET col_version = 0 WHERE col_name = 'at';
+
+    --- stderr
+    nothing was changed; `ddcp schema adopt b --yes` runs these statements
+    "#);
+    a.ok(["schema", "adopt", "b", "--yes"]);
+    b.pull();
+    assert_eq!(a.rows("SELECT at, day FROM seen WHERE id = '1'"), ["1999-01-01|1999-01-01"]);
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
+fn names_of_another_case_hold_nothing_up() {
+    let world = World::new();
+    let (a, b) = (world.repo("a"), world.repo("b"));
+    a.ok(["init"]);
+    b.ok(["init"]);
+    a.sql("CREATE TABLE Todo (id TEXT NOT NULL PRIMARY KEY, Title TEXT); SELECT crsql_as_crr('Todo')");
+    b.sql("CREATE TABLE todo (ID TEXT NOT NULL PRIMARY KEY, title TEXT); SELECT crsql_as_crr('todo')").follows(&[&a]);
+    assert_snapshot!(b.run(["schema", "diff", "a"]), @"
+    status 0
+    --- stdout
+    table Todo: Todo is spelt todo here: names that differ in case only are one name
+    table Todo: id is spelt ID here: names that differ in case only are one name
+    table Todo: Title is spelt title here: names that differ in case only are one name
+    ");
+    assert_snapshot!(b.run(["schema", "adopt", "a", "--yes"]), @"
+    status 0
+    --- stdout
+    stays as it is:
+      table Todo: Todo is spelt todo here: names that differ in case only are one name
+      table Todo: id is spelt ID here: names that differ in case only are one name
+      table Todo: Title is spelt title here: names that differ in case only are one name
+
+    --- stderr
+    there is nothing to add
+    ");
+    assert!(b.json(&["fetch"])[0]["done"].get("schema").is_none());
+}
+
+#[test]
+fn differences_that_adopting_leaves_are_named() {
+    let world = World::new();
+    let (a, b) = (world.repo("a"), world.repo("b"));
+    a.ok(["init"]);
+    b.ok(["init"]);
+    a.sql(
+        "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT COLLATE NOCASE, b TEXT NOT NULL DEFAULT 'x', c INTEGER CHECK (c > 0),
+             d AS (upper(a)), CHECK (a <> b)) STRICT; SELECT crsql_as_crr('t')"
+            .replace("d AS", "d TEXT AS")
+            .as_str(),
+    );
+    b.sql(
+        "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT, b TEXT, c INTEGER, d TEXT CHECK (d <> '')); SELECT crsql_as_crr('t')",
+    )
+    .follows(&[&a]);
+    assert_snapshot!(b.run(["schema", "diff", "a"]), @"
+    status 0
+    --- stdout
+    table t: it is not STRICT here, STRICT there
+    table t: column a is compared by BINARY here, by NOCASE there
+    table t: column b is nullable here, NOT NULL there
+    table t: column b has no default here, default 'x' there
+    table t: column d is not generated here, generated as upper (a) there
+    table t: CHECK (a <> b) is not here
+    table t: CHECK (c > 0) is not here
+    table t: CHECK (d <> '') is not there
+    ");
+    b.json(&["schema", "diff", "a"]);
+}
+
+#[test]
+fn a_table_that_cannot_be_adopted_is_named_and_holds_up_no_other() {
     let world = World::new();
     let [a, b] = world.all_notes(["a", "b"]);
     a.sql(
@@ -295,9 +414,10 @@ fn an_adoption_that_cannot_be_done_changes_nothing() {
          CREATE TABLE last (id INTEGER NOT NULL PRIMARY KEY, x); CREATE INDEX taken ON last (x); SELECT crsql_as_crr('last')",
     );
     b.sql("CREATE INDEX taken ON note (stars)").follows(&[&a]);
-    let run = b.run(["schema", "adopt", "a", "--yes"]).assert_status(1);
-    assert!(run.stderr.contains("index taken already exists"), "{run}");
+    let run = b.run(["schema", "adopt", "a", "--yes"]).assert_status(3);
+    assert!(run.stderr.contains("table last cannot be had here: index taken already exists"), "{run}");
+    assert!(run.stdout.contains("table last: it cannot be had here: index taken already exists"), "{run}");
     let shared = &b.json(&["status"])["tables"];
-    assert_eq!(*shared, serde_json::json!(["note"]));
+    assert_eq!(*shared, serde_json::json!(["first", "note"]));
     b.run(["schema", "diff", "nobody"]).assert_status(2);
 }

@@ -9,7 +9,8 @@ use crate::{
 
 /// Make a new database with the shared tables of a repository and what is in them.
 ///
-/// The repository becomes a remote of the new one. What was broken off goes on when the same command is repeated.
+/// The repository becomes a remote of the new one. A table that cannot be had here is left out and named (exit status
+/// 3). What was broken off goes on when the same command is repeated.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -58,6 +59,9 @@ fn print(session: &Session, report: &CloneReport) -> Result<(), Failed> {
             "tables   {}",
             if report.tables.is_empty() { "none".to_owned() } else { report.tables.join(", ") }
         )?;
+        for (table, why) in &report.left_out {
+            writeln!(out, "left out table {}: {}", table.escape_debug(), why.escape_debug())?;
+        }
         output::each_done(&report.pull.fetched, |name, report| super::fetch::line(out, name, report))?;
         output::each_done(&report.pull.merged, |name, report| super::merge::lines(out, name, report))
     })?;
@@ -66,7 +70,7 @@ fn print(session: &Session, report: &CloneReport) -> Result<(), Failed> {
         let file = Path::new(&report.database).display();
         session.say(format_args!("the tables are there; `ddcp --db {file} pull` goes on with what is in them"));
     }
-    result
+    result.and(output::unavailable(report.left_out.iter().map(|(table, why)| (table.as_str(), why.as_str()))))
 }
 
 /// With what leads on from an unfinished clone.

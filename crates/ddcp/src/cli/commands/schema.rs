@@ -27,9 +27,11 @@ enum Verb {
         /// The remote.
         remote: String,
     },
-    /// Add the shared tables and columns of a remote that are not here. Drops and alters nothing else.
+    /// Add the shared tables and columns of a remote that are not here, as they are declared there. Drops and alters
+    /// nothing else.
     ///
-    /// What was fetched from the remote is merged afterwards, also what waited for them.
+    /// A table that cannot be had here is left out and named (exit status 3). What was fetched from the remote is merged
+    /// afterwards, also what waited.
     Adopt {
         /// The remote.
         remote: String,
@@ -71,7 +73,11 @@ async fn adopt(session: &Session, remote: String, apply: bool) -> Result<(), Fai
         }
         (false, true) => session.say("these statements were run"),
     }
-    output::failures(&report.merged)
+    let failed = output::failures(&report.merged);
+    match apply {
+        true => failed.and(output::unavailable(report.left.unavailable())),
+        false => failed,
+    }
 }
 
 /// A line for each difference, after `indent`.

@@ -226,6 +226,10 @@ fn of_shared(
     let remark = |what, mend| Remark { table: table.name.clone(), what, mend };
     let mut remarks = Vec::new();
     if let Some(why) = obstacle(connection, &table.name)? {
+        // What only its application knows is in the way of every other question about it.
+        if ["no such collation sequence", "no such function"].iter().any(|unknown| why.starts_with(unknown)) {
+            return Ok(vec![remark(Remarked::Unfit(why), None)]);
+        }
         remarks.push(remark(Remarked::Unfit(why), sql_without_unique(connection, &table.name)?));
     }
     remarks.extend(writes::obstacle(connection, table, of_user)?);
