@@ -11,13 +11,16 @@ use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::types::Value;
+use crsqlite::merge::{Change, Merger};
+use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, Row, Statement, params};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Rows of a transaction.
 const GROUP: usize = 1000;
+/// In place of a number of changes in one statement: all changes are merged by rows.
+const BY_ROWS: usize = 0;
 /// Records of a row of the table below: one per column that is no key.
 const CELLS: usize = 5;
 const TABLE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, a TEXT, b INTEGER, c REAL, d TEXT, e BLOB)";
@@ -153,14 +156,19 @@ impl Report<'_> {
         self.take("merge, 1 transaction", Goal::AtLeast(0.7), || merge(&Base::crr()?, rows, 1))?;
         self.take("merge, 1000 rows a transaction", Goal::AtLeast(0.7), || merge(&Base::crr()?, GROUP, 1))?;
         self.take("merge, 32 changes a statement", Goal::AtLeast(0.7), || merge(&Base::crr()?, GROUP, 32))?;
+        self.take("merge by rows, 1 transaction", Goal::AtLeast(0.7), || merge(&Base::crr()?, rows, BY_ROWS))?;
+        self.take("merge by rows, 1000 a transaction", Goal::AtLeast(0.7), || merge(&Base::crr()?, GROUP, BY_ROWS))?;
         self.take("re-merge", Goal::AtLeast(1.2), || merge(&crr, GROUP, 1))?;
+        self.take("re-merge by rows", Goal::AtLeast(1.2), || merge(&crr, GROUP, BY_ROWS))?;
         self.take("re-merge, 32 changes a statement", Goal::AtLeast(1.2), || merge(&crr, GROUP, 32))?;
-        self.take("merge, half in conflict", Goal::AtLeast(0.7), || {
-            let target = Base::crr()?;
-            race(&Base::plain()?.conn, &target.conn, rows, insert)?;
-            target.conn.execute("UPDATE t SET a = 'zz' || a, b = b + 1, c = -1 WHERE id % 2 = 0", [])?;
-            merge(&target, GROUP, 1)
-        })?;
+        for (what, together) in [("merge, half in conflict", 1), ("merge by rows, half in conflict", BY_ROWS)] {
+            self.take(what, Goal::AtLeast(0.7), || {
+                let target = Base::crr()?;
+                race(&Base::plain()?.conn, &target.conn, rows, insert)?;
+                target.conn.execute("UPDATE t SET a = 'zz' || a, b = b + 1, c = -1 WHERE id % 2 = 0", [])?;
+                merge(&target, GROUP, together)
+            })?;
+        }
 
         self.take("update", Goal::AtMost(2.5), || race(&plain.conn, &crr.conn, rows, update))?;
         self.take("delete", Goal::AtMost(3.0), || race(&plain.conn, &crr.conn, rows, delete))
@@ -353,7 +361,7 @@ fn read_newest(source: &Connection, rows: usize) -> Outcome<Figures> {
 }
 
 /// Merges all of the source's changes into the target, in transactions of `group` rows' changes,
-/// `together` changes in one statement.
+/// `together` changes in one statement, or by rows.
 fn merge_all(source: &Connection, target: &Connection, rows: usize, group: usize, together: usize) -> Outcome<Figures> {
     let mut stmt = source.prepare("SELECT * FROM crsql_changes WHERE db_version <= ?")?;
     let mut changes = stmt.query([i64::try_from(rows.div_ceil(GROUP))?])?;
@@ -363,7 +371,10 @@ fn merge_all(source: &Connection, target: &Connection, rows: usize, group: usize
         if from % group == 0 {
             target.execute_batch("BEGIN")?;
         }
-        merge(target, &batch, together)?;
+        match together {
+            BY_ROWS => merge_rows(target, &batch)?,
+            _ => merge(target, &batch, together)?,
+        }
         if to % group == 0 || to == rows {
             target.execute_batch("COMMIT")?;
         }
@@ -384,6 +395,42 @@ fn fetch(rows: &mut rusqlite::Rows<'_>, limit: usize) -> Outcome<Vec<Value>> {
 
 fn change(row: &Row<'_>) -> rusqlite::Result<Vec<Value>> {
     (0..9).map(|i| row.get(i)).collect()
+}
+
+fn merge_rows(target: &Connection, values: &[Value]) -> Outcome<()> {
+    fn text(value: &Value) -> &str {
+        match value {
+            Value::Text(text) => text,
+            _ => "",
+        }
+    }
+    fn bytes(value: &Value) -> &[u8] {
+        match value {
+            Value::Blob(bytes) => bytes,
+            _ => &[],
+        }
+    }
+    let number = |value: &Value| match value {
+        Value::Integer(number) => *number,
+        _ => 0,
+    };
+    let changes: Vec<Change<'_>> = values
+        .chunks_exact(9)
+        .map(|row| Change {
+            table: text(&row[0]),
+            pk: bytes(&row[1]),
+            cid: text(&row[2]),
+            value: ValueRef::from(&row[3]),
+            col_version: number(&row[4]),
+            db_version: number(&row[5]),
+            site_id: bytes(&row[6]),
+            causal_length: number(&row[7]),
+            seq: number(&row[8]),
+        })
+        .collect();
+    let report = Merger::new(target)?.merge(&changes, None).map_err(|failure| format!("{failure:?}"))?;
+    std::hint::black_box(report);
+    Ok(())
 }
 
 fn merge(target: &Connection, values: &[Value], together: usize) -> Outcome<()> {

@@ -13,6 +13,7 @@ use rusqlite::types::ValueRef;
 
 use crate::error::{Error, Result};
 use crate::ffi::{Db, Slot, Stmt};
+use crate::merge::RowStatements;
 use crate::sql::{ident, idents, join, literal};
 
 /// `col_name` of the record that holds a row's causal length.
@@ -223,6 +224,10 @@ pub(crate) struct Crr {
     pub(crate) row_insert: Slot,
     /// keys: removes the base row.
     pub(crate) row_delete: Slot,
+    /// keys → a row if the base row is there.
+    pub(crate) row_exists: Slot,
+    /// The statements that write whole base rows.
+    pub(crate) rows: RowStatements,
     /// keys → the values of all columns.
     pub(crate) row_values: Slot,
     /// One per column.
@@ -360,6 +365,8 @@ impl Crr {
                 "INSERT INTO {base} ({keys}) VALUES ({marks}) ON CONFLICT ({keys}) DO NOTHING"
             )),
             row_delete: Slot::new(format!("DELETE FROM {base} WHERE {is_key}")),
+            row_exists: Slot::new(format!("SELECT 1 FROM {base} WHERE {is_key}")),
+            rows: RowStatements::default(),
             row_values: Slot::new(format!(
                 "SELECT {} FROM {base} WHERE {is_key}",
                 // A table of keys only has no values, but a SELECT has columns.

@@ -1,8 +1,9 @@
 //! The state of one connection.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use rusqlite::types::ValueRef;
 
@@ -16,6 +17,14 @@ use crate::versions::Versions;
 /// Versions above this are refused from others, so that nobody can bring a file to a version that
 /// has no successor. It leaves room for 2^32 transactions.
 pub(crate) const MAX_FOREIGN_VERSION: i64 = i64::MAX - (1 << 32);
+
+/// The function that gives the engine to this library, and to nobody else.
+pub(crate) const SHARE: &str = "crsql_internal_engine";
+
+const USER_TRIGGERS: &str = "SELECT tbl_name FROM main.sqlite_master WHERE type = 'trigger' \
+       AND lower(name) NOT IN (lower(tbl_name) || '__crsql_itrig', lower(tbl_name) || '__crsql_utrig', \
+                               lower(tbl_name) || '__crsql_dtrig') \
+     UNION SELECT tbl_name FROM temp.sqlite_master WHERE type = 'trigger'";
 
 /// What errors say for which CR-SQLite has a fixed text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +47,7 @@ impl Messages {
 
 /// Everything the functions and tables of one connection share.
 pub(crate) struct Engine {
+    me: Weak<Engine>,
     pub(crate) db: Db,
     pub(crate) messages: Messages,
     pub(crate) site_id: [u8; 16],
@@ -70,13 +80,20 @@ pub(crate) struct Cache {
     pub(crate) site_by_ordinal: Slot,
     pub(crate) ordinal_by_site: Slot,
     pub(crate) add_site: Slot,
+    /// Opens a savepoint around the write of one row, undoes what was done since, ends it.
+    pub(crate) savepoint: Slot,
+    pub(crate) rollback_to: Slot,
+    pub(crate) release: Slot,
+    /// The tables that have triggers which are not the engine's.
+    pub(crate) user_triggers: Slot,
     /// Makes `crsql_changes` one of the tables that the transaction writes to, and writes nothing.
     take_part: Slot,
 }
 
 impl Engine {
-    pub(crate) fn new(db: Db, settings: Settings, messages: Messages) -> Engine {
-        Engine {
+    pub(crate) fn new(db: Db, settings: Settings, messages: Messages) -> Rc<Engine> {
+        Rc::new_cyclic(|me| Engine {
+            me: Weak::clone(me),
             db,
             messages,
             site_id: settings.site_id,
@@ -91,6 +108,19 @@ impl Engine {
             cache: RefCell::new(None),
             attached: Cell::new(false),
             taking_part: Cell::new(false),
+        })
+    }
+
+    /// The engine itself, as [`Db::shared`] gives it.
+    pub(crate) fn me(&self) -> Option<Rc<dyn Any>> {
+        self.me.upgrade().map(|me| me as Rc<dyn Any>)
+    }
+
+    /// The engine that is registered on the connection.
+    pub(crate) fn of(db: Db) -> Result<Rc<Engine>> {
+        match db.shared(SHARE) {
+            Ok(Some(engine)) => Ok(engine),
+            Ok(None) | Err(_) => Err(Error::misuse("the engine is not registered on this connection by this library")),
         }
     }
 
@@ -116,6 +146,10 @@ impl Engine {
             site_by_ordinal: Slot::new("SELECT site_id FROM main.crsql_site_id WHERE ordinal = ?1"),
             ordinal_by_site: Slot::new("SELECT ordinal FROM main.crsql_site_id WHERE site_id = ?1"),
             add_site: Slot::new("INSERT INTO main.crsql_site_id (site_id) VALUES (?1)"),
+            savepoint: Slot::new("SAVEPOINT crsql_row"),
+            rollback_to: Slot::new("ROLLBACK TO crsql_row"),
+            release: Slot::new("RELEASE crsql_row"),
+            user_triggers: Slot::new(USER_TRIGGERS),
             take_part: Slot::new("DELETE FROM main.crsql_changes WHERE 0"),
         });
         self.cache.replace(Some(Rc::clone(&cache)));
@@ -263,7 +297,7 @@ impl Engine {
     }
 
     /// Runs `body` while CRR triggers are switched off.
-    pub(crate) fn untracked<R>(&self, body: impl FnOnce() -> Result<R>) -> Result<R> {
+    pub(crate) fn untracked<R>(&self, body: impl FnOnce() -> R) -> R {
         /// Puts the bit back also if `body` panics, or no later write would be recorded.
         struct Restore<'e>(&'e Cell<i64>, i64);
         impl Drop for Restore<'_> {

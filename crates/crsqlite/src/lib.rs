@@ -52,6 +52,7 @@ mod local;
 mod memo;
 pub mod merge;
 pub mod pack;
+mod recorded;
 mod records;
 mod register;
 mod sql;

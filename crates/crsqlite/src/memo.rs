@@ -2,13 +2,11 @@
 
 use std::rc::Rc;
 
-use rusqlite::types::ValueRef;
-
-use crate::catalog::{Crr, SENTINEL};
+use crate::catalog::Crr;
 use crate::engine::{Cache, Engine};
 use crate::error::Result;
-use crate::ffi::Db;
 use crate::merge::unpack_key;
+use crate::recorded::Records;
 use crate::values::Values;
 
 /// What is known of one row between merges of its cells: it saves looking it up again for each.
@@ -20,11 +18,7 @@ pub(crate) struct Memo {
     pub(crate) crr: Rc<Crr>,
     pub(crate) pk: Vec<u8>,
     pub(crate) key: i64,
-    pub(crate) sentinel: Option<i64>,
-    /// Per column: the version of its record.
-    pub(crate) cells: Vec<Option<i64>>,
-    /// There are records of cells that are no columns any more.
-    pub(crate) strays: bool,
+    pub(crate) records: Records,
     /// The key was made by this merge: so may be that of the next row.
     pub(crate) new: bool,
     /// The base row is believed to exist.
@@ -47,9 +41,7 @@ impl Memo {
             crr: Rc::clone(crr),
             pk: Vec::new(),
             key: 0,
-            sentinel: None,
-            cells: Vec::new(),
-            strays: false,
+            records: Records::default(),
             new: false,
             row: false,
             values: Values::default(),
@@ -63,45 +55,9 @@ impl Memo {
         }
         memo.pk.clear();
         memo.pk.extend_from_slice(pk);
-        memo.cells.clear();
-        memo.cells.resize(crr.shape.columns.len(), None);
+        memo.records.clear(crr);
         memo.values.clear();
-        Memo { sentinel: None, strays: false, row: false, expect_ties: memo.ties > 1, ties: 0, ..memo }
-    }
-
-    /// Finds the key and its records; false if there is no key.
-    fn read_records(&mut self, db: Db, tuple: &[ValueRef<'_>]) -> Result<bool> {
-        let crr = Rc::clone(&self.crr);
-        let mut stmt = crr.records.get(db)?;
-        let mut rows = stmt.query(tuple)?;
-        let mut found = false;
-        while rows.next()? {
-            if !found {
-                self.key = rows.int(0);
-                found = true;
-            }
-            let name = rows.name(1);
-            if name.is_empty() && rows.is_null(1) {
-                break;
-            }
-            let version = rows.int(2);
-            if name == SENTINEL.as_bytes() {
-                self.sentinel = Some(version);
-            } else if let Some(column) = crr.shape.column(name) {
-                self.cells[column] = Some(version);
-            } else {
-                self.strays = true;
-            }
-        }
-        self.row = self.causal_length() % 2 == 1;
-        Ok(found)
-    }
-
-    pub(crate) fn causal_length(&self) -> i64 {
-        match self.sentinel {
-            Some(length) => length,
-            None => i64::from(self.strays || self.cells.iter().any(Option::is_some)),
-        }
+        Memo { row: false, expect_ties: memo.ties > 1, ties: 0, ..memo }
     }
 }
 
@@ -132,7 +88,8 @@ pub(crate) fn recall(engine: &Engine, cache: &Rc<Cache>, crr: &Rc<Crr>, pk: &[u8
         }
         memo.new = false;
     }
-    if memo.read_records(db, &tuple)? {
+    if let Some(key) = memo.records.read(crr, db, &tuple)? {
+        (memo.key, memo.row) = (key, memo.records.is_alive());
         return Ok((memo, false));
     }
     memo.key = crr.key(db, &tuple, true)?.0;

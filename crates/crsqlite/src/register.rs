@@ -1,11 +1,9 @@
 //! Everything that is registered on a connection, in one place.
 
-use std::rc::Rc;
-
 use crate::changes::Changes;
 use crate::closing::Closing;
 use crate::clset::ClSet;
-use crate::engine::{Engine, Messages};
+use crate::engine::{Engine, Messages, SHARE};
 use crate::error::{Error, Result};
 use crate::ffi::function::{Flags, Function, Output};
 use crate::ffi::{Args, Db, Stmt};
@@ -36,6 +34,7 @@ const FUNCTIONS: &[Function<Engine>] = &[
     function("crsql_fract_key_between",     2,   Flags::PURE,          fract::key_between),
     function("crsql_get_seq",               0,   Flags::PURE,          get_seq),
     function("crsql_increment_and_get_seq", 0,   Flags::INNOCUOUS,     increment_and_get_seq),
+    function(SHARE,                         1,   Flags::DIRECT_ONLY,   internal_engine),
     function("crsql_internal_sync_bit",     ANY, Flags::INNOCUOUS,     internal_sync_bit),
     function("crsql_next_db_version",       ANY, Flags::INNOCUOUS,     next_db_version),
     function("crsql_pack_columns",          ANY, Flags::NONE,          pack_columns),
@@ -59,7 +58,7 @@ pub(crate) fn register(db: Db, messages: Messages) -> Result<()> {
     if is_registered(db)? {
         return Ok(());
     }
-    let engine = Rc::new(Engine::new(db, load::load(db)?, messages));
+    let engine = Engine::new(db, load::load(db)?, messages);
     for function in FUNCTIONS {
         db.create_function(&engine, function)?;
     }
@@ -136,6 +135,12 @@ fn get_seq(engine: &Engine, _args: Args<'_>) -> Result<Output> {
 fn increment_and_get_seq(engine: &Engine, _args: Args<'_>) -> Result<Output> {
     engine.take_part()?;
     Ok(Output::Int(engine.versions.bump(1)))
+}
+
+/// Gives the engine to who asks by [`Db::shared`]; to SQL, which cannot, nothing.
+fn internal_engine(engine: &Engine, args: Args<'_>) -> Result<Output> {
+    args.share(0, engine.me());
+    Ok(Output::Null)
 }
 
 fn internal_sync_bit(engine: &Engine, args: Args<'_>) -> Result<Output> {

@@ -70,7 +70,7 @@ fn completeness() {
 fn named_tests_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = String::new();
-    for folder in ["tests", "src", "src/fract", "../crsqlite-loadable/tests"] {
+    for folder in ["tests", "src", "src/fract", "src/merge", "../crsqlite-loadable/tests"] {
         for entry in std::fs::read_dir(root.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "rs") {

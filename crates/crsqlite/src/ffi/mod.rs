@@ -16,6 +16,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod function;
+mod share;
 mod stmt;
 pub(crate) mod vtab;
 

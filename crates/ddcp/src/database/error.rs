@@ -114,28 +114,6 @@ pub enum DatabaseError {
         /// What was found in its place, and why it will not do.
         others: Vec<String>,
     },
-    /// A change from a peer could not be merged for a reason that lies in this database, such as a trigger that
-    /// does not work. The whole merge was rolled back.
-    #[error("{path}: merging into table {table}, column {column} failed: {detail}; nothing was merged")]
-    Merge {
-        /// The database.
-        path: PathBuf,
-        /// Table of the change.
-        table: String,
-        /// Column of the change, `-1` when it is about the row.
-        column: String,
-        /// What SQLite or the engine said.
-        detail: String,
-    },
-    /// A deferred foreign key that a merge would break. The whole merge was rolled back.
-    #[error(
-        "{path}: nothing was merged, because a deferred foreign key would break: a table refers to a row that a peer \
-         deleted; delete or change the rows that refer to it, or declare the key without DEFERRABLE"
-    )]
-    DeferredConstraint {
-        /// The database.
-        path: PathBuf,
-    },
     /// What could not be merged could not be kept either, so the whole merge was rolled back.
     #[error("the changes that do not fit {path} could not be put aside, nothing was merged: {source}")]
     Keep {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, named_params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, config::DbConfig, named_params};
 
 use crate::changeset::{Cursor, SiteId};
 
@@ -109,6 +109,8 @@ impl Database {
         let sqlite = |error| DatabaseError::from_sqlite(path, error);
         let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(sqlite)?;
         connection.busy_timeout(options.busy_timeout).map_err(sqlite)?;
+        // Merges do as the writes did where they were made, and what those had to delete besides comes as changes, too.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).map_err(sqlite)?;
         check_content(&connection, path)?;
         // SQLite opens what it may not write for reading only, and says nothing.
         if !options.read_only && connection.is_readonly("main").map_err(sqlite)? {
@@ -185,6 +187,11 @@ impl Database {
     /// When the database cannot be read.
     pub fn data_version(&self) -> Result<i64, DatabaseError> {
         self.wrap(self.connection.query_row("PRAGMA data_version", [], |row| row.get(0)))
+    }
+
+    /// A number that is another one after the schema was changed.
+    fn schema_version(&self) -> Result<i64, DatabaseError> {
+        self.wrap(self.connection.pragma_query_value(None, "schema_version", |row| row.get(0)))
     }
 
     /// The tables that replicate, sorted by name.

@@ -268,7 +268,13 @@ impl Merger<'_> {
             let (mut together, mut bytes) = (Together::of(site), 0);
             while let Some(id) = due.next_if(|_| bytes < TOGETHER) {
                 let Some(encoded) = self.state.waiting_pack(id)? else { continue };
-                let pack = decode(&encoded)?;
+                let pack = match decode(&encoded) {
+                    Ok(pack) => pack,
+                    Err(error) => {
+                        tracing::warn!(%site, id, %error, "changes that wait are damaged: `ddcp waiting drop` lets them go");
+                        continue;
+                    }
+                };
                 if old.contains(&id) {
                     report.changes += pack.changes.len() as u64;
                 }

@@ -421,3 +421,51 @@ fn a_table_that_cannot_be_adopted_is_named_and_holds_up_no_other() {
     assert_eq!(*shared, serde_json::json!(["first", "note"]));
     b.run(["schema", "diff", "nobody"]).assert_status(2);
 }
+
+/// Whatever refuses a row keeps that row out and nothing else, and only until it no longer does.
+#[test]
+fn what_a_trigger_refuses_stops_nothing_else() {
+    for (name, trigger, mended) in [
+        ("rollback", "WHEN new.body = 'evil' BEGIN SELECT raise(ROLLBACK, 'no evil'); END", "DROP TRIGGER guard"),
+        ("ignore", "WHEN new.body = 'evil' BEGIN SELECT raise(IGNORE); END", "DROP TRIGGER guard"),
+        ("function", "BEGIN SELECT app_thumbnail(new.body); END", "DROP TRIGGER guard"),
+        (
+            "other data",
+            "WHEN new.body NOT IN (SELECT body FROM allowed) BEGIN SELECT raise(ABORT, 'not allowed'); END",
+            "INSERT INTO allowed VALUES ('evil')",
+        ),
+    ] {
+        let world = World::new();
+        let [a, b] = world.all_notes(["a", "b"]);
+        b.sql("CREATE TABLE allowed (body); INSERT INTO allowed VALUES ('fine'), ('later')");
+        b.sql(&format!("CREATE TRIGGER guard BEFORE INSERT ON note {trigger}"));
+        a.sql("CREATE TABLE u (id INTEGER NOT NULL PRIMARY KEY); SELECT crsql_as_crr('u')");
+        b.sql("CREATE TABLE u (id INTEGER NOT NULL PRIMARY KEY); SELECT crsql_as_crr('u')");
+        a.sql("INSERT INTO note VALUES ('1', 'fine', 1), ('2', 'evil', 2), ('3', 'fine', 3); INSERT INTO u VALUES (1)");
+        b.follows(&[&a]).pull();
+        a.sql("INSERT INTO note VALUES ('4', 'later', 4); INSERT INTO u VALUES (2)");
+        b.pull();
+        assert_eq!(b.rows("SELECT id FROM u ORDER BY id"), ["1", "2"], "{name}");
+        let here: &[&str] = if name == "function" { &[] } else { &["1", "3", "4"] };
+        assert_eq!(b.rows("SELECT id FROM note ORDER BY id"), here, "{name}");
+        assert_eq!(b.json(&["merge"])[0]["done"]["changes"], 0, "{name}: nothing has changed that could let it in");
+        b.sql(mended).ok(["merge"]);
+        assert_converged(&[&a, &b]);
+    }
+}
+
+#[test]
+fn what_loses_and_what_is_deleted_is_reported() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)");
+    b.follows(&[&a]).pull();
+    b.sql("CREATE TABLE pin (note TEXT REFERENCES note); CREATE INDEX pin_note ON pin (note); INSERT INTO pin VALUES ('2')");
+    a.sql("UPDATE note SET body = 'theirs' WHERE id = '1'; DELETE FROM note WHERE id = '2'");
+    b.sql("UPDATE note SET body = 'zmine' WHERE id = '1'");
+    let done = b.json(&["pull"])["merged"][0]["done"].clone();
+    assert_eq!(done["lost"], serde_json::json!({"note": 1}), "{done}");
+    assert_eq!(done["deleted"], serde_json::json!({"note": 1}), "{done}");
+    assert_eq!(done["dangling"][0], "table pin: note refers to 1 row of note that were deleted", "{done}");
+    assert_eq!(b.notes(), ["1|zmine|1"]);
+}

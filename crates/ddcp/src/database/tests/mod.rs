@@ -8,10 +8,12 @@ use tempfile::TempDir;
 use super::*;
 use crate::changeset::{Limits, Pack, Value};
 
+mod any_schema;
 mod converge;
 mod definitions;
 mod digests;
 mod files;
+mod refusals;
 mod sync;
 mod texts;
 

@@ -197,7 +197,7 @@ fn what_does_not_fit_is_kept_and_merged_later() {
 }
 
 #[test]
-fn a_failed_constraint_refuses_one_change() {
+fn a_failed_constraint_refuses_one_row() {
     let a = Site::new(NOTES);
     let mut b = Site::new(
         "CREATE TABLE notes (id INTEGER PRIMARY KEY NOT NULL, title TEXT CHECK (title <> 'bad'), body);
@@ -208,14 +208,10 @@ fn a_failed_constraint_refuses_one_change() {
     let mut kept = Vec::new();
     let report =
         b.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut keep_into(&mut kept)).unwrap();
-    assert_eq!(kept.len(), 1);
-    assert_eq!(kept[0].change.val, Value::Text("bad".into()));
-    assert!(matches!(kept[0].reason, Reason::Constraint(_)), "{:?}", kept[0].reason);
-    assert_eq!((report.applied(), report.refused()), (5, 1));
-    assert_eq!(
-        b.rows("SELECT id, title FROM notes ORDER BY id"),
-        [r#"[Integer(1), Text("good")]"#, "[Integer(2), Null]", r#"[Integer(3), Text("good")]"#]
-    );
+    assert_eq!(kept.iter().map(|kept| kept.index).collect::<Vec<_>>(), [2, 3]);
+    assert!(kept.iter().all(|kept| matches!(kept.reason, Reason::Constraint(_))), "{:?}", kept[0].reason);
+    assert_eq!((report.applied(), report.refused()), (4, 2));
+    assert_eq!(b.rows("SELECT id FROM notes ORDER BY id"), ["[Integer(1)]", "[Integer(3)]"]);
 }
 
 #[test]
@@ -245,22 +241,6 @@ fn what_cannot_be_kept_is_not_passed_over() {
     assert_eq!(b.rows(ALL_NOTES), [""; 0]);
     assert_eq!(b.database.position(&a.id()).unwrap(), Cursor::ZERO);
     b.run("INSERT INTO notes VALUES (7, 'still writable')");
-}
-
-#[test]
-fn a_trigger_that_fails_is_named() {
-    let a = Site::new(&format!("{NOTES} INSERT INTO notes VALUES (1, 'a', 1);"));
-    let mut b = Site::new(&format!(
-        "{NOTES} CREATE TABLE log (x); CREATE TRIGGER log_it AFTER INSERT ON notes BEGIN INSERT INTO log VALUES (1); END;
-         DROP TABLE log;"
-    ));
-    let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
-    let error =
-        b.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut |_| Ok(())).unwrap_err();
-    let text = error.to_string();
-    assert!(matches!(error, DatabaseError::Merge { .. }), "{error:?}");
-    assert!(text.contains("table notes, column title") && text.contains("log"), "{text}");
-    assert_eq!(b.database.position(&a.id()).unwrap(), Cursor::ZERO);
 }
 
 #[test]
