@@ -267,3 +267,33 @@ fn what_was_known_lost_and_deleted_is_told_apart() {
     let table = &report.tables["t"];
     assert_eq!((table.applied, table.known, table.lost, table.deleted), (1, 2, 1, 1));
 }
+
+/// Through `crsql_changes`, as a library is used that is loaded in place of the engine.
+#[test]
+fn a_library_in_place_of_the_engine_keeps_out_single_rows_too() {
+    let a = Site::new(&format!(
+        "{TABLES} INSERT INTO t VALUES ('1', 'fine', 1), ('2', 'evil', 2), ('3', 'fine', 3); INSERT INTO u VALUES ('u', 1)"
+    ));
+    for case in
+        CASES.iter().filter(|case| !["ignore", "undo", "function", "table", "foreign table"].contains(&case.name))
+    {
+        let mut b = Site::new(&format!(
+            "{TABLES} CREATE TABLE log (x INTEGER UNIQUE) STRICT; INSERT INTO log VALUES (0);
+             CREATE TABLE number (x INTEGER PRIMARY KEY);
+             CREATE TRIGGER guard BEFORE INSERT ON t WHEN NEW.x = 'evil' {}",
+            case.refuse
+        ));
+        b.database.foreign_engine = Some(ForeignEngine::default());
+        let pack = a.read(Cursor::ZERO, &b.id()).packs.remove(0);
+        let (report, kept) = merge_and_keep(&mut b, &pack);
+        let name = case.name;
+        assert_eq!(b.rows("SELECT id FROM t ORDER BY id"), ["[Text(\"1\")]", "[Text(\"3\")]"], "{name}");
+        assert_eq!((kept.len(), report.applied()), (2, 5), "{name}");
+        assert_eq!(b.rows("SELECT x FROM log"), ["[Integer(0)]"], "{name}");
+        assert_eq!(b.database.position(&a.id()).unwrap(), pack.to, "{name}");
+        b.run("DROP TRIGGER guard");
+        let again: Vec<Change> = kept.into_iter().map(|kept| kept.change).collect();
+        b.database.merge(&pack.source, &again, &pack.tables, None, &mut |_| panic!("{name}")).unwrap();
+        assert_equal(&[&a, &b], "SELECT * FROM t ORDER BY id");
+    }
+}
