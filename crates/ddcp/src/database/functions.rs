@@ -1,7 +1,7 @@
 //! Which functions a peer's declaration may call.
 
 /// What people write into defaults, checks, indexes and generated columns: every built-in scalar function of SQLite that is
-/// deterministic, but those of [`REFUSED`], and the ones for times and chance. None reads files, loads code, or changes
+/// deterministic, but `sqlite_log`, and the ones for times and chance. None reads files, loads code, or changes
 /// anything; those of [`GROWING`] only as [`is_bounded`] says.
 const FUNCTIONS: &[&str] = &[
     "->",
