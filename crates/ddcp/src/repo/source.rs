@@ -197,7 +197,9 @@ mod tests {
         let reader = SiteId::from_bytes(&[1; 16]).unwrap();
         let held = source.digesting.lock().unwrap();
         assert!(source.digest(&reader).unwrap().is_none());
+        assert!(source.rows(&[0], &|_, _| true).unwrap().is_none(), "finding rows reads as much");
         drop(held);
+        assert_eq!(source.rows(&[0], &|_, _| true).unwrap().unwrap().ranges, [0]);
         let (digest, known) = source.digest(&reader).unwrap().unwrap();
         assert_eq!((digest.total(), known), (0, None));
     }
