@@ -363,3 +363,34 @@ fn what_cannot_be_sent_is_told_by_every_command() {
     b.pull();
     assert_converged(&[&a, &b]);
 }
+
+/// What was applied, what was known, what lost against the local value, and what is gone, are different news.
+#[test]
+fn a_merge_tells_what_became_of_the_changes() {
+    let world = World::new();
+    let [a, b, c] = world.all_notes(["a", "b", "c"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2), ('3', 'three', 3)");
+    b.follows(&[&a]).pull();
+    c.follows(&[&b, &a]).ok(["pull", "b"]);
+    let again = c.ok(["pull", "a"]);
+    assert!(again.ends_with("a: merged 6 changes, all known already\n"), "{again}");
+    a.sql("UPDATE note SET body = 'mine' WHERE id = '1'; UPDATE note SET stars = 9 WHERE id = '2'; DELETE FROM note WHERE id = '3'");
+    b.sql("UPDATE note SET body = 'yours' WHERE id = '1'");
+    let merged = b.pull();
+    let words = "a: merged 3 changes (note 2), 1 lost against yours (note 1); 1 row deleted (note 1)";
+    assert!(merged.ends_with(&format!("{words}\n")), "{merged}");
+    assert!(b.ok(["log", "-n", "1"]).contains(words));
+    assert_eq!(b.notes(), ["1|yours|1", "2|two|9"]);
+    let lost = a.follows(&[&b]).ok(["pull"]);
+    assert!(lost.ends_with("b: merged 1 change (note 1)\n"), "{lost}");
+    a.sql("UPDATE note SET body = 'zz' WHERE id = '1'");
+    b.sql("UPDATE note SET body = 'aa' WHERE id = '1'");
+    let all_lost = a.json(&["pull"]);
+    let done = &all_lost["merged"][0]["done"];
+    assert_eq!(
+        (&done["lost"]["note"], &done["known"], done["applied"].as_object().unwrap().len()),
+        (&1.into(), &0.into(), 0)
+    );
+    b.pull();
+    assert_converged(&[&a, &b]);
+}
