@@ -303,7 +303,7 @@ fn deliver(sites: &[Connection; 4], changes: &[Owned], to: usize) {
 /// Few in passing; `CRSQLITE_CASES=10000 cargo test --release -p crsqlite --test rows` looks closer.
 fn cases() -> ProptestConfig {
     let cases = std::env::var("CRSQLITE_CASES").ok().and_then(|cases| cases.parse().ok());
-    ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::with_cases(cases.unwrap_or(300)) }
+    ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::with_cases(cases.unwrap_or(100)) }
 }
 
 proptest! {

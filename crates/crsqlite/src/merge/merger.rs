@@ -136,50 +136,27 @@ impl<'a> Merge<'_, 'a, '_> {
 
     /// The rows that the changes are about, in the order in which they first occur.
     fn group(&mut self) -> Result<Vec<Row<'a>>> {
-        let mut rows: Vec<Row<'a>> = Vec::new();
-        let mut places: HashMap<(usize, &'a [u8]), usize> = HashMap::new();
-        let mut invalid: HashMap<(&'a str, &'a [u8]), usize> = HashMap::new();
-        let mut last: Option<(&'a str, &'a [u8], usize)> = None;
+        let mut groups = Groups::default();
         for (index, change) in self.changes.iter().enumerate() {
             if let Some(refusal) = impossible(change) {
                 self.report.refused.push(RefusedRow { changes: vec![index], refusal });
                 continue;
             }
-            if let Some((table, pk, place)) = last
-                && table == change.table
-                && pk == change.pk
-            {
-                rows[place].changes.push(index);
-                continue;
-            }
-            let place = match self.cache.catalog.table(change.table) {
-                None => Err(Refusal::NoTable),
-                Some(crr) => match places.get(&(crr.index, change.pk)) {
-                    Some(&place) => {
-                        rows[place].changes.push(index);
-                        Ok(place)
-                    }
-                    None => Row::new(crr, change.pk, index)
-                        .map(|row| {
-                            places.insert((crr.index, change.pk), rows.len());
-                            rows.push(row);
-                            rows.len() - 1
-                        })
-                        .map_err(|error| Refusal::Invalid(error.to_string())),
-                },
-            };
-            match place {
-                Ok(place) => last = Some((change.table, change.pk, place)),
-                Err(refusal) => match invalid.get(&(change.table, change.pk)) {
-                    Some(&place) => self.report.refused[place].changes.push(index),
-                    None => {
-                        invalid.insert((change.table, change.pk), self.report.refused.len());
-                        self.report.refused.push(RefusedRow { changes: vec![index], refusal });
-                    }
-                },
+            let place = groups.place(change).unwrap_or_else(|| {
+                let row = match self.cache.catalog.table(change.table) {
+                    None => Err(Refusal::NoTable),
+                    Some(crr) => Row::new(crr, change.pk).map_err(|error| Refusal::Invalid(error.to_string())),
+                };
+                groups.add(change, row)
+            });
+            match &mut groups.rows[place] {
+                Ok(row) => row.changes.push(index),
+                Err(refused) => refused.changes.push(index),
             }
         }
-        Ok(rows)
+        let (rows, refused): (Vec<_>, Vec<_>) = groups.rows.into_iter().partition(std::result::Result::is_ok);
+        self.report.refused.extend(refused.into_iter().filter_map(std::result::Result::err));
+        Ok(rows.into_iter().filter_map(std::result::Result::ok).collect())
     }
 
     /// Merges rows; gives back those that were refused.
@@ -325,6 +302,37 @@ impl<'a> Merge<'_, 'a, '_> {
             return Ok(None);
         }
         Before::read(self.engine, row).map(Some)
+    }
+}
+
+/// Rows by what changes call them, and those that there is no place for.
+#[derive(Default)]
+struct Groups<'a> {
+    rows: Vec<Result<Row<'a>, RefusedRow>>,
+    places: HashMap<(&'a str, &'a [u8]), usize>,
+    /// The row of the last change: mostly that of the next one, too.
+    last: Option<(&'a str, &'a [u8], usize)>,
+}
+
+impl<'a> Groups<'a> {
+    fn place(&mut self, change: &Change<'a>) -> Option<usize> {
+        let (table, pk) = (change.table, change.pk);
+        match self.last {
+            Some(last) if (last.0, last.1) == (table, pk) => Some(last.2),
+            _ => {
+                let place = *self.places.get(&(table, pk))?;
+                self.last = Some((table, pk, place));
+                Some(place)
+            }
+        }
+    }
+
+    fn add(&mut self, change: &Change<'a>, row: Result<Row<'a>, Refusal>) -> usize {
+        let place = self.rows.len();
+        self.rows.push(row.map_err(|refusal| RefusedRow { changes: Vec::new(), refusal }));
+        self.places.insert((change.table, change.pk), place);
+        self.last = Some((change.table, change.pk, place));
+        place
     }
 }
 

@@ -26,9 +26,9 @@ pub(super) struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// A row that is not looked up yet.
-    pub(super) fn new(crr: &Rc<Crr>, pk: &'a [u8], change: usize) -> Result<Row<'a>> {
+    pub(super) fn new(crr: &Rc<Crr>, pk: &'a [u8]) -> Result<Row<'a>> {
         let (tuple, records) = (unpack_key(crr, pk)?, Records::default());
-        Ok(Row { crr: Rc::clone(crr), tuple, changes: vec![change], key: 0, is_new: false, records })
+        Ok(Row { crr: Rc::clone(crr), tuple, changes: Vec::new(), key: 0, is_new: false, records })
     }
 
     /// Finds the row's key, or makes one, and reads its records. `expect_new` only chooses the faster way.
