@@ -448,6 +448,19 @@ fn settings_of_the_file_and_its_surroundings() {
     Connection::open(a.state("state.db")).unwrap().execute_batch("SELECT 1").unwrap();
 }
 
+/// SQLite does not tell letters from capitals in names, and neither does the doctor.
+#[test]
+fn names_in_other_letters_are_no_fault() {
+    let world = World::new();
+    let a = world.repo("a");
+    a.ok(["init"]);
+    a.sql("CREATE TABLE Note (id TEXT NOT NULL PRIMARY KEY, body TEXT); SELECT crsql_as_crr('note')");
+    a.sql("INSERT INTO NOTE VALUES ('1', 'one'); ALTER TABLE note RENAME COLUMN body TO Body");
+    assert_eq!(trouble(&a, &["--offline"]), []);
+    a.sql("DROP TRIGGER NOTE__crsql_utrig");
+    mend(&a, &["ote has lost triggers"]);
+}
+
 #[test]
 fn a_repository_that_is_not_there() {
     let world = World::new();
