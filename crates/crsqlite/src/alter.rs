@@ -16,7 +16,9 @@ pub(crate) fn begin(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
     engine.prepare()?;
     db.execute_batch("SAVEPOINT alter_crr")?;
-    let begun = Shape::of_table(db, name).and_then(|shape| crr::drop_triggers(db, &shape));
+    let begun = crr::known_name(db, name)
+        .and_then(|name| Shape::of_table(db, &name))
+        .and_then(|shape| crr::drop_triggers(db, &shape));
     if begun.is_err() {
         crr::roll_back(db);
     }
@@ -38,6 +40,7 @@ fn compact_and_restore(engine: &Engine, name: &str) -> Result<()> {
     if db.is_autocommit() {
         return Err(Error::usage(format!("crsql_begin_alter('{name}') was not called")));
     }
+    let name = &crr::known_name(db, name)?;
     let clock = format!("{name}{CLOCK_SUFFIX}");
     if !crr::exists(db, "main.sqlite_master", "table", &clock)? {
         return Err(Error::usage(format!("{name} is not a CRR")));
@@ -67,14 +70,17 @@ fn key_changed(db: Db, shape: &Shape) -> Result<bool> {
     let mut rows = stmt.query(&param)?;
     let mut before = BTreeSet::new();
     while rows.next()? {
-        before.insert(rows.text(0));
+        before.insert(rows.text(0).to_ascii_lowercase());
     }
-    Ok(before != shape.keys.iter().cloned().collect())
+    Ok(before != shape.keys.iter().map(|key| key.to_ascii_lowercase()).collect())
 }
 
 /// Removes records of columns and rows that are gone, except tombstones, and keys without records.
 fn compact(db: Db, shape: &Shape) -> Result<()> {
     let (clock, pks, base) = (shape.clock(), shape.pks(), shape.base());
+    if !shape.columns.is_empty() {
+        db.execute_batch(&shape.respell("1"))?;
+    }
     let names = join(shape.columns.iter().map(String::as_str).chain([SENTINEL]), ", ", literal);
     let same = join(&shape.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)));
     db.execute_batch(&format!(

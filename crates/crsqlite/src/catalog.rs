@@ -14,7 +14,7 @@ use rusqlite::types::ValueRef;
 use crate::error::{Error, Result};
 use crate::ffi::{Db, Slot, Stmt};
 use crate::merge::RowStatements;
-use crate::sql::{ident, idents, join, literal};
+use crate::sql::{ident, idents, join, literal, same_name, strip_suffix};
 
 /// `col_name` of the record that holds a row's causal length.
 pub(crate) const SENTINEL: &str = "-1";
@@ -45,7 +45,7 @@ impl Catalog {
         let existing = table_names(db)?;
         for (index, clock) in clock_tables(db)?.into_iter().enumerate() {
             clocks.push(Slot::new(format!("SELECT max(db_version) FROM main.{}", ident(&clock))));
-            let name = &clock[..clock.len() - CLOCK_SUFFIX.len()];
+            let Some(name) = strip_suffix(&clock, CLOCK_SUFFIX) else { continue };
             if let Some(shape) = Shape::read(db, name, &existing)? {
                 by_name.insert(name.to_owned(), tables.len());
                 tables.push(Rc::new(Crr::new(index, shape)));
@@ -60,13 +60,16 @@ impl Catalog {
         Ok(run_probe(&self.probe, db)? == self.compiled.get())
     }
 
-    /// The CRR of this name, in exactly these letters.
+    /// The CRR of this name. The exact name is looked for first: it is what triggers say.
     pub(crate) fn table(&self, name: &str) -> Option<&Rc<Crr>> {
         let last = self.tables.get(self.last.get());
         if last.is_some_and(|crr| crr.name() == name) {
             return last;
         }
-        let &index = self.by_name.get(name)?;
+        let index = match self.by_name.get(name) {
+            Some(&index) => index,
+            None => self.tables.iter().position(|crr| same_name(crr.name(), name))?,
+        };
         self.last.set(index);
         self.tables.get(index)
     }
@@ -105,7 +108,7 @@ pub(crate) fn clock_tables(db: Db) -> Result<Vec<String>> {
     let mut names = Vec::new();
     while rows.next()? {
         let name = rows.text(0);
-        if name.len() > CLOCK_SUFFIX.len() && name.ends_with(CLOCK_SUFFIX) {
+        if strip_suffix(&name, CLOCK_SUFFIX).is_some() {
             names.push(name);
         }
     }
@@ -146,9 +149,23 @@ impl Shape {
         Ok(shape)
     }
 
-    /// The position of the column `name` among [`Shape::columns`].
+    /// The position of the column `name` among [`Shape::columns`]. The exact name is looked for first: it is what
+    /// records say as long as nobody renames a column.
     pub(crate) fn column(&self, name: &[u8]) -> Option<usize> {
-        self.columns.iter().position(|c| c.as_bytes() == name)
+        let exact = self.columns.iter().position(|c| c.as_bytes() == name);
+        exact.or_else(|| self.columns.iter().position(|c| c.as_bytes().eq_ignore_ascii_case(name)))
+    }
+
+    /// Gives the records that meet `condition` the names of their columns as the table spells them: `ALTER TABLE` may
+    /// have changed the case of letters. Of two records of one cell the one with the other spelling stays, the older.
+    pub(crate) fn respell(&self, condition: &str) -> String {
+        let names = join(&self.columns, ", ", |c| literal(c));
+        let spelling = join(&self.columns, " ", |c| format!("WHEN {0} THEN {0}", literal(c)));
+        format!(
+            "UPDATE OR REPLACE {} SET col_name = CASE col_name COLLATE NOCASE {spelling} END \
+             WHERE {condition} AND col_name NOT IN ({names}) AND col_name COLLATE NOCASE IN ({names})",
+            self.clock()
+        )
     }
 
     pub(crate) fn clock(&self) -> String {
@@ -205,6 +222,8 @@ pub(crate) struct Crr {
     pub(crate) recreate: Slot,
     /// key, `db_version`, seq: the row disappears.
     pub(crate) kill: Slot,
+    /// key: spells the names in the cells' records as the table does; none if there are no cells.
+    respell: Option<Slot>,
     /// key: removes the cells' records.
     pub(crate) drop_cells: Slot,
     /// old key, new key: moves the cells' records.
@@ -334,6 +353,7 @@ impl Crr {
                  seq = ?3 WHERE key = +?1 AND col_name = '{SENTINEL}'"
             )),
             kill: own("2", "col_version + 1", ""),
+            respell: (!shape.columns.is_empty()).then(|| Slot::new(shape.respell("key = +?1"))),
             drop_cells: Slot::new(format!("DELETE FROM {clock} WHERE key = +?1 AND col_name <> '{SENTINEL}'")),
             move_cells: Slot::new(format!(
                 "UPDATE OR REPLACE {clock} SET key = ?2 WHERE key = +?1 AND col_name <> '{SENTINEL}'"
@@ -423,6 +443,13 @@ impl Crr {
     pub(crate) fn make_key(&self, db: Db, tuple: &[ValueRef<'_>]) -> Result<Option<i64>> {
         self.key_insert.get(db)?.exec(tuple)?;
         Ok((db.changes() > 0).then(|| db.last_insert_rowid()))
+    }
+
+    /// Spells the names in the records of a row's cells as the table does. Returns whether any was spelled otherwise.
+    pub(crate) fn respell(&self, db: Db, key: i64) -> Result<bool> {
+        let Some(respell) = &self.respell else { return Ok(false) };
+        respell.get(db)?.exec(&[ValueRef::Integer(key)])?;
+        Ok(db.changes() > 0)
     }
 
     fn find_key(&self, db: Db, tuple: &[ValueRef<'_>]) -> Result<Option<i64>> {

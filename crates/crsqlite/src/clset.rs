@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ffi::Args;
 use crate::ffi::function::Context;
 use crate::ffi::vtab::{self, Kind, Plan};
-use crate::sql::ident;
+use crate::sql::{ident, strip_suffix};
 
 const SUFFIX: &str = "_schema";
 
@@ -26,7 +26,7 @@ impl vtab::Table for ClSet {
 
     fn connect(engine: &Rc<Engine>, args: &[String], create: bool) -> Result<(ClSet, &'static str)> {
         let name = args.get(2).map(String::as_str).unwrap_or_default();
-        let Some(base) = name.strip_suffix(SUFFIX).filter(|base| !base.is_empty()) else {
+        let Some(base) = strip_suffix(name, SUFFIX) else {
             return Err(Error::usage(format!(
                 "{name} MUST end with _schema. E.g., {name}_schema. Two tables will be created: \
                  {name}_schema for managing the CRDT schemas and {name} for storing the data."

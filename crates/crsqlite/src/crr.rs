@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ffi::{Db, Stmt};
 use crate::load::in_transaction;
-use crate::sql::{ident, idents, join, literal};
+use crate::sql::{ident, idents, join, literal, same_name, strip_suffix};
 use crate::triggers;
 
 /// A function with this many arguments is what SQLite has allowed always; the update trigger passes
@@ -31,6 +31,7 @@ pub(crate) enum BackfillVersion {
 pub(crate) fn as_crr(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
     engine.prepare()?;
+    let name = &known_name(db, name)?;
     let done = check(db, name).and_then(|()| {
         if is_crr(db, name)? {
             return Ok(());
@@ -57,7 +58,7 @@ fn make(engine: &Engine, name: &str) -> Result<()> {
     if is_crr(db, name)? {
         return Ok(());
     }
-    if clock_tables(db)?.iter().filter(|c| **c != format!("{name}{CLOCK_SUFFIX}")).count() >= MAX_TABLES {
+    if clock_tables(db)?.iter().filter(|c| !same_name(c, &format!("{name}{CLOCK_SUFFIX}"))).count() >= MAX_TABLES {
         return Err(Error::Requirement(format!(
             "{name} cannot become a CRR: a database holds at most {MAX_TABLES} of them"
         )));
@@ -90,7 +91,7 @@ pub(crate) fn as_table(engine: &Engine, name: &str) -> Result<()> {
 }
 
 pub(crate) fn remove(db: Db, name: &str) -> Result<()> {
-    let shape = Shape::of_table(db, name)?;
+    let shape = Shape::of_table(db, &known_name(db, name)?)?;
     drop_triggers(db, &shape)?;
     drop_metadata(db, &shape)
 }
@@ -105,13 +106,25 @@ pub(crate) fn drop_triggers(db: Db, shape: &Shape) -> Result<()> {
     db.execute_batch(&drops)
 }
 
+/// The name of table `name` as its metadata spells it, or as given if it has none. Triggers and the rows of
+/// `crsql_changes` have this name.
+pub(crate) fn known_name(db: Db, name: &str) -> Result<String> {
+    let sql = "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let clock = format!("{name}{CLOCK_SUFFIX}");
+    let mut stmt = Stmt::prepare(db, sql)?;
+    let param = [ValueRef::Text(clock.as_bytes())];
+    let mut rows = stmt.query(&param)?;
+    let known = if rows.next()? { rows.text(0) } else { String::new() };
+    Ok(strip_suffix(&known, CLOCK_SUFFIX).unwrap_or(name).to_owned())
+}
+
 /// Whether table `name` counts as a CRR.
 pub(crate) fn is_crr(db: Db, name: &str) -> Result<bool> {
     exists(db, "main.sqlite_master", "trigger", &format!("{name}__crsql_itrig"))
 }
 
 pub(crate) fn exists(db: Db, schema_table: &str, kind: &str, name: &str) -> Result<bool> {
-    let sql = format!("SELECT 1 FROM {schema_table} WHERE type = ?1 AND name = ?2");
+    let sql = format!("SELECT 1 FROM {schema_table} WHERE type = ?1 AND name = ?2 COLLATE NOCASE");
     let params = [ValueRef::Text(kind.as_bytes()), ValueRef::Text(name.as_bytes())];
     Stmt::prepare(db, &sql)?.query(&params)?.next()
 }
@@ -255,6 +268,9 @@ impl<'e> Backfill<'e> {
 
     fn run(&self) -> Result<()> {
         let adopted = self.has_keys()?;
+        if adopted && !self.shape.columns.is_empty() {
+            self.engine.db.execute_batch(&self.shape.respell("1"))?;
+        }
         self.new_rows()?;
         if adopted {
             for column in &self.shape.columns {

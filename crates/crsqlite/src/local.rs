@@ -21,6 +21,7 @@ pub(crate) fn after_insert(engine: &Engine, args: Args<'_>) -> Result<Output> {
         }
         if existed {
             write.stamp(&crr.recreate, key)?;
+            crr.respell(engine.db, key)?;
         }
         let first = engine.versions.bump(crr.shape.columns.len());
         let touch = if existed { &crr.touch_all } else { &crr.first_touch };
@@ -50,6 +51,8 @@ pub(crate) fn after_update(engine: &Engine, args: Args<'_>) -> Result<Output> {
         if (1..=keys).any(|i| args.get(i) != args.get(keys + i)) {
             let (old, _) = crr.key(engine.db, &tuple(args, 1 + keys, crr), false)?;
             write.stamp(&crr.kill, old)?;
+            crr.respell(engine.db, old)?;
+            crr.respell(engine.db, key)?;
             let ends = [ValueRef::Integer(old), ValueRef::Integer(key)];
             crr.move_cells.get(engine.db)?.exec(&ends)?;
             write.stamp(&crr.create, key)?;
@@ -94,6 +97,12 @@ impl Write<'_> {
         self.crr.touch.get(db)?.exec(&params)?;
         if db.changes() > 0 {
             return Ok(());
+        }
+        if self.crr.respell(db, key)? {
+            self.crr.touch.get(db)?.exec(&params)?;
+            if db.changes() > 0 {
+                return Ok(());
+            }
         }
         self.crr.touch_new.get(db)?.exec(&params)
     }

@@ -25,11 +25,12 @@ impl Records {
         (self.sentinel, self.strays) = (None, false);
     }
 
-    /// Reads the records of the row with this key, of which nothing was known; its number, if it has one.
+    /// Reads the records of the row with this key, of which nothing was known; its number, if it has one. Afterwards
+    /// they name columns as the table spells them.
     pub(crate) fn read(&mut self, crr: &Crr, db: Db, tuple: &[ValueRef<'_>]) -> Result<Option<i64>> {
         let mut stmt = crr.records.get(db)?;
         let mut rows = stmt.query(tuple)?;
-        let mut key = None;
+        let (mut key, mut misspelt) = (None, false);
         while rows.next()? {
             if key.is_none() {
                 key = Some(rows.int(0));
@@ -43,9 +44,14 @@ impl Records {
                 self.sentinel = Some(version);
             } else if let Some(column) = crr.shape.column(name) {
                 self.cells[column] = Some(version);
+                misspelt |= name != crr.shape.columns[column].as_bytes();
             } else {
                 self.strays = true;
             }
+        }
+        drop(rows);
+        if let (true, Some(key)) = (misspelt, key) {
+            crr.respell(db, key)?;
         }
         Ok(key)
     }

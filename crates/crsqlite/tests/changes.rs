@@ -32,9 +32,9 @@ fn refused_rows() {
         ),
         ("'foo', x'010901', 'b', 1, 1, 1, zeroblob(17), 1, 0".into(), 1, "crsql - site id exceeded max length".into()),
         (
-            "'Foo', x'010901', 'b', 1, 1, 1, x'0a', 1, 0".into(),
+            "'Fou', x'010901', 'b', 1, 1, 1, x'0a', 1, 0".into(),
             1,
-            "crsql - could not find the schema information for table Foo".into(),
+            "crsql - could not find the schema information for table Fou".into(),
         ),
         (
             "NULL, x'010901', 'b', 1, 1, 1, x'0a', 1, 0".into(),

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ffi::function::Output;
 use crate::ffi::{Args, Db, Stmt};
 use crate::load::in_transaction;
-use crate::sql::{ident, idents, join, literal};
+use crate::sql::{ident, idents, join, literal, same_name};
 
 /// `crsql_fract_as_ordered(table, order_column, list_column...)`
 pub(crate) fn as_ordered(engine: &Engine, args: Args<'_>) -> Result<Output> {
@@ -42,10 +42,10 @@ impl List {
         while rows.next()? {
             columns.push(rows.text(0));
         }
-        if !lists.iter().map(String::as_str).chain([order]).all(|c| columns.iter().any(|k| k == c)) {
+        if !lists.iter().map(String::as_str).chain([order]).all(|c| columns.iter().any(|k| same_name(k, c))) {
             return Err(Error::usage("all columns are not present in the base table"));
         }
-        columns.retain(|c| c != order);
+        columns.retain(|c| !same_name(c, order));
         Ok(List { shape, order: order.to_owned(), lists: lists.to_vec(), others: columns })
     }
 

@@ -271,7 +271,8 @@ impl<'e> Merge<'e> {
             self.resurrect(change, change.causal_length, memo)?;
             impacted = 2;
         }
-        self.record(change, change.cid, change.col_version, memo.key, memo.records.cells[column].is_some())?;
+        let cid = self.crr.shape.columns[column].as_bytes();
+        self.record(change, cid, change.col_version, memo.key, memo.records.cells[column].is_some())?;
         memo.records.cells[column] = Some(change.col_version);
         Ok(impacted)
     }
@@ -295,7 +296,7 @@ impl<'e> Merge<'e> {
         };
         match order {
             Ordering::Greater => Ok(true),
-            Ordering::Equal if self.engine.merge_equal_values.get() == 1 => self.site_wins(change, memo),
+            Ordering::Equal if self.engine.merge_equal_values.get() == 1 => self.site_wins(change, column, memo),
             _ => Ok(false),
         }
     }
@@ -315,9 +316,10 @@ impl<'e> Merge<'e> {
         Ok(())
     }
 
-    fn site_wins(&self, change: &Change<'_>, memo: &Memo) -> Result<bool> {
+    fn site_wins(&self, change: &Change<'_>, column: usize, memo: &Memo) -> Result<bool> {
         let mut stmt = self.crr.record_site.get(self.engine.db)?;
-        let params = [ValueRef::Integer(memo.key), ValueRef::Text(change.cid)];
+        let cid = self.crr.shape.columns[column].as_bytes();
+        let params = [ValueRef::Integer(memo.key), ValueRef::Text(cid)];
         let mut rows = stmt.query(&params)?;
         if !rows.next()? {
             return Err(Error::change(
