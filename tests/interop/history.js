@@ -54,7 +54,7 @@ class History {
       this.step += 1;
       await this.act(this.random.pick(this.peers));
     }
-    this.exchangeEverything();
+    await this.exchangeEverything();
     for (const peer of this.peers) {
       this.counts.statements += peer.statements;
       await peer.close();
@@ -80,7 +80,7 @@ class History {
     else if (dice < 0.95) {
       await peer.swapFiles();
       this.counts.swaps += 1;
-    } else if (this.altering) this.migrate(peer);
+    } else if (this.altering) await this.migrate(peer);
     peer.compare(peer.tables);
   }
 
@@ -128,7 +128,7 @@ class History {
   // Alterations
 
   /** The peer's next alteration; a new one if it has made all that there are. */
-  migrate(peer) {
+  async migrate(peer) {
     if (peer.migrated === this.migrations.length) {
       this.migrations.push(randomMigration(this.random, peer.tables, this.migrations.length));
     }
@@ -141,6 +141,8 @@ class History {
     for (let i = 0; i < writes; i++) this.write(peer, table);
     expectSuccess(peer.run("SELECT crsql_commit_alter(?)", [name]));
     this.counts.alterations += 1;
+    // What upstream does then is a known difference, see docs/interoperability.md: it goes on with our file.
+    if (writes > 0 || sql.includes("RENAME COLUMN")) await peer.shareOurs();
   }
 
   // Exchange
@@ -203,9 +205,9 @@ class History {
   }
 
   /** All peers get to the same schema and give each other everything, twice; then their tables are equal. */
-  exchangeEverything() {
+  async exchangeEverything() {
     for (const peer of this.peers) {
-      while (peer.migrated < this.migrations.length) this.migrate(peer);
+      while (peer.migrated < this.migrations.length) await this.migrate(peer);
     }
     const pairs = this.peers.flatMap((to) => this.peers.filter((from) => from !== to).map((from) => [to, from]));
     for (const [to, from] of [...pairs, ...pairs]) {

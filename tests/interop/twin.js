@@ -72,6 +72,15 @@ export class Twin {
     for (const engine of [this.ours, this.upstream]) compareRows(check, engine.run(check), [["ok"]]);
   }
 
+  /** Closes both, and opens under each engine the file that ours wrote. */
+  async shareOurs() {
+    this.#trace(`${this.name}: upstream gets our file`);
+    const image = await this.ours.close();
+    await this.upstream.close();
+    this.ours = await Ours.open(image);
+    this.upstream = await Upstream.open(image);
+  }
+
   async close() {
     await this.ours.close();
     await this.upstream.close();

@@ -4,38 +4,44 @@ use std::collections::BTreeSet;
 
 use rusqlite::types::ValueRef;
 
-use crate::catalog::{CLOCK_SUFFIX, SENTINEL, Shape};
-use crate::crr::{self, BackfillVersion};
+use crate::before::{self, Tracked};
+use crate::catalog::{CLOCK_SUFFIX, Crr, SENTINEL, Shape};
+use crate::crr;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ffi::{Db, Stmt};
-use crate::sql::{ident, join, literal};
+use crate::local::Write;
+use crate::sql::{ident, join, literal, same_name};
 
-/// Opens a savepoint and removes the triggers: until the commit nothing on the table is tracked.
+/// Opens a savepoint and replaces the triggers: until the commit what is written to the table is noted, but not recorded.
 pub(crate) fn begin(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
     engine.prepare()?;
     db.execute_batch("SAVEPOINT alter_crr")?;
-    let begun = crr::known_name(db, name)
-        .and_then(|name| Shape::of_table(db, &name))
-        .and_then(|shape| crr::drop_triggers(db, &shape));
+    let begun = watch(db, name);
     if begun.is_err() {
         crr::roll_back(db);
     }
     begun
 }
 
-/// Brings the metadata in line with the altered table. A failure rolls back the whole surrounding
-/// transaction, and with it the alteration.
+fn watch(db: Db, name: &str) -> Result<()> {
+    let shape = Shape::of_table(db, &crr::known_name(db, name)?)?;
+    crr::drop_triggers(db, &shape)?;
+    if shape.keys.is_empty() { Ok(()) } else { before::start(db, &shape) }
+}
+
+/// Brings the metadata in line with the altered table, and records what was written to it since the alteration began. A
+/// failure rolls back the whole surrounding transaction, and with it the alteration.
 pub(crate) fn commit(engine: &Engine, name: &str) -> Result<()> {
-    let done = compact_and_restore(engine, name).and_then(|()| engine.db.execute_batch("RELEASE alter_crr"));
+    let done = settle(engine, name).and_then(|()| engine.db.execute_batch("RELEASE alter_crr"));
     done.map_err(|error| {
         crr::roll_back(engine.db);
         Error::usage(engine.messages.compose("failed compacting tables post alteration", error))
     })
 }
 
-fn compact_and_restore(engine: &Engine, name: &str) -> Result<()> {
+fn settle(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
     if db.is_autocommit() {
         return Err(Error::usage(format!("crsql_begin_alter('{name}') was not called")));
@@ -48,10 +54,14 @@ fn compact_and_restore(engine: &Engine, name: &str) -> Result<()> {
     crr::check(db, name)?;
     let version = engine.db_version()?;
     let shape = Shape::of_table(db, name)?;
+    let tracked = Tracked::of(db, name)?.map(|tracked| tracked.seen_from(name));
+    if let Some(tracked) = &tracked {
+        rename_keys(db, &shape, tracked)?;
+    }
     if key_changed(db, &shape)? {
         crr::drop_metadata(db, &shape)?;
     } else {
-        compact(db, &shape)?;
+        Settlement { engine, shape: &shape }.run(tracked.as_ref())?;
     }
     Stmt::prepare(
         db,
@@ -59,7 +69,20 @@ fn compact_and_restore(engine: &Engine, name: &str) -> Result<()> {
          VALUES ('pre_compact_dbversion', ?1)",
     )?
     .exec(&[ValueRef::Integer(version)])?;
-    crr::install(engine, name, BackfillVersion::Current)
+    before::stop(db, name)?;
+    crr::install(engine, name)
+}
+
+/// Gives the columns of the key table the names that the key columns have got. In two steps, as they may have exchanged
+/// their names.
+fn rename_keys(db: Db, shape: &Shape, tracked: &Tracked) -> Result<()> {
+    let renamed = || tracked.keys.iter().enumerate().filter(|(_, (old, now))| !same_name(old, now));
+    let alter = |from: &str, to: &str| {
+        db.execute_batch(&format!("ALTER TABLE {} RENAME COLUMN {} TO {}", shape.pks(), ident(from), ident(to)))
+    };
+    let between = |i: usize| format!("__crsql_renamed_{i}");
+    renamed().try_for_each(|(i, (old, _))| alter(old, &between(i)))?;
+    renamed().try_for_each(|(i, (_, now))| alter(&between(i), now))
 }
 
 /// Whether the key now consists of other columns than those of the key table.
@@ -75,20 +98,149 @@ fn key_changed(db: Db, shape: &Shape) -> Result<bool> {
     Ok(before != shape.keys.iter().map(|key| key.to_ascii_lowercase()).collect())
 }
 
-/// Removes records of columns and rows that are gone, except tombstones, and keys without records.
-fn compact(db: Db, shape: &Shape) -> Result<()> {
-    let (clock, pks, base) = (shape.clock(), shape.pks(), shape.base());
-    if !shape.columns.is_empty() {
-        db.execute_batch(&shape.respell("1"))?;
+/// The records of an altered table with the same key, on their way to what the table holds.
+struct Settlement<'e> {
+    engine: &'e Engine,
+    shape: &'e Shape,
+}
+
+impl Settlement<'_> {
+    fn run(&self, tracked: Option<&Tracked>) -> Result<()> {
+        let db = self.engine.db;
+        let (clock, pks) = (self.shape.clock(), self.shape.pks());
+        self.name_records(tracked)?;
+        db.execute_batch(&format!("DELETE FROM {clock} WHERE key NOT IN (SELECT __crsql_key FROM {pks})"))?;
+        let crr = Crr::new(0, self.shape.clone());
+        self.bury_rows(&crr)?;
+        self.revive_rows(&crr, tracked.map(|_| before::notes(&self.shape.name)).as_deref())?;
+        db.execute_batch(&format!(
+            "DELETE FROM {pks} AS p WHERE NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key)"
+        ))?;
+        match tracked {
+            Some(tracked) => self.touch_cells(&crr, tracked),
+            None => Ok(()),
+        }
     }
-    let names = join(shape.columns.iter().map(String::as_str).chain([SENTINEL]), ", ", literal);
-    let same = join(&shape.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)));
-    db.execute_batch(&format!(
-        "DELETE FROM {clock} WHERE col_name NOT IN ({names});
-         DELETE FROM {clock} AS c WHERE (col_name <> '{SENTINEL}' OR col_version % 2 <> 0)
-           AND NOT EXISTS (SELECT 1 FROM {pks} AS p JOIN {base} AS b ON {same}
-                           WHERE p.__crsql_key = c.key);
-         DELETE FROM {pks} AS p
-           WHERE NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key)"
-    ))
+
+    /// Removes the records of columns that are gone, and gives those of renamed columns their new names. These records
+    /// become changes of the transaction: who has read them already knows them by the old name.
+    fn name_records(&self, tracked: Option<&Tracked>) -> Result<()> {
+        let db = self.engine.db;
+        let clock = self.shape.clock();
+        if !self.shape.columns.is_empty() {
+            db.execute_batch(&self.shape.respell("1"))?;
+        }
+        let has = |name: &str| self.shape.columns.iter().any(|c| same_name(c, name));
+        let pairs = || tracked.into_iter().flat_map(|tracked| &tracked.columns);
+        let renamed = pairs().filter(|(old, now)| !same_name(old, now) && has(now)).collect::<Vec<_>>();
+        let taken = |name: &str| renamed.iter().any(|(old, now)| same_name(old, name) || same_name(now, name));
+        let kept = self.shape.columns.iter().filter(|c| !taken(c)).map(String::as_str).chain([SENTINEL]);
+        let kept = join(kept, ", ", literal);
+        let between = |i: usize| literal(&format!("__crsql_renamed_{i}"));
+        for (i, (old, _)) in renamed.iter().enumerate() {
+            let (old, between) = (literal(old), between(i));
+            db.execute_batch(&format!(
+                "UPDATE {clock} SET col_name = {between} WHERE col_name = {old} COLLATE NOCASE"
+            ))?;
+        }
+        let moved = join(0..renamed.len(), "", |i| format!(", {}", between(i)));
+        db.execute_batch(&format!("DELETE FROM {clock} WHERE col_name NOT IN ({kept}{moved})"))?;
+        for (i, (_, now)) in renamed.iter().enumerate() {
+            let spelt = self.shape.columns.iter().find(|c| same_name(c, now)).unwrap_or(now);
+            self.rename_records(&between(i), &literal(spelt))?;
+        }
+        Ok(())
+    }
+
+    fn rename_records(&self, from: &str, to: &str) -> Result<()> {
+        let (db, clock) = (self.engine.db, self.shape.clock());
+        if !Stmt::prepare(db, &format!("SELECT 1 FROM {clock} WHERE col_name = {from} LIMIT 1"))?.query(&[])?.next()? {
+            return Ok(());
+        }
+        let version = self.engine.next_db_version(i64::MIN)?;
+        let sql = format!("UPDATE {clock} SET col_name = {to}, db_version = ?1 WHERE col_name = {from}");
+        Stmt::prepare(db, &sql)?.exec(&[ValueRef::Integer(version)])
+    }
+
+    /// Whether key `p` has a base row, as a condition.
+    fn has_row(&self) -> String {
+        format!("EXISTS (SELECT 1 FROM {} AS b WHERE {})", self.shape.base(), self.same_row())
+    }
+
+    fn same_row(&self) -> String {
+        join(&self.shape.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)))
+    }
+
+    fn keys(&self, sql: &str) -> Result<Vec<i64>> {
+        let mut stmt = Stmt::prepare(self.engine.db, sql)?;
+        let mut rows = stmt.query(&[])?;
+        let mut keys = Vec::new();
+        while rows.next()? {
+            keys.push(rows.int(0));
+        }
+        Ok(keys)
+    }
+
+    fn write<'c>(&'c self, crr: &'c Crr) -> Result<Write<'c>> {
+        Ok(Write { engine: self.engine, crr, version: self.engine.next_db_version(i64::MIN)? })
+    }
+
+    /// Rows that have records and are gone were deleted.
+    fn bury_rows(&self, crr: &Crr) -> Result<()> {
+        let (clock, pks) = (self.shape.clock(), self.shape.pks());
+        let gone = self.keys(&format!(
+            "SELECT p.__crsql_key FROM {pks} AS p WHERE NOT {} \
+             AND EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key) \
+             AND NOT EXISTS (SELECT 1 FROM {clock} \
+               WHERE key = p.__crsql_key AND col_name = '{SENTINEL}' AND col_version % 2 = 0) \
+             ORDER BY p.__crsql_key",
+            self.has_row()
+        ))?;
+        gone.into_iter().try_for_each(|key| self.write(crr)?.delete(key))
+    }
+
+    /// Rows that were deleted and are there were inserted.
+    fn revive_rows(&self, crr: &Crr, notes: Option<&str>) -> Result<()> {
+        let (clock, pks) = (self.shape.clock(), self.shape.pks());
+        let back = self.keys(&format!(
+            "SELECT p.__crsql_key FROM {pks} AS p JOIN {clock} AS c ON c.key = p.__crsql_key \
+             WHERE c.col_name = '{SENTINEL}' AND c.col_version % 2 = 0 AND {} ORDER BY p.__crsql_key",
+            self.has_row()
+        ))?;
+        for key in back {
+            self.write(crr)?.insert(key, true)?;
+            // All its cells are written: what was noted of them is no news.
+            if let Some(notes) = notes {
+                let sql = format!("DELETE FROM temp.{notes} WHERE k = ?1");
+                Stmt::prepare(self.engine.db, &sql)?.exec(&[ValueRef::Integer(key)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cells with another value than was noted before the first write were updated.
+    fn touch_cells(&self, crr: &Crr, tracked: &Tracked) -> Result<()> {
+        let has = |name: &str| self.shape.columns.iter().find(|c| same_name(c, name));
+        let cells = tracked.columns.iter().filter_map(|(old, now)| Some((old, has(now)?))).collect::<Vec<_>>();
+        let mut stmt = Stmt::prepare(
+            self.engine.db,
+            &format!(
+                "SELECT p.__crsql_key{} FROM temp.{} AS n JOIN {} AS p ON p.__crsql_key = n.k JOIN {} AS b ON {} ORDER BY n.k",
+                join(&cells, "", |(old, now)| format!(", n.{}, b.{}", before::old_value(old), ident(now))),
+                before::notes(&self.shape.name),
+                self.shape.pks(),
+                self.shape.base(),
+                self.same_row()
+            ),
+        )?;
+        let mut rows = stmt.query(&[])?;
+        while rows.next()? {
+            for (i, (_, column)) in cells.iter().enumerate() {
+                if rows.column(1 + 2 * i) != rows.column(2 + 2 * i) {
+                    self.write(crr)?.touch(rows.int(0), column)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }

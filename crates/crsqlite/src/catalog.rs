@@ -222,8 +222,12 @@ pub(crate) struct Crr {
     pub(crate) recreate: Slot,
     /// key, `db_version`, seq: the row disappears.
     pub(crate) kill: Slot,
-    /// key: spells the names in the cells' records as the table does; none if there are no cells.
-    respell: Option<Slot>,
+    /// key → `col_name` of all records.
+    names: Slot,
+    /// key: spells the names in the cells' records as the table does.
+    respell: Slot,
+    /// The names of the columns, sorted by their bytes.
+    sorted: Vec<String>,
     /// key: removes the cells' records.
     pub(crate) drop_cells: Slot,
     /// old key, new key: moves the cells' records.
@@ -279,7 +283,7 @@ pub(crate) struct CellStmts {
 }
 
 impl Crr {
-    fn new(index: usize, shape: Shape) -> Crr {
+    pub(crate) fn new(index: usize, shape: Shape) -> Crr {
         let (clock, pks, base) = (shape.clock(), shape.pks(), shape.base());
         // In conditions parameters are written `+?1`. If there are statistics of an index (ANALYZE), SQLite
         // looks at the value of a plain parameter to choose a plan, and chooses anew whenever one is bound.
@@ -334,6 +338,8 @@ impl Crr {
                 read: read(&format!(", b.{c}")),
             }
         };
+        let mut sorted = shape.columns.clone();
+        sorted.sort_unstable();
         Crr {
             index,
             key_insert: Slot::new(format!("INSERT OR IGNORE INTO {pks} ({keys}) VALUES ({marks})")),
@@ -353,7 +359,9 @@ impl Crr {
                  seq = ?3 WHERE key = +?1 AND col_name = '{SENTINEL}'"
             )),
             kill: own("2", "col_version + 1", ""),
-            respell: (!shape.columns.is_empty()).then(|| Slot::new(shape.respell("key = +?1"))),
+            names: Slot::new(format!("SELECT col_name FROM {clock} WHERE key = +?1")),
+            respell: Slot::new(shape.respell("key = +?1")),
+            sorted,
             drop_cells: Slot::new(format!("DELETE FROM {clock} WHERE key = +?1 AND col_name <> '{SENTINEL}'")),
             move_cells: Slot::new(format!(
                 "UPDATE OR REPLACE {clock} SET key = ?2 WHERE key = +?1 AND col_name <> '{SENTINEL}'"
@@ -447,9 +455,25 @@ impl Crr {
 
     /// Spells the names in the records of a row's cells as the table does. Returns whether any was spelled otherwise.
     pub(crate) fn respell(&self, db: Db, key: i64) -> Result<bool> {
-        let Some(respell) = &self.respell else { return Ok(false) };
-        respell.get(db)?.exec(&[ValueRef::Integer(key)])?;
+        if !self.is_misspelt(db, key)? {
+            return Ok(false);
+        }
+        self.respell.get(db)?.exec(&[ValueRef::Integer(key)])?;
         Ok(db.changes() > 0)
+    }
+
+    fn is_misspelt(&self, db: Db, key: i64) -> Result<bool> {
+        let mut stmt = self.names.get(db)?;
+        let key = [ValueRef::Integer(key)];
+        let mut rows = stmt.query(&key)?;
+        while rows.next()? {
+            let name = rows.name(0);
+            let exact = self.sorted.binary_search_by(|column| column.as_bytes().cmp(name)).is_ok();
+            if !exact && name != SENTINEL.as_bytes() {
+                return Ok(self.shape.column(name).is_some());
+            }
+        }
+        Ok(false)
     }
 
     fn find_key(&self, db: Db, tuple: &[ValueRef<'_>]) -> Result<Option<i64>> {

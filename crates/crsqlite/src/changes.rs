@@ -101,7 +101,10 @@ impl vtab::Table for Changes {
     }
 
     fn savepoint(&self, n: i32) -> Result<()> {
-        let (_, since) = &mut *self.impacted.borrow_mut();
+        let (first, since) = &mut *self.impacted.borrow_mut();
+        if since.is_empty() && *first == self.engine.rows_impacted.get() {
+            return Ok(());
+        }
         since.retain(|(m, _)| *m < n);
         since.push((n, self.engine.rows_impacted.get()));
         Ok(())

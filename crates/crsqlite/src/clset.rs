@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::crr::{self, BackfillVersion};
+use crate::crr;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ffi::Args;
@@ -62,8 +62,7 @@ impl ClSet {
         let base = ident(&self.base);
         // SQLite's own words for this failure: "vtable constructor failed".
         db.execute_batch(&format!("CREATE TABLE main.{base} ({})", columns.join(","))).map_err(|_| Error::usage(""))?;
-        let made =
-            crr::check(db, &self.base).and_then(|()| crr::install(&self.engine, &self.base, BackfillVersion::Next));
+        let made = crr::check(db, &self.base).and_then(|()| crr::install(&self.engine, &self.base));
         if made.is_err() {
             // The first error is the one to tell.
             let _ = crr::remove(db, &self.base);

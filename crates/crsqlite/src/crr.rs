@@ -2,6 +2,7 @@
 
 use rusqlite::types::ValueRef;
 
+use crate::before;
 use crate::catalog::{CLOCK_SUFFIX, SENTINEL, Shape, clock_tables};
 use crate::declaration::default_expression;
 use crate::engine::Engine;
@@ -16,15 +17,6 @@ use crate::triggers;
 const MAX_COLUMNS: usize = (127 - 1) / 2;
 /// CR-SQLite joins its clock tables in one compound SELECT, which has at most 500 terms.
 const MAX_TABLES: usize = 499;
-
-/// Which `db_version` the records of existing rows get.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BackfillVersion {
-    /// The transaction's own, as for any write.
-    Next,
-    /// The current one: altering a table does not move it.
-    Current,
-}
 
 /// Makes table `name` of `main` a CRR; does nothing if it is one. A failure rolls back the whole
 /// surrounding transaction, as CR-SQLite does.
@@ -63,12 +55,12 @@ fn make(engine: &Engine, name: &str) -> Result<()> {
             "{name} cannot become a CRR: a database holds at most {MAX_TABLES} of them"
         )));
     }
-    install(engine, name, BackfillVersion::Next)
+    install(engine, name)
 }
 
 /// Creates what is missing of a CRR's tables, replaces its triggers and records the rows that have
 /// no records yet.
-pub(crate) fn install(engine: &Engine, name: &str, version: BackfillVersion) -> Result<()> {
+pub(crate) fn install(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
     let shape = Shape::of_table(db, name)?;
     create_tables(db, &shape)?;
@@ -76,7 +68,7 @@ pub(crate) fn install(engine: &Engine, name: &str, version: BackfillVersion) -> 
     for trigger in triggers::create(&shape) {
         db.execute_batch(&trigger)?;
     }
-    Backfill::new(engine, &shape, version).run()
+    Backfill { engine, shape: &shape }.run()
 }
 
 /// Drops the metadata and triggers of table `name`, whatever of it exists.
@@ -92,6 +84,7 @@ pub(crate) fn as_table(engine: &Engine, name: &str) -> Result<()> {
 
 pub(crate) fn remove(db: Db, name: &str) -> Result<()> {
     let shape = Shape::of_table(db, &known_name(db, name)?)?;
+    before::stop(db, &shape.name)?;
     drop_triggers(db, &shape)?;
     drop_metadata(db, &shape)
 }
@@ -121,6 +114,11 @@ pub(crate) fn known_name(db: Db, name: &str) -> Result<String> {
 /// Whether table `name` counts as a CRR.
 pub(crate) fn is_crr(db: Db, name: &str) -> Result<bool> {
     exists(db, "main.sqlite_master", "trigger", &format!("{name}__crsql_itrig"))
+}
+
+/// Whether table `name` of the attached database `schema` counts as a CRR.
+pub(crate) fn is_crr_of(db: Db, schema: &str, name: &str) -> Result<bool> {
+    exists(db, &format!("{}.sqlite_master", ident(schema)), "trigger", &format!("{name}__crsql_itrig"))
 }
 
 pub(crate) fn exists(db: Db, schema_table: &str, kind: &str, name: &str) -> Result<bool> {
@@ -258,14 +256,9 @@ fn create_tables(db: Db, shape: &Shape) -> Result<()> {
 struct Backfill<'e> {
     engine: &'e Engine,
     shape: &'e Shape,
-    version: BackfillVersion,
 }
 
-impl<'e> Backfill<'e> {
-    fn new(engine: &'e Engine, shape: &'e Shape, version: BackfillVersion) -> Backfill<'e> {
-        Backfill { engine, shape, version }
-    }
-
+impl Backfill<'_> {
     fn run(&self) -> Result<()> {
         let adopted = self.has_keys()?;
         if adopted && !self.shape.columns.is_empty() {
@@ -322,12 +315,9 @@ impl<'e> Backfill<'e> {
             let tuple = (0..count).map(|i| rows.column(i)).collect::<Vec<_>>();
             add_key.exec(&tuple)?;
             let key = db.last_insert_rowid();
+            let version = self.engine.next_db_version(i64::MIN)?;
             let first = self.engine.versions.bump(cells.len());
-            add_records.exec(&[
-                ValueRef::Integer(key),
-                ValueRef::Integer(self.db_version()?),
-                ValueRef::Integer(first),
-            ])?;
+            add_records.exec(&[ValueRef::Integer(key), ValueRef::Integer(version), ValueRef::Integer(first)])?;
         }
         Ok(())
     }
@@ -365,8 +355,9 @@ impl<'e> Backfill<'e> {
         )?;
         let mut rows = missing.query(&[])?;
         while rows.next()? {
+            let version = self.engine.next_db_version(i64::MIN)?;
             let seq = self.engine.versions.bump(1);
-            add.exec(&[rows.column(0), ValueRef::Integer(self.db_version()?), ValueRef::Integer(seq)])?;
+            add.exec(&[rows.column(0), ValueRef::Integer(version), ValueRef::Integer(seq)])?;
         }
         Ok(())
     }
@@ -386,12 +377,5 @@ impl<'e> Backfill<'e> {
         let params = [ValueRef::Text(self.shape.name.as_bytes()), ValueRef::Text(column.as_bytes())];
         let mut rows = stmt.query(&params)?;
         Ok(if rows.next()? && !rows.is_null(0) { Some(rows.text(0)) } else { None })
-    }
-
-    fn db_version(&self) -> Result<i64> {
-        match self.version {
-            BackfillVersion::Next => self.engine.next_db_version(i64::MIN),
-            BackfillVersion::Current => self.engine.db_version(),
-        }
     }
 }

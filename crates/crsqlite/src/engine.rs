@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 
 use rusqlite::types::ValueRef;
 
+use crate::attached::{self, Attached};
 use crate::catalog::{Catalog, Crr};
 use crate::error::{Error, Result};
 use crate::ffi::{Db, Slot, Stmt};
@@ -69,6 +70,10 @@ pub(crate) struct Engine {
     cache: RefCell<Option<Rc<Cache>>>,
     /// Whether the table `crsql_closing` is connected: it tells when to let the statements go.
     pub(crate) attached: Cell<bool>,
+    /// No database was attached when the open transaction first wrote to a CRR.
+    pub(crate) alone: Cell<bool>,
+    /// The databases attached when the open transaction first wrote to a CRR; none before.
+    databases: RefCell<Option<Rc<Vec<Attached>>>>,
     /// Whether the engine will be told how the open write transaction ends.
     taking_part: Cell<bool>,
 }
@@ -88,6 +93,8 @@ pub(crate) struct Cache {
     pub(crate) user_triggers: Slot,
     /// Makes `crsql_changes` one of the tables that the transaction writes to, and writes nothing.
     take_part: Slot,
+    /// By the names of tables that are being altered: what notes a row before it is written to.
+    pub(crate) before: RefCell<HashMap<String, Rc<Slot>>>,
 }
 
 impl Engine {
@@ -107,6 +114,8 @@ impl Engine {
             last_ordinal: RefCell::default(),
             cache: RefCell::new(None),
             attached: Cell::new(false),
+            alone: Cell::new(false),
+            databases: RefCell::new(None),
             taking_part: Cell::new(false),
         })
     }
@@ -151,6 +160,7 @@ impl Engine {
             release: Slot::new("RELEASE crsql_row"),
             user_triggers: Slot::new(USER_TRIGGERS),
             take_part: Slot::new("DELETE FROM main.crsql_changes WHERE 0"),
+            before: RefCell::new(HashMap::new()),
         });
         self.cache.replace(Some(Rc::clone(&cache)));
         Ok(cache)
@@ -206,7 +216,7 @@ impl Engine {
             }
         };
         if self.db.is_writing() {
-            self.take_part()?;
+            self.take_part_with(&cache)?;
             self.versions.hold();
         }
         Ok(current)
@@ -221,7 +231,23 @@ impl Engine {
         if self.taking_part.get() || !self.db.is_writing() {
             return Ok(());
         }
-        self.cache()?.take_part.get(self.db)?.exec(&[])
+        self.take_part_with(&self.cache()?)
+    }
+
+    fn take_part_with(&self, cache: &Cache) -> Result<()> {
+        if self.taking_part.get() { Ok(()) } else { cache.take_part.get(self.db)?.exec(&[]) }
+    }
+
+    /// The attached databases, looked up once in a transaction.
+    pub(crate) fn attached(&self) -> Result<Rc<Vec<Attached>>> {
+        let known = self.databases.borrow().clone();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let found = Rc::new(attached::list(self.db)?);
+        self.alone.set(found.is_empty());
+        self.databases.replace(Some(Rc::clone(&found)));
+        Ok(found)
     }
 
     /// The engine takes part in the open write transaction.
@@ -229,9 +255,15 @@ impl Engine {
         self.taking_part.set(true);
     }
 
+    fn ended(&self) {
+        self.taking_part.set(false);
+        self.alone.set(false);
+        self.databases.replace(None);
+    }
+
     /// The transaction in which the engine took part was committed.
     pub(crate) fn committed(&self) {
-        self.taking_part.set(false);
+        self.ended();
         self.versions.commit(self.db.data_version());
         self.rows_impacted.set(0);
         self.memo.replace(None);
@@ -239,7 +271,7 @@ impl Engine {
 
     /// The transaction in which the engine took part was rolled back.
     pub(crate) fn rolled_back(&self) {
-        self.taking_part.set(false);
+        self.ended();
         self.versions.rollback(self.db.data_version());
         self.rows_impacted.set(0);
         self.forget_rows();

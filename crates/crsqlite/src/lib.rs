@@ -35,7 +35,9 @@
 //! ```
 
 mod alter;
+mod attached;
 mod automigrate;
+mod before;
 mod catalog;
 mod changes;
 mod closing;

@@ -2,6 +2,7 @@
 
 use rusqlite::types::ValueRef;
 
+use crate::attached;
 use crate::catalog::Crr;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -15,17 +16,7 @@ pub(crate) fn after_insert(engine: &Engine, args: Args<'_>) -> Result<Output> {
         expect_args(args, 1 + crr.shape.keys.len())?;
         let version = engine.next_db_version(i64::MIN)?;
         let (key, existed) = crr.key(engine.db, &tuple, true)?;
-        let write = Write { engine, crr, version };
-        if crr.shape.columns.is_empty() {
-            return write.stamp(&crr.create, key);
-        }
-        if existed {
-            write.stamp(&crr.recreate, key)?;
-            crr.respell(engine.db, key)?;
-        }
-        let first = engine.versions.bump(crr.shape.columns.len());
-        let touch = if existed { &crr.touch_all } else { &crr.first_touch };
-        touch.get(engine.db)?.exec(&[ValueRef::Integer(key), ValueRef::Integer(version), ValueRef::Integer(first)])
+        Write { engine, crr, version }.insert(key, existed)
     })
 }
 
@@ -35,8 +26,7 @@ pub(crate) fn after_delete(engine: &Engine, args: Args<'_>) -> Result<Output> {
         expect_args(args, 1 + crr.shape.keys.len())?;
         let version = engine.next_db_version(i64::MIN)?;
         let (key, _) = crr.key(engine.db, &tuple(args, 1, crr), false)?;
-        Write { engine, crr, version }.stamp(&crr.kill, key)?;
-        crr.drop_cells.get(engine.db)?.exec(&[ValueRef::Integer(key)])
+        Write { engine, crr, version }.delete(key)
     })
 }
 
@@ -67,14 +57,35 @@ pub(crate) fn after_update(engine: &Engine, args: Args<'_>) -> Result<Output> {
     })
 }
 
-/// The records that one trigger writes.
-struct Write<'e> {
-    engine: &'e Engine,
-    crr: &'e Crr,
-    version: i64,
+/// The records of one local write.
+pub(crate) struct Write<'e> {
+    pub(crate) engine: &'e Engine,
+    pub(crate) crr: &'e Crr,
+    pub(crate) version: i64,
 }
 
 impl Write<'_> {
+    /// The row appears; `existed` tells that it has been there before.
+    pub(crate) fn insert(&self, key: i64, existed: bool) -> Result<()> {
+        let (db, crr) = (self.engine.db, self.crr);
+        if crr.shape.columns.is_empty() {
+            return self.stamp(&crr.create, key);
+        }
+        if existed {
+            self.stamp(&crr.recreate, key)?;
+            crr.respell(db, key)?;
+        }
+        let first = self.engine.versions.bump(crr.shape.columns.len());
+        let touch = if existed { &crr.touch_all } else { &crr.first_touch };
+        touch.get(db)?.exec(&[ValueRef::Integer(key), ValueRef::Integer(self.version), ValueRef::Integer(first)])
+    }
+
+    /// The row disappears.
+    pub(crate) fn delete(&self, key: i64) -> Result<()> {
+        self.stamp(&self.crr.kill, key)?;
+        self.crr.drop_cells.get(self.engine.db)?.exec(&[ValueRef::Integer(key)])
+    }
+
     /// Runs a statement of (key, `db_version`, seq).
     fn stamp(&self, slot: &crate::ffi::Slot, key: i64) -> Result<()> {
         let seq = self.engine.versions.bump(1);
@@ -85,7 +96,8 @@ impl Write<'_> {
         ])
     }
 
-    fn touch(&self, key: i64, column: &str) -> Result<()> {
+    /// A cell gets another value.
+    pub(crate) fn touch(&self, key: i64, column: &str) -> Result<()> {
         let db = self.engine.db;
         let seq = self.engine.versions.bump(1);
         let params = [
@@ -116,6 +128,7 @@ fn with_table(engine: &Engine, args: Args<'_>, body: impl FnOnce(&Crr) -> Result
     }
     let name = args.text(0).unwrap_or_default();
     engine.memo.replace(None);
+    attached::refuse_writes(engine, &name)?;
     let crr = engine.table(&name)?.ok_or_else(|| Error::usage(format!("table {name} not found")))?;
     body(&crr)?;
     Ok(Output::Int(0))

@@ -9,7 +9,7 @@ use crate::ffi::function::{Flags, Function, Output};
 use crate::ffi::{Args, Db, Stmt};
 use crate::pack::{PackError, pack};
 use crate::unpack_table::UnpackColumns;
-use crate::{alter, automigrate, config, crr, fract, load, local};
+use crate::{alter, attached, automigrate, before, config, crr, fract, load, local};
 
 /// Any number of arguments.
 const ANY: i8 = -1;
@@ -23,6 +23,7 @@ const FUNCTIONS: &[Function<Engine>] = &[
     function("crsql_as_crr",                ANY, Flags::DETERMINISTIC, as_crr),
     function("crsql_as_table",              1,   Flags::NONE,          as_table),
     function("crsql_automigrate",           ANY, Flags::NONE,          automigrate::automigrate),
+    function("crsql_before_write",          ANY, Flags::INNOCUOUS,     before::before_write),
     function("crsql_begin_alter",           ANY, Flags::DIRECT_ONLY,   begin_alter),
     function("crsql_commit_alter",          ANY, Flags::DIRECT_ONLY,   commit_alter),
     function("crsql_config_get",            1,   Flags::PURE,          config::get),
@@ -73,9 +74,9 @@ fn is_registered(db: Db) -> Result<bool> {
     Stmt::prepare(db, "SELECT 1 FROM pragma_module_list WHERE name = 'crsql_changes'")?.query(&[])?.next()
 }
 
-/// The table's name from `(table)` or `(schema, table)`; the schema does not matter. `wanted` is what
+/// The table's name from `(table)` or `(schema, table)`; the schema does not matter unless it is another database. `wanted` is what
 /// the message for no arguments asks for, in CR-SQLite's own layout.
-fn table_name(function: &str, wanted: &str, args: Args<'_>) -> Result<String> {
+fn table_name(engine: &Engine, function: &str, wanted: &str, args: Args<'_>) -> Result<String> {
     let name = match args.len() {
         0 => {
             return Err(Error::usage(format!(
@@ -83,7 +84,10 @@ fn table_name(function: &str, wanted: &str, args: Args<'_>) -> Result<String> {
                  name or just the table name."
             )));
         }
-        2 => args.text(1),
+        2 => {
+            attached::refuse_schema(engine, function, &args.text(0).unwrap_or_default())?;
+            args.text(1)
+        }
         _ => args.text(0),
     };
     name.map(std::borrow::Cow::into_owned)
@@ -91,19 +95,19 @@ fn table_name(function: &str, wanted: &str, args: Args<'_>) -> Result<String> {
 }
 
 fn as_crr(engine: &Engine, args: Args<'_>) -> Result<Output> {
-    let name = table_name("crsql_as_crr", "schema \n         ", args)?;
+    let name = table_name(engine, "crsql_as_crr", "schema \n         ", args)?;
     crr::as_crr(engine, &name)?;
     Ok("OK".into())
 }
 
 fn begin_alter(engine: &Engine, args: Args<'_>) -> Result<Output> {
-    let name = table_name("crsql_begin_alter", "\n          schema", args)?;
+    let name = table_name(engine, "crsql_begin_alter", "\n          schema", args)?;
     alter::begin(engine, &name)?;
     Ok("OK".into())
 }
 
 fn commit_alter(engine: &Engine, args: Args<'_>) -> Result<Output> {
-    let name = table_name("crsql_commit_alter", "\n          schema", args)?;
+    let name = table_name(engine, "crsql_commit_alter", "\n          schema", args)?;
     alter::commit(engine, &name)?;
     Ok(Output::Null)
 }

@@ -22,24 +22,25 @@ fn columns_and_rows_change() {
     .unwrap();
     assert_eq!(one(&c, "SELECT crsql_commit_alter('foo')"), "NULL");
     assert!(c.is_autocommit());
-    assert_eq!(one(&c, "SELECT crsql_db_version()"), "5");
-    // Key 1 and its records are gone without a tombstone; 2 and 4 keep theirs.
-    assert_eq!(query(&c, "SELECT * FROM foo__crsql_pks"), ["2,2", "3,3", "4,4", "5,5"]);
+    assert_eq!(one(&c, "SELECT crsql_db_version()"), "6");
+    // What was deleted, inserted and set in between belongs to the transaction's version.
+    assert_eq!(query(&c, "SELECT * FROM foo__crsql_pks"), ["1,1", "2,2", "3,3", "4,4", "5,5"]);
     assert_eq!(
         query(&c, "SELECT * FROM foo__crsql_clock"),
         [
+            "1,'-1',2,6,0,0",
             "2,'-1',2,3,0,0",
             "3,'b',1,2,0,0",
-            "3,'e',1,5,0,3",
+            "3,'e',1,6,0,4",
             "4,'-1',2,5,0,0",
-            "5,'b',1,5,0,0",
-            "5,'d',1,5,0,1",
-            "5,'e',1,5,0,2"
+            "5,'b',1,6,0,1",
+            "5,'d',1,6,0,2",
+            "5,'e',1,6,0,3"
         ]
     );
     assert_eq!(one(&c, "SELECT value FROM crsql_master WHERE key = 'pre_compact_dbversion'"), "5");
     c.execute_batch("UPDATE foo SET d = 1, e = 2 WHERE a = 3").unwrap();
-    assert_eq!(query(&c, "SELECT cid, col_version FROM crsql_changes WHERE db_version = 6"), ["'d',1", "'e',2"]);
+    assert_eq!(query(&c, "SELECT cid, col_version FROM crsql_changes WHERE db_version = 7"), ["'d',1", "'e',2"]);
 }
 
 #[test]
@@ -56,9 +57,9 @@ fn the_specification_s_example() {
     .unwrap();
     assert_eq!(
         query(&c, "SELECT * FROM foo__crsql_clock"),
-        ["2,'-1',2,3,0,0", "3,'b',1,3,0,0", "3,'d',1,3,0,1", "3,'e',1,3,0,2"]
+        ["1,'-1',2,4,0,0", "2,'-1',2,3,0,0", "3,'b',1,4,0,1", "3,'d',1,4,0,2", "3,'e',1,4,0,3"]
     );
-    assert_eq!(query(&c, "SELECT * FROM foo__crsql_pks"), ["2,2", "3,5"]);
+    assert_eq!(query(&c, "SELECT * FROM foo__crsql_pks"), ["1,1", "2,2", "3,5"]);
 }
 
 #[test]
@@ -73,11 +74,11 @@ fn keys_change() {
          SELECT crsql_commit_alter('main', 'foo')",
     )
     .unwrap();
-    assert_eq!(query(&c, "SELECT * FROM foo__crsql_clock"), ["1,'b',1,2,0,0", "2,'b',1,2,0,1"]);
+    assert_eq!(query(&c, "SELECT * FROM foo__crsql_clock"), ["1,'b',1,3,0,0", "2,'b',1,3,0,1"]);
     assert_eq!(query(&c, "SELECT * FROM foo__crsql_pks"), ["1,1", "2,4"]);
     assert_eq!(query(&c, "SELECT name FROM pragma_table_info('foo__crsql_pks')"), ["'__crsql_key'", "'c'"]);
     c.execute_batch("INSERT INTO foo VALUES (9, 9)").unwrap();
-    assert_eq!(one(&c, "SELECT crsql_db_version()"), "3");
+    assert_eq!(one(&c, "SELECT crsql_db_version()"), "4");
 }
 
 #[test]
@@ -90,14 +91,16 @@ fn renamed_and_dropped_columns() {
          SELECT crsql_commit_alter('foo')",
     )
     .unwrap();
-    assert_eq!(query(&c, "SELECT * FROM foo__crsql_clock WHERE col_name = 'z'"), ["1,'z',1,2,0,0", "3,'z',1,2,0,1"]);
+    // The records of the old name, as changes of this transaction.
+    let renamed = ["1,'z',1,3,0,0", "2,'z',1,3,0,2", "3,'z',1,3,0,0"];
+    assert_eq!(query(&c, "SELECT * FROM foo__crsql_clock WHERE col_name = 'z'"), renamed);
     c.execute_batch(
         "SELECT crsql_begin_alter('foo'); ALTER TABLE foo DROP COLUMN z; ALTER TABLE foo DROP COLUMN c; SELECT crsql_commit_alter('foo')",
     )
     .unwrap();
     assert_eq!(
         query(&c, "SELECT key, col_name, col_version, db_version, seq FROM foo__crsql_clock"),
-        ["1,'-1',1,2,0", "2,'-1',1,2,1", "3,'-1',1,2,2"]
+        ["1,'-1',1,4,0", "2,'-1',1,4,1", "3,'-1',1,4,2"]
     );
 }
 
@@ -244,7 +247,7 @@ fn virtual_table_in_a_file() {
 }
 
 #[test]
-fn backfill_numbers_a_renamed_column_in_upstream_s_order() {
+fn backfill_numbers_a_new_column_in_upstream_s_order() {
     // Rows lie in the order 5, 9, 1, 2; keys were given in the order 2, 5, 9, 1.
     const OF_ROWS: [&str; 4] = ["5", "9", "1", "2"];
     const OF_KEYS: [&str; 4] = ["2", "5", "9", "1"];
@@ -259,6 +262,7 @@ fn backfill_numbers_a_renamed_column_in_upstream_s_order() {
         ("a NOT NULL, b, c, PRIMARY KEY (a)", "WITHOUT ROWID", SORTED),
         ("a ANY NOT NULL, b ANY, c ANY, PRIMARY KEY (a)", "STRICT, WITHOUT ROWID", SORTED),
     ] {
+        let type_ = if !options.contains("STRICT") { "" } else { "ANY" };
         let c = open();
         c.execute_batch(&format!(
             "CREATE TABLE foo ({columns}) {options};
@@ -267,7 +271,7 @@ fn backfill_numbers_a_renamed_column_in_upstream_s_order() {
              INSERT INTO foo (a, b, c) VALUES (9, 1, 1), (1, 1, 1);
              DELETE FROM foo WHERE a = 2;
              INSERT INTO foo (a, b, c) VALUES (2, 1, 1);
-             SELECT crsql_begin_alter('foo'); ALTER TABLE foo RENAME b TO d; SELECT crsql_commit_alter('foo')"
+             SELECT crsql_begin_alter('foo'); ALTER TABLE foo ADD COLUMN d {type_}; UPDATE foo SET d = 1; SELECT crsql_commit_alter('foo')"
         ))
         .unwrap();
         let sql = "SELECT CAST(CAST(p.a AS INTEGER) AS TEXT) FROM foo__crsql_clock JOIN foo__crsql_pks AS p

@@ -34,6 +34,10 @@ struct Model {
     versions: Versions,
     compacted: i64,
     tracked: bool,
+    /// The rows when the alteration began.
+    before: BTreeMap<i64, BTreeMap<&'static str, Cell>>,
+    /// What each of their columns is called now; also that of a dropped one is there, and follows its name.
+    names: Vec<(&'static str, &'static str)>,
 }
 
 impl Model {
@@ -72,9 +76,12 @@ impl Model {
         let first = self.columns.first().copied();
         let row = self.columns.iter().map(|c| (*c, if Some(*c) == first { value } else { default_of(c) })).collect();
         self.base.insert(pk, row);
-        if !self.tracked {
-            return;
+        if self.tracked {
+            self.record_insert(pk);
         }
+    }
+
+    fn record_insert(&mut self, pk: i64) {
         let version = self.versions.next(0);
         let (key, existed) = self.key(pk);
         if self.columns.is_empty() {
@@ -106,9 +113,12 @@ impl Model {
     }
 
     fn delete(&mut self, pk: i64) {
-        if self.base.remove(&pk).is_none() || !self.tracked {
-            return;
+        if self.base.remove(&pk).is_some() && self.tracked {
+            self.record_delete(pk);
         }
+    }
+
+    fn record_delete(&mut self, pk: i64) {
         let version = self.versions.next(0);
         let seq = self.versions.bump();
         let (key, _) = self.key(pk);
@@ -159,24 +169,84 @@ impl Model {
         }
     }
 
-    /// What `crsql_commit_alter` does: what is gone loses its records, what is new gets some.
-    fn compact_and_backfill(&mut self) {
-        let (columns, current) = (self.columns.clone(), self.versions.current);
-        self.records.retain(|(_, c), _| *c == SENTINEL || columns.contains(c));
-        let alive = self.keys.iter().filter(|(pk, _)| self.base.contains_key(pk)).map(|(_, key)| *key);
-        let alive = alive.collect::<BTreeSet<_>>();
-        self.records.retain(|(k, c), r| alive.contains(k) || (*c == SENTINEL && r.0 % 2 == 0));
+    /// What `crsql_begin_alter` does: the rows as they are, and what their columns are called.
+    fn begin_alter(&mut self) {
+        self.tracked = false;
+        self.before = self.base.clone();
+        self.names = self.columns.iter().map(|c| (*c, *c)).collect();
+    }
+
+    /// What `crsql_commit_alter` does: records follow their columns, rows that are gone get tombstones, and what is new or
+    /// has changed belongs to the transaction's version.
+    fn commit_alter(&mut self) {
+        self.tracked = true;
+        self.compacted = self.versions.current;
+        self.rename_records();
+        let rows = self.keys.iter().map(|(pk, key)| (*key, *pk)).collect::<BTreeMap<_, _>>();
+        let has_records = |this: &Model, key: i64| this.records.keys().any(|(k, _)| *k == key);
+        for (key, pk) in &rows {
+            if has_records(self, *key) && self.causal_length(*key) % 2 == 1 && !self.base.contains_key(pk) {
+                self.record_delete(*pk);
+            }
+        }
+        for (key, pk) in &rows {
+            if has_records(self, *key) && self.causal_length(*key) % 2 == 0 && self.base.contains_key(pk) {
+                self.record_insert(*pk);
+                self.before.remove(pk);
+            }
+        }
         let used = self.records.keys().map(|(k, _)| *k).collect::<BTreeSet<_>>();
         self.keys.retain(|_, key| used.contains(key));
-        self.compacted = current;
+        for (key, pk) in rows.iter().filter(|(key, _)| used.contains(key)) {
+            let (Some(before), Some(row)) = (self.before.get(pk).cloned(), self.base.get(pk).cloned()) else {
+                continue;
+            };
+            for (old, now) in self.names.clone() {
+                if row.get(now).is_some_and(|value| *value != before[old]) {
+                    let version = self.versions.next(0);
+                    self.touch(*key, now, version);
+                }
+            }
+        }
+        self.backfill();
+    }
+
+    fn rename_records(&mut self) {
+        let columns = self.columns.clone();
+        // A dropped column's name may have been taken by another: the one renamed last.
+        let names = std::mem::take(&mut self.names);
+        for (at, (old, now)) in names.iter().enumerate() {
+            let rivals = || names.iter().enumerate().filter(|(i, (_, n))| *i != at && n == now);
+            if !rivals().any(|(i, (o, n))| if o == n { old == now && i > at } else { i > at || old == now }) {
+                self.names.push((old, now));
+            }
+        }
+        let renamed = self.names.iter().filter(|(old, now)| old != now && columns.contains(now)).copied();
+        let renamed = renamed.collect::<Vec<_>>();
+        let mut records = BTreeMap::new();
+        for ((key, column), mut record) in std::mem::take(&mut self.records) {
+            if let Some((_, now)) = renamed.iter().find(|(old, _)| *old == column) {
+                record.1 = self.versions.next(0);
+                records.insert((key, *now), record);
+            } else if column == SENTINEL || columns.contains(&column) && !renamed.iter().any(|(_, now)| *now == column)
+            {
+                records.insert((key, column), record);
+            }
+        }
+        self.records = records;
+    }
+
+    /// Rows without a key get records, and so do values without one that are not the default.
+    fn backfill(&mut self) {
+        let columns = self.columns.clone();
         let known = self.keys.keys().copied().collect::<BTreeSet<_>>();
         let cells = if columns.is_empty() { vec![SENTINEL] } else { columns.clone() };
         for pk in self.base.keys().copied().collect::<Vec<_>>() {
             if !known.contains(&pk) {
                 let (key, _) = self.key(pk);
                 for cell in &cells {
-                    let seq = self.versions.bump();
-                    self.records.insert((key, cell), (1, current, 0, seq));
+                    let (version, seq) = (self.versions.next(0), self.versions.bump());
+                    self.records.insert((key, cell), (1, version, 0, seq));
                 }
             }
         }
@@ -187,8 +257,8 @@ impl Model {
             for (key, row) in &rows {
                 let key = *key;
                 if row[column] != default_of(column) && !self.records.contains_key(&(key, column)) {
-                    let seq = self.versions.bump();
-                    self.records.insert((key, column), (1, current, 0, seq));
+                    let (version, seq) = (self.versions.next(0), self.versions.bump());
+                    self.records.insert((key, column), (1, version, 0, seq));
                 }
             }
         }
@@ -221,7 +291,7 @@ enum Change {
     Add(usize),
     Drop(usize),
     Rename(usize, usize),
-    /// A write that nobody tracks.
+    /// A write that no trigger of the CRR sees.
     Write(Write),
 }
 
@@ -295,7 +365,9 @@ fn run_change(c: &Connection, model: &mut Model, change: &Change) {
     match *change {
         Change::Add(at) => {
             let (name, default) = NAMES[at];
-            if model.columns.contains(&name) {
+            // Whether a column of this name was dropped in the same alteration cannot be known.
+            let forgotten = !model.tracked && model.names.iter().any(|(_, now)| *now == name);
+            if model.columns.contains(&name) || forgotten {
                 return;
             }
             c.execute_batch(&format!("ALTER TABLE foo ADD COLUMN {name} DEFAULT {}", sql(default))).unwrap();
@@ -323,6 +395,7 @@ fn run_change(c: &Connection, model: &mut Model, change: &Change) {
             }
             c.execute_batch(&format!("ALTER TABLE foo RENAME COLUMN {from} TO {to}")).unwrap();
             model.columns.iter_mut().filter(|c| **c == from).for_each(|c| *c = to);
+            model.names.iter_mut().filter(|(_, now)| *now == from).for_each(|(_, now)| *now = to);
             for row in model.base.values_mut() {
                 let value = row.remove(from).unwrap();
                 row.insert(to, value);
@@ -354,11 +427,10 @@ fn run_step(c: &Connection, model: &mut Model, step: &Step) {
         }
         Step::Alter(changes) => {
             c.execute_batch("SELECT crsql_begin_alter('foo')").unwrap();
-            model.tracked = false;
+            model.begin_alter();
             changes.iter().for_each(|change| run_change(c, model, change));
-            model.tracked = true;
             c.execute_batch("SELECT crsql_commit_alter('foo')").unwrap();
-            model.compact_and_backfill();
+            model.commit_alter();
         }
     }
     model.commit();

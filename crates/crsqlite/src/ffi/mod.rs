@@ -85,8 +85,22 @@ impl Db {
 
     /// Whether this connection holds the write lock of `main`.
     pub(crate) fn is_writing(self) -> bool {
+        self.is_writing_to(c"main")
+    }
+
+    /// Whether this connection holds the write lock of the database that is attached under this name.
+    pub(crate) fn is_writing_to(self, schema: &CStr) -> bool {
+        self.transaction_state(schema) == ffi::SQLITE_TXN_WRITE
+    }
+
+    /// Whether a database is attached under this name (`main` and `temp` are).
+    pub(crate) fn has_schema(self, schema: &CStr) -> bool {
+        self.transaction_state(schema) >= 0
+    }
+
+    fn transaction_state(self, schema: &CStr) -> c_int {
         // SAFETY: the connection is open and the name terminated.
-        unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE }
+        unsafe { ffi::sqlite3_txn_state(self.0, schema.as_ptr()) }
     }
 
     /// A number that is another one whenever the content of `main` has changed since: by this connection's commits, and by
@@ -276,7 +290,7 @@ unsafe fn bytes<'a>(data: *const u8, len: c_int) -> &'a [u8] {
 }
 
 /// Text for SQLite, which ends it at a NUL.
-fn c_string(text: &str) -> Result<CString> {
+pub(crate) fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::misuse("a name or statement contains a NUL character"))
 }
 

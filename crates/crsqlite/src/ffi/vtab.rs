@@ -242,7 +242,6 @@ impl<T: Table> Module<T> {
                 module.xCommit = Some(committed::<T>);
                 module.xRollback = Some(rolled_back::<T>);
                 module.xSavepoint = Some(savepoint::<T>);
-                module.xRelease = Some(no_op_at);
                 module.xRollbackTo = Some(rollback_to::<T>);
             }
             Kind::Created => {
@@ -524,10 +523,6 @@ unsafe extern "C" fn rolled_back<T: Table>(table: *mut sqlite3_vtab) -> c_int {
 unsafe extern "C" fn savepoint<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
     // SAFETY: a live table.
     unsafe { with_table::<T>(table, |t| t.savepoint(n)) }
-}
-
-unsafe extern "C" fn no_op_at(_table: *mut sqlite3_vtab, _n: c_int) -> c_int {
-    ffi::SQLITE_OK
 }
 
 unsafe extern "C" fn rollback_to<T: Table>(table: *mut sqlite3_vtab, n: c_int) -> c_int {
