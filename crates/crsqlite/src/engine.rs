@@ -231,7 +231,8 @@ impl Engine {
         if self.taking_part.get() || !self.db.is_writing() {
             return Ok(());
         }
-        self.take_part_with(&self.cache()?)
+        let cache = self.cache()?;
+        self.take_part_with(&cache)
     }
 
     fn take_part_with(&self, cache: &Cache) -> Result<()> {

@@ -293,7 +293,12 @@ impl World {
     fn pull(&mut self) {
         let rows = changes(&self.site, &format!("WHERE db_version > {}", self.read));
         apply(&self.peer, &rows);
-        self.read = self.site.query_row("SELECT crsql_db_version()", [], |row| row.get(0)).unwrap();
+        // Not `crsql_db_version()`, which may be one that was reserved and never written.
+        let version = |row: &Row| match row[5] {
+            rusqlite::types::Value::Integer(version) => version,
+            _ => 0,
+        };
+        self.read = rows.iter().map(version).max().unwrap_or(self.read);
         let table = format!("SELECT * FROM item ORDER BY {}", self.key);
         assert_eq!(query(&self.peer, &table), query(&self.site, &table), "after version {}", self.read);
         // One record for each cell, however it is spelt.
