@@ -108,10 +108,11 @@ impl Settlement<'_> {
     fn run(&self, tracked: Option<&Tracked>) -> Result<()> {
         let db = self.engine.db;
         let (clock, pks) = (self.shape.clock(), self.shape.pks());
+        let crr = Crr::new(0, self.shape.clone());
+        // First: a row may have no records but those of columns that are gone.
+        self.bury_rows(&crr)?;
         self.name_records(tracked)?;
         db.execute_batch(&format!("DELETE FROM {clock} WHERE key NOT IN (SELECT __crsql_key FROM {pks})"))?;
-        let crr = Crr::new(0, self.shape.clone());
-        self.bury_rows(&crr)?;
         self.revive_rows(&crr, tracked.map(|_| before::notes(&self.shape.name)).as_deref())?;
         db.execute_batch(&format!(
             "DELETE FROM {pks} AS p WHERE NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key)"

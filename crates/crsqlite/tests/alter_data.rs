@@ -110,6 +110,10 @@ fn columns_added_dropped_and_renamed_with_data() {
             "ALTER TABLE foo RENAME b TO z; ALTER TABLE foo ADD COLUMN b",
         ),
         (
+            "DELETE FROM foo WHERE a = 1; UPDATE foo SET a = 8 WHERE a = 2; ALTER TABLE foo DROP COLUMN b; ALTER TABLE foo DROP COLUMN c",
+            "ALTER TABLE foo DROP COLUMN b; ALTER TABLE foo DROP COLUMN c",
+        ),
+        (
             "ALTER TABLE foo RENAME a TO id; UPDATE foo SET b = 'q' WHERE id = 1; DELETE FROM foo WHERE id = 2; INSERT INTO foo VALUES (9, 9, 9)",
             "ALTER TABLE foo RENAME a TO id",
         ),

@@ -181,7 +181,6 @@ impl Model {
     fn commit_alter(&mut self) {
         self.tracked = true;
         self.compacted = self.versions.current;
-        self.rename_records();
         let rows = self.keys.iter().map(|(pk, key)| (*key, *pk)).collect::<BTreeMap<_, _>>();
         let has_records = |this: &Model, key: i64| this.records.keys().any(|(k, _)| *k == key);
         for (key, pk) in &rows {
@@ -189,6 +188,7 @@ impl Model {
                 self.record_delete(*pk);
             }
         }
+        self.rename_records();
         for (key, pk) in &rows {
             if has_records(self, *key) && self.causal_length(*key) % 2 == 0 && self.base.contains_key(pk) {
                 self.record_insert(*pk);
