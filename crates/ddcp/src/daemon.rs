@@ -17,7 +17,6 @@ use crate::{
     control,
     follow::follow,
     metrics,
-    protocol::{Door, Guarded},
     repo::{Event, Layout, Lock, Options, Repository},
     settings, systemd,
     transport::{Address, Signer},
@@ -206,9 +205,8 @@ async fn answer_peers(
     announcer.announce().await?;
     if let Some(node) = node {
         let own = node.party().await.map_err(Error::Node)?.repository;
-        let door = Door::new(own, Arc::new(node.clone()), rand::random());
-        let server = Guarded::new(repository.server(), door, repository.rules(), repository.drops());
-        node.serve(Arc::new(server.with_hints(repository.hints())), announced).await.map_err(Error::Node)?;
+        let server = repository.guarded(own, Arc::new(node.clone())).await?;
+        node.serve(Arc::new(server), announced).await.map_err(Error::Node)?;
     }
     tracing::info!(database = %repository.layout().database().display(), "serving");
     on_stage(Stage::Peers);

@@ -282,7 +282,7 @@ impl Scene {
         let machine = Sandbox::default();
         let reads = Arc::<AtomicUsize>::default();
         let server = Server::new(Versions { reads: Arc::clone(&reads) }, None, machine.host());
-        let door = Door::new(own.party.repository, Arc::new(Keys(vec![own, friend, stranger])), [0xd0; 32]);
+        let door = Door::new(own.party.repository, Arc::new(Keys(vec![own, friend, stranger])), [0xd0; 32], machine.host());
         let guarded = Guarded::new(server.clone(), door, rules.subscribe(), Arc::new(Drops::default()));
         Self {
             server,

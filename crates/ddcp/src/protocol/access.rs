@@ -11,13 +11,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::time::Instant;
-
 use super::{clock::now, message::Session};
-use crate::transport::{Party, RecordId, SignatureBytes, Verifier};
+use crate::{
+    host::Host,
+    transport::{Party, RecordId, SignatureBytes, Verifier},
+};
 
 /// How long a nonce can be used.
 const NONCE_LIFE: Duration = Duration::from_secs(60);
@@ -52,6 +53,7 @@ pub struct Door {
     own: RecordId,
     verifier: Arc<dyn Verifier>,
     secret: [u8; 32],
+    host: Host,
     started: Instant,
     known: Mutex<Known>,
 }
@@ -80,13 +82,15 @@ pub(crate) struct Proof {
 impl Door {
     /// The door of repository `own`. `secret` must be random, and known to nobody.
     #[must_use]
-    pub fn new(own: RecordId, verifier: Arc<dyn Verifier>, secret: [u8; 32]) -> Self {
-        Self { own, verifier, secret, started: now(), known: Mutex::default() }
+    pub fn new(own: RecordId, verifier: Arc<dyn Verifier>, secret: [u8; 32], host: Host) -> Self {
+        let started = now(&host);
+        Self { own, verifier, secret, host, started, known: Mutex::default() }
     }
 
     /// A nonce for `caller` in `session`; `unique` must be random.
     pub(crate) fn challenge(&self, session: &Session, caller: Party, unique: [u8; 8]) -> Nonce {
-        let age = u64::try_from(now().saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
+        let age =
+            u64::try_from(now(&self.host).saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
         self.nonce(age.to_be_bytes(), unique, session, caller)
     }
 
@@ -126,7 +130,7 @@ impl Door {
 
     /// Notes that `session` is the caller's, unless the nonce is too old or was used before.
     fn admit(&self, session: &Session, proof: &Proof) -> bool {
-        let now = now();
+        let now = now(&self.host);
         let made = Duration::from_millis(u64::from_be_bytes(std::array::from_fn(|at| proof.nonce[at])));
         let Some(expiry) = self.started.checked_add(made).and_then(|made| made.checked_add(NONCE_LIFE)) else {
             return false;
@@ -155,7 +159,7 @@ impl Door {
         let session = session?;
         let mut known = self.known();
         let admission = known.admitted.get(&**session)?;
-        if admission.until > now() && is_remote(admission.caller) {
+        if admission.until > now(&self.host) && is_remote(admission.caller) {
             return Some(admission.caller);
         }
         known.admitted.remove(&**session);

@@ -7,18 +7,17 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::{
     clock::now,
     message::{Answer, Session},
 };
-use crate::{config::Limits, transport::RecordId};
+use crate::{config::Limits, host::Host, transport::RecordId};
 
 /// What a caller may do wrong, in points, before it is dropped.
 const PATIENCE: f64 = 5000.0;
@@ -61,6 +60,7 @@ impl fmt::Display for Caller {
 pub(crate) struct Gate {
     table: Mutex<Table>,
     drops: Arc<Drops>,
+    host: Host,
 }
 
 #[derive(Default)]
@@ -81,6 +81,7 @@ struct Bounds {
     caller: Caller,
     limits: Mutex<Limits>,
     drops: Arc<Drops>,
+    host: Host,
 }
 
 #[derive(Default)]
@@ -106,13 +107,13 @@ pub(crate) struct Preparing {
 }
 
 impl Gate {
-    pub(crate) fn new(drops: Arc<Drops>) -> Self {
-        Self { table: Mutex::default(), drops }
+    pub(crate) fn new(drops: Arc<Drops>, host: Host) -> Self {
+        Self { table: Mutex::default(), drops, host }
     }
 
     /// Lets one request of `caller` in, or says what to answer instead.
     pub(crate) fn enter(&self, caller: Caller, limits: &Limits) -> Result<Pass, Answer> {
-        let now = now();
+        let now = now(&self.host);
         let account = {
             let mut table = lock(&self.table);
             // Strangers cannot use up what is there for remotes, who are few and bounded one by one.
@@ -120,7 +121,7 @@ impl Gate {
             if is_stranger && !table.requests.take(now, f64::from(limits.total_requests_per_second.get()), 1.0) {
                 return Err(Answer::Busy);
             }
-            table.account(caller, limits, &self.drops).ok_or(Answer::Busy)?
+            table.account(caller, limits, &self.drops, &self.host).ok_or(Answer::Busy)?
         };
         account.enter(now, limits)?;
         Ok(Pass { account })
@@ -129,7 +130,7 @@ impl Gate {
 
 impl Table {
     /// The account of `caller`, a new one if need be; `None` if there are too many, all at work.
-    fn account(&mut self, caller: Caller, limits: &Limits, drops: &Arc<Drops>) -> Option<Arc<Account>> {
+    fn account(&mut self, caller: Caller, limits: &Limits, drops: &Arc<Drops>, host: &Host) -> Option<Arc<Account>> {
         if let Some(account) = self.accounts.get(&caller) {
             if let Some(bounds) = &account.bounds {
                 *lock(&bounds.limits) = *limits;
@@ -141,7 +142,7 @@ impl Table {
             let (_, longest) = idle.min_by_key(|(since, _)| *since)?;
             self.accounts.remove(&longest);
         }
-        let bounds = Bounds { caller, limits: Mutex::new(*limits), drops: Arc::clone(drops) };
+        let bounds = Bounds { caller, limits: Mutex::new(*limits), drops: Arc::clone(drops), host: host.clone() };
         let account = Arc::new(Account { bounds: Some(bounds), state: Mutex::default() });
         self.accounts.insert(caller, Arc::clone(&account));
         Some(account)
@@ -181,7 +182,7 @@ impl Account {
 
     fn count_against(&self, points: f64, why: &'static str) {
         let Some(bounds) = &self.bounds else { return };
-        let now = now();
+        let now = now(&bounds.host);
         let mut state = lock(&self.state);
         if bounds.caller == Caller::Unnamed && points >= FAULT {
             // What one of them does is not the others' fault; the rate of all of them is bounded.
@@ -205,7 +206,7 @@ impl Account {
                 return None;
             }
             let rate = f64::from(limits.offers_per_second.get());
-            if !state.offers.take_up_to(now(), rate, rate * 4.0, 1.0) {
+            if !state.offers.take_up_to(now(&bounds.host), rate, rate * 4.0, 1.0) {
                 return None;
             }
         }
@@ -349,7 +350,7 @@ mod tests {
 
     fn gate() -> (Gate, Arc<Drops>) {
         let drops = Arc::new(Drops::default());
-        (Gate::new(drops.clone()), drops)
+        (Gate::new(drops.clone(), Host::default()), drops)
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use rand::Rng;
 use tokio::sync::watch;
 
 use super::{
@@ -17,6 +16,7 @@ use super::{
 use crate::{
     changeset::{Cursor, MAX_VERSION},
     config::Limits,
+    host::Host,
     transport::{BoxFuture, Handler, Party, RecordId},
 };
 
@@ -46,6 +46,7 @@ pub struct Guarded {
     rules: watch::Receiver<Arc<Rules>>,
     hints: Arc<Hints>,
     drops: Arc<Drops>,
+    host: Host,
 }
 
 impl Guarded {
@@ -53,7 +54,9 @@ impl Guarded {
     /// dropped callers are counted in `drops`.
     #[must_use]
     pub fn new(server: Server, door: Door, rules: watch::Receiver<Arc<Rules>>, drops: Arc<Drops>) -> Self {
-        Self { server, door, gate: Gate::new(Arc::clone(&drops)), rules, hints: Arc::default(), drops }
+        let host = server.host();
+        let gate = Gate::new(Arc::clone(&drops), host.clone());
+        Self { server, door, gate, rules, hints: Arc::default(), drops, host }
     }
 
     /// The same, which gives the hints of peers to `hints`.
@@ -105,7 +108,9 @@ impl Guarded {
 
     fn challenge(&self, session: Option<Session>, caller: Party) -> Answer {
         match session {
-            Some(session) => Answer::Nonce { nonce: self.door.challenge(&session, caller, rand::rng().random()) },
+            Some(session) => {
+                Answer::Nonce { nonce: self.door.challenge(&session, caller, self.host.random().to_be_bytes()) }
+            }
             None => no_session(),
         }
     }

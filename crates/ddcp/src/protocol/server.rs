@@ -173,13 +173,18 @@ impl Server {
         Self {
             inner: Arc::new(Inner {
                 source: Box::new(source),
+                turns: Turns::new(MOST_READERS, host.clone()),
                 host,
-                turns: Turns::new(MOST_READERS),
                 jobs: Mutex::default(),
                 packs: Mutex::new(PackCache::new(spool, CacheLimits::default())),
                 own: Arc::default(),
             }),
         }
+    }
+
+    /// The machine it runs on.
+    pub(super) fn host(&self) -> Host {
+        self.inner.host.clone()
     }
 
     /// Answers `request` at the expense of `account`.

@@ -7,16 +7,18 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use super::{clock::now, gate::Account};
+use crate::host::Host;
 
 /// A bounded number of turns that are taken at one time.
 pub(crate) struct Turns {
     queue: Mutex<Queue>,
+    host: Host,
 }
 
 struct Queue {
@@ -38,12 +40,13 @@ pub(crate) struct Turn {
     turns: Option<Arc<Turns>>,
     account: Arc<Account>,
     began: Instant,
+    host: Host,
 }
 
 impl Turns {
-    pub(crate) fn new(at_once: usize) -> Arc<Self> {
+    pub(crate) fn new(at_once: usize, host: Host) -> Arc<Self> {
         let queue = Queue { free: at_once, now: Duration::ZERO, waiting: BTreeMap::new(), tickets: 0 };
-        Arc::new(Self { queue: Mutex::new(queue) })
+        Arc::new(Self { queue: Mutex::new(queue), host })
     }
 
     /// Waits for a turn of `account`'s.
@@ -66,12 +69,16 @@ impl Turns {
         match waiting.await {
             Ok(turn) => turn,
             // Only the end of `Turns` drops a waiter, and the caller holds that.
-            Err(_) => Turn { turns: None, account: Arc::clone(account), began: now() },
+            Err(_) => self.turn_of(None, account),
         }
     }
 
     fn turn(self: &Arc<Self>, account: &Arc<Account>) -> Turn {
-        Turn { turns: Some(Arc::clone(self)), account: Arc::clone(account), began: now() }
+        self.turn_of(Some(Arc::clone(self)), account)
+    }
+
+    fn turn_of(&self, turns: Option<Arc<Self>>, account: &Arc<Account>) -> Turn {
+        Turn { turns, account: Arc::clone(account), began: now(&self.host), host: self.host.clone() }
     }
 
     /// Gives a turn that ended to whoever is next.
@@ -102,7 +109,7 @@ impl Turns {
 impl Drop for Turn {
     fn drop(&mut self) {
         let Some(turns) = self.turns.take() else { return };
-        self.account.add_read_time(now().saturating_duration_since(self.began));
+        self.account.add_read_time(now(&self.host).saturating_duration_since(self.began));
         turns.pass_on();
     }
 }
@@ -121,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_read_much_waits_for_who_has_read_little() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(1, Host::default());
         let (greedy, modest) = (Arc::new(Account::default()), Arc::new(Account::default()));
         let long = turns.take(&greedy).await;
         advance(Duration::from_secs(10));
@@ -148,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_waiting_holds_up_nobody() {
-        let turns = Turns::new(2);
+        let turns = Turns::new(2, Host::default());
         let account = Arc::new(Account::default());
         let (one, two) = (turns.take(&account).await, turns.take(&account).await);
         for _ in 0..3 {

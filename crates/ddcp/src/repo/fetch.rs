@@ -19,7 +19,7 @@ use crate::{
     protocol::{
         Client, ClientError, Credentials, Fetched, Limits, Meter, OfferedPack, Parts, RemoteStatus, Server, Sink,
     },
-    transport::{Address, LocalPeer, Peer},
+    transport::{Address, LocalPeer, Peer, Signer},
 };
 
 impl Repository {
@@ -162,14 +162,15 @@ impl Repository {
             ..Limits::default()
         };
         let client = Client::new(self.connect(address).await?, limits, self.inner.options.host.clone());
-        match address.repository() {
-            Some(server) if self.inner.options.connector.is_none() => {
-                let signer = Arc::new(self.node().await?);
-                Ok(client.with_credentials(Credentials::new(signer, server)))
-            }
-            // Who may read the file may read the database; an application's own transport has its own rules.
-            _ => Ok(client),
-        }
+        // Who may read a file may read the database.
+        let Some(server) = address.repository() else { return Ok(client) };
+        let signer: Arc<dyn Signer> = match (&self.inner.options.signer, &self.inner.options.connector) {
+            (Some(signer), _) => Arc::clone(signer),
+            (None, None) => Arc::new(self.node().await?),
+            // An application's own transport has its own rules.
+            (None, Some(_)) => return Ok(client),
+        };
+        Ok(client.with_credentials(Credentials::new(signer, server)))
     }
 
     /// With what the owner of a private repository needs to know.

@@ -8,7 +8,8 @@ use super::Repository;
 use crate::{
     Error,
     config::{Access, Config},
-    protocol::{DropReport, Drops, Hints, Rules},
+    protocol::{Door, DropReport, Drops, Guarded, Hints, Rules},
+    transport::{RecordId, Verifier},
 };
 
 /// What the daemon goes by, and what it counts, while it answers.
@@ -22,6 +23,22 @@ pub(super) struct Guarding {
 }
 
 impl Repository {
+    /// What answers strangers, by the settings as they are and will be: this repository is `own`, and who callers are
+    /// `verifier` tells.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    #[doc(hidden)]
+    pub async fn guarded(&self, own: RecordId, verifier: Arc<dyn Verifier>) -> Result<Guarded, Error> {
+        // Before anybody is answered, so that nobody is who should not be.
+        self.blocking(|repository| repository.reload().map(drop)).await?;
+        let host = self.inner.options.host.clone();
+        let [one, other] = [host.random_bytes(), host.random_bytes()];
+        let secret = std::array::from_fn(|at| if at < 16 { one[at] } else { other[at - 16] });
+        let door = Door::new(own, verifier, secret, host);
+        Ok(Guarded::new(self.server(), door, self.rules(), self.drops()).with_hints(self.hints()))
+    }
+
     /// Reads the settings anew and puts them in force in this process; settings that cannot be read change nothing.
     /// Blocks.
     ///

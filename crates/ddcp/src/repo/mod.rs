@@ -22,7 +22,7 @@ use crate::{
     files,
     host::Host,
     protocol::Server,
-    transport::{Address, Connector, Handler, veilid},
+    transport::{Address, Connector, Handler, Signer, veilid},
 };
 
 mod builder;
@@ -97,6 +97,8 @@ pub struct Options {
     pub control: Option<ControlAddress>,
     /// How remotes are reached, all of them, in place of Veilid and of files on this machine.
     pub connector: Option<Arc<dyn Connector>>,
+    /// With what a repository with a connector proves who it is to private ones.
+    pub signer: Option<Arc<dyn Signer>>,
     /// Where the daemon gives its metrics, in place of what `config.toml` says.
     pub metrics: Option<SocketAddr>,
     /// What time, chance and threads are taken from.

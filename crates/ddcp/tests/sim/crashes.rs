@@ -3,10 +3,10 @@
 use std::{fs, path::Path, time::Duration};
 
 use ddcp::{Failure, repo::Repository};
-use rusqlite::types::Value;
 use tempfile::TempDir;
 
 use crate::{
+    cells::Cell,
     history::{difference, failed, folder, is_excused},
     network::Network,
     site::Site,
@@ -51,8 +51,8 @@ impl Start {
             site.sql("INSERT INTO shared VALUES (1, 'one', 1)");
             site
         });
-        sites[0].follow([&sites[1]]);
-        sites[1].follow([&sites[0]]);
+        sites[0].follow(&world, [&sites[1]]);
+        sites[1].follow(&world, [&sites[0]]);
         world.run(async {
             let mut pair = Pair::of(&world, sites);
             pair.start(1).await;
@@ -65,7 +65,7 @@ impl Start {
             // Three packs and more, but few messages: what is in zeros can be compressed.
             server.sql("UPDATE shared SET body = 2; INSERT INTO shared VALUES (2, 'long', zeroblob(1100000))");
             server.sql("INSERT INTO shared VALUES (3, 'long', zeroblob(1200000)); DELETE FROM shared WHERE id = 1");
-            let noise = Value::Blob(world.bytes(70_000));
+            let noise = Cell::Blob(world.bytes(70_000));
             server.connection().execute("INSERT INTO log VALUES ('noise', ?)", [noise]).unwrap();
         });
         copy(&start.path("work"), &start.path("start"));

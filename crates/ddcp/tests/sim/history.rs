@@ -16,11 +16,16 @@ use ddcp::{
 use tempfile::TempDir;
 
 use crate::{
+    is_on,
     network::{Network, Weather},
-    site::Site,
+    oracle,
+    schemas::Table,
+    site::{Habits, Site},
     world::{DroppedAfter, World},
-    writes::{write, write_much},
+    writes::{append, write, write_drawn, write_much},
 };
+
+mod errands;
 
 /// What a history came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +36,12 @@ pub(crate) struct Tally {
     pub(crate) pulls: u32,
     pub(crate) failed: u32,
     pub(crate) restored: u32,
+    pub(crate) cloned: u32,
+    pub(crate) adopted: u32,
+    pub(crate) verified: u32,
+    pub(crate) bundles: u32,
+    /// Rows that the schema of a site refuses in the end.
+    pub(crate) refused: u32,
     pub(crate) rounds: u32,
 }
 
@@ -64,7 +75,12 @@ pub(crate) fn folder() -> TempDir {
 
 struct History<'a> {
     world: &'a World,
+    folder: PathBuf,
     network: Network,
+    /// The tables that were drawn. Not every site has them.
+    tables: Vec<Table>,
+    /// Whether sites have identities on a network, not paths on one machine.
+    networked: bool,
     sites: Vec<Site>,
     /// Who follows whom; each pair in both directions.
     links: BTreeSet<(usize, usize)>,
@@ -81,24 +97,22 @@ impl Drop for History<'_> {
 impl<'a> History<'a> {
     fn new(world: &'a World, folder: &TempDir) -> Self {
         let count = 2 + world.index(7).min(world.index(7));
-        let mut sites: Vec<Site> = (0..count).map(|index| Site::create(folder.path(), index)).collect();
-        for site in &mut sites {
-            if world.chance(0.7) {
-                site.add_late_table();
-            }
-            if world.chance(0.7) {
-                site.add_late_column();
-            }
-        }
+        let tables: Vec<_> = (0..world.index(4)).map(|number| Table::draw(world, number)).collect();
+        let networked = world.chance(0.3);
+        // In UTF-16 there is no such thing.
+        let bytes = is_on("utf8") && world.chance(0.5);
+        let sites: Vec<Site> =
+            (0..count).map(|index| make_site(world, folder.path(), index, (networked, bytes), &tables)).collect();
         let links = connected(world, count);
         for site in &sites {
-            site.follow(links.iter().filter(|link| link.0 == site.index).map(|link| &sites[link.1]));
+            site.follow(world, links.iter().filter(|link| link.0 == site.index).map(|link| &sites[link.1]));
         }
         let addresses = sites.iter().map(|site| site.layout().database().to_owned()).collect();
         let network = Network::new(world, addresses);
         world.note(&format!("{count} sites, links {links:?}"));
         let tally = Tally { sites: count as u32, ..Tally::default() };
-        Self { world, network, sites, links, tally: Arc::new(Mutex::new(tally)) }
+        let folder = folder.path().to_owned();
+        Self { world, folder, network, tables, networked, sites, links, tally: Arc::new(Mutex::new(tally)) }
     }
 
     async fn live(mut self) -> Tally {
@@ -117,59 +131,97 @@ impl<'a> History<'a> {
 
     async fn step(&mut self) {
         let at = self.world.index(self.sites.len());
-        match self.world.number(0..100) {
-            0..=33 => write(self.world, &mut self.sites[at]),
-            34..=35 => write_much(self.world, &mut self.sites[at]),
-            36..=69 => self.pull(at),
-            70 => self.forget(at),
-            71..=76 => self.crash(at),
-            77..=84 => self.restart(at).await,
-            85..=88 => self.part(),
-            89..=91 => self.network.mend(),
-            92 => self.network.set_weather(weather(self.world)),
-            93..=94 => self.alter(at),
-            95..=97 => self.back_up(at),
-            _ => self.restore().await,
+        match self.world.number(0..130) {
+            0..=29 => write(self.world, &mut self.sites[at]),
+            30..=47 => self.write_drawn(at),
+            48..=49 => write_much(self.world, &mut self.sites[at]),
+            50..=83 => self.pull(at),
+            84 => self.forget(at),
+            85..=90 => self.crash(at),
+            91..=98 => self.restart(at).await,
+            99..=102 => self.part(),
+            103..=105 => self.network.mend(),
+            106 => self.network.set_weather(weather(self.world)),
+            107..=109 => self.alter(at),
+            110..=112 => self.back_up(at),
+            113..=114 => self.restore().await,
+            115..=129 => self.errand(at).await,
+            _ => {}
         }
     }
 
-    /// Begins a pull, a fetch or a merge, from one remote or from all, and does not wait for it. It may be dropped on
-    /// its way.
-    fn pull(&self, at: usize) {
+    /// Begins `work` in the daemon of a site, if it lives, and does not wait for it. It may be dropped on its way. What
+    /// went wrong must be something that may.
+    fn begin<F>(&self, at: usize, what: &str, work: impl FnOnce(Repository) -> F)
+    where
+        F: Future<Output = Vec<Failure>> + Send + 'static,
+    {
         let Some((process, repository)) = self.sites[at].daemon() else { return };
-        let from: Vec<usize> = self.links.iter().filter(|link| link.0 == at).map(|link| link.1).collect();
-        let remote = self.world.chance(0.6).then(|| from[self.world.index(from.len())].to_string());
-        let what = self.world.number(0..10);
         let polls = if self.world.chance(0.2) { self.world.number(0..60) as u32 } else { u32::MAX };
-        let (world, tally, repository) = (self.world.clone(), self.tally.clone(), repository.clone());
+        let work = DroppedAfter::new(polls, work(repository.clone()));
+        let (world, tally, what) = (self.world.clone(), self.tally.clone(), format!("{at}: {what}"));
         let work = async move {
-            tally.lock().unwrap().pulls += 1;
-            let work = verb(&repository, what, remote.as_deref());
-            let failures = DroppedAfter::new(polls, work).await;
-            world.note(&format!("{at}: {what} from {remote:?}: {failures:?}"));
+            let failures = work.await;
+            world.note(&format!("{what}: {failures:?}"));
             for failure in failures.iter().flatten() {
                 let mut tally = tally.lock().unwrap();
                 let is_puzzled = tally.restored > 0 && is_puzzled(failure);
-                assert!(is_excused(failure) || is_puzzled, "{failure:?}");
+                assert!(is_excused(failure) || is_puzzled, "{what}: {failure:?}");
                 tally.failed += 1;
             }
         };
         ddcp::host::Machine::spawn(process, Box::pin(work));
     }
 
+    /// Somebody whom the site follows, by one of the names it has for it.
+    fn any_remote(&self, at: usize) -> String {
+        let from: Vec<usize> = self.links.iter().filter(|link| link.0 == at).map(|link| link.1).collect();
+        let remote = from[self.world.index(from.len())];
+        match self.sites[at].names_twice(remote) && self.world.chance(0.5) {
+            true => format!("{remote}-again"),
+            false => remote.to_string(),
+        }
+    }
+
+    /// A pull, a fetch or a merge, from one remote or from all.
+    fn pull(&self, at: usize) {
+        let remote = self.world.chance(0.6).then(|| self.any_remote(at));
+        let what = self.world.number(0..10);
+        let tally = self.tally.clone();
+        self.begin(at, &format!("{what} from {remote:?}"), |repository| async move {
+            tally.lock().unwrap().pulls += 1;
+            verb(&repository, what, remote.as_deref()).await
+        });
+    }
+
+    fn write_drawn(&mut self, at: usize) {
+        let site = &mut self.sites[at];
+        let tables: Vec<_> = self.tables.iter().filter(|table| site.has_table(&table.name)).collect();
+        if !tables.is_empty() {
+            write_drawn(self.world, site, tables[self.world.index(tables.len())]);
+        }
+    }
+
     /// Removes a remote and adds it anew: what was known of it from talking to it is forgotten.
     fn forget(&self, at: usize) {
         let Some(link) = self.links.iter().find(|link| link.0 == at) else { return };
         self.world.note(&format!("{at} forgets {}", link.1));
-        self.sites[at].forget(&self.sites[link.1]);
+        self.sites[at].forget(self.world, &self.sites[link.1]);
     }
 
     fn alter(&mut self, at: usize) {
-        let table = self.world.chance(0.5);
-        self.world.note(&format!("{at} gets the late {}", if table { "table" } else { "column" }));
-        match table {
-            true => self.sites[at].add_late_table(),
-            false => self.sites[at].add_late_column(),
+        let what = self.world.number(0..4);
+        self.world.note(&format!("{at} is altered, {what}"));
+        let site = &mut self.sites[at];
+        match what {
+            0 => site.add_late_table(),
+            1 => site.add_late_column(),
+            2 if is_on("alter") => site.alter_with_data(self.world),
+            _ => {
+                if let Some(table) = self.tables.iter().find(|table| !site.has_table(&table.name)) {
+                    site.add_drawn(table, &table.declare(self.world));
+                }
+            }
         }
     }
 
@@ -199,7 +251,7 @@ impl<'a> History<'a> {
     async fn restore(&mut self) {
         let Some(at) = self.sites.iter().position(Site::can_be_restored) else { return };
         self.network.stop(at);
-        self.sites[at].restore();
+        self.sites[at].restore(self.world);
         self.world.note(&format!("{at} is restored from its backup"));
         self.tally.lock().unwrap().restored += 1;
         self.restart(at).await;
@@ -230,7 +282,7 @@ impl<'a> History<'a> {
         }
     }
 
-    /// Everybody pulls from everybody that it follows, until nobody learns anything new: soon.
+    /// Everybody pulls from everybody that it follows, until nobody learns anything new: soon. Then all must be equal.
     async fn converge(&mut self) {
         // What began before must not hold up, and must not spoil, what comes now.
         self.world.sleep(Duration::from_secs(10)).await;
@@ -238,6 +290,17 @@ impl<'a> History<'a> {
             site.add_late_table();
             site.add_late_column();
         }
+        let rounds = self.settle().await;
+        self.tally.lock().unwrap().rounds = rounds;
+        self.assert_converged().await;
+        if !self.tables.is_empty() {
+            self.observe().await;
+        }
+        self.assert_open().await;
+    }
+
+    /// Gives the number of rounds that brought something.
+    async fn settle(&self) -> u32 {
         let most = self.sites.len() as u32 + 2;
         for round in 0..most {
             let mut news = 0;
@@ -246,12 +309,10 @@ impl<'a> History<'a> {
             }
             self.world.note(&format!("round {round}: {news} changes"));
             if news == 0 {
-                self.tally.lock().unwrap().rounds = round;
-                break;
+                return round;
             }
-            assert!(round + 1 < most, "after {most} rounds there is still something new");
         }
-        self.assert_converged().await;
+        panic!("after {most} rounds there is still something new");
     }
 
     /// The number of changes that came or altered something. Some lie here already: what an unfinished pull fetched from
@@ -271,6 +332,7 @@ impl<'a> History<'a> {
         merged.chain(fetched).sum()
     }
 
+    /// In the tables that everybody has and that refuse nothing.
     async fn assert_converged(&self) {
         let first = self.sites[0].content();
         for site in &self.sites {
@@ -284,6 +346,96 @@ impl<'a> History<'a> {
             site.assert_sound().await;
         }
     }
+
+    /// One more site comes, which takes every row, and pulls from everybody, who pull from it: what one refuses would not
+    /// come through it to others. Then everybody must have everything that its schema takes.
+    async fn observe(&mut self) {
+        for site in &mut self.sites {
+            for table in &self.tables {
+                if !site.has_table(&table.name) {
+                    site.add_drawn(table, &table.declare(self.world));
+                }
+            }
+        }
+        let index = self.sites.len();
+        let mut observer = Site::make(&self.folder, index, self.habits());
+        observer.init();
+        observer.add_late_table();
+        observer.add_late_column();
+        self.tables.iter().for_each(|table| observer.add_drawn(table, &table.plain()));
+        self.join(observer, 0..index).await;
+        self.settle().await;
+        let observer = &self.sites[index];
+        let mut refused = 0;
+        for site in &self.sites {
+            for table in &self.tables {
+                refused += oracle::assert_agrees(site, observer, table).await;
+            }
+        }
+        self.tally.lock().unwrap().refused = refused as u32;
+    }
+
+    /// A site, and those whom it follows and who follow it.
+    async fn join(&mut self, site: Site, others: impl IntoIterator<Item = usize>) {
+        let index = site.index;
+        self.network.add(site.layout().database().to_owned());
+        self.sites.push(site);
+        for other in others {
+            self.sites[index].follow(self.world, [&self.sites[other]]);
+            self.sites[other].follow(self.world, [&self.sites[index]]);
+            self.links.extend([(index, other), (other, index)]);
+            self.start_anew(other).await;
+        }
+        self.restart(index).await;
+    }
+
+    /// What is peculiar about a site that comes later.
+    fn habits(&self) -> Habits {
+        Habits { networked: self.networked, ..Habits::default() }
+    }
+
+    /// So that the daemon knows of remotes that it was not told of.
+    async fn start_anew(&mut self, at: usize) {
+        if let Some((process, _)) = self.sites[at].daemon() {
+            process.kill();
+        }
+        self.restart(at).await;
+    }
+
+    /// Fails unless what anybody writes now arrives at everybody, and comparing says that all is well.
+    async fn assert_open(&mut self) {
+        for site in &mut self.sites {
+            append(self.world, site);
+        }
+        self.settle().await;
+        self.assert_converged().await;
+        self.assert_verified().await;
+    }
+}
+
+/// A site with some of `tables`, and one backup in which it is no repository yet.
+fn make_site(world: &World, folder: &Path, index: usize, (networked, bytes): (bool, bool), tables: &[Table]) -> Site {
+    let mut site = Site::make(folder, index, Habits::draw(world, networked, bytes));
+    site.bytes = bytes;
+    if world.chance(0.7) {
+        site.add_late_table();
+    }
+    if world.chance(0.7) {
+        site.add_late_column();
+    }
+    for table in tables {
+        if world.chance(0.8) {
+            let declaration = table.declare(world);
+            world.note(&declaration.sql);
+            site.add_drawn(table, &declaration);
+        }
+    }
+    (0..world.index(3)).for_each(|_| write(world, &mut site));
+    if is_on("early") && world.chance(0.3) {
+        site.back_up();
+    }
+    site.init();
+    site
 }
 
 /// Fetches, merges or pulls, and gives what failed.
@@ -307,10 +459,13 @@ pub(crate) fn failed<T>(reports: Vec<PerRemote<T>>) -> Vec<Failure> {
     reports.into_iter().filter_map(failure).collect()
 }
 
-/// Whether something may fail like that while the network is as it is and sites crash.
+/// Whether something may fail like that while the network is as it is and sites crash. A proof is none to a daemon that has
+/// started since it was asked for.
 pub(crate) fn is_excused(failure: &Failure) -> bool {
     failure.kind == ErrorKind::Unreachable
-        || ["nothing has been fetched", "drops packs faster"].iter().any(|text| failure.message.contains(text))
+        || ["nothing has been fetched", "drops packs faster", "not authorised"]
+            .iter()
+            .any(|text| failure.message.contains(text))
 }
 
 /// Whether a fetch met a database that was replaced under its hands.

@@ -5,9 +5,13 @@
 // Half of a test's code is helpers outside of `#[test]` functions, where clippy.toml's exception does not reach.
 #![allow(clippy::unwrap_used)]
 
+mod cells;
 mod crashes;
 mod history;
+mod identity;
 mod network;
+mod oracle;
+mod schemas;
 mod site;
 mod world;
 mod writes;
@@ -24,6 +28,15 @@ const SEEDS: u64 = 200;
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// The parts of histories that are in them; the others show what is known to be wrong still.
+const PARTS: &[&str] = &["hooks", "rows", "utf8"];
+
+/// Whether a part is in the histories: one of [`PARTS`], or one that `DDCP_SIM_WITH` names, separated by commas.
+pub(crate) fn is_on(part: &str) -> bool {
+    let more = std::env::var("DDCP_SIM_WITH").unwrap_or_default();
+    PARTS.contains(&part) || more == "all" || more.split(',').any(|on| on == part)
 }
 
 /// `DDCP_SIM_SEEDS` histories, with seeds from `DDCP_SIM_FROM` on. A single one is told in full.

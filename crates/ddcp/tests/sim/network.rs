@@ -13,7 +13,10 @@ use ddcp::{
 };
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-use crate::world::{Process, World};
+use crate::{
+    identity::Owner,
+    world::{Process, World},
+};
 
 /// How long a caller waits before it sends its request again.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -59,6 +62,11 @@ impl Network {
         let sites = addresses.into_iter().map(|address| Site { address, serving: None }).collect();
         let state = State { weather: Weather::FAIR, sites, cut: BTreeSet::new() };
         Self { world: world.clone(), state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// One more site, at `address`.
+    pub(crate) fn add(&self, address: PathBuf) {
+        self.state.lock().unwrap().sites.push(Site { address, serving: None });
     }
 
     pub(crate) fn set_weather(&self, weather: Weather) {
@@ -148,8 +156,17 @@ struct Ways {
 
 impl Connector for Ways {
     fn connect(&self, address: &Address) -> BoxFuture<'_, Result<Arc<dyn Peer>, TransportError>> {
-        let Address::Path(path) = address else { panic!("{address} is no address of this network") };
-        let to = self.network.state.lock().unwrap().sites.iter().position(|site| site.address == *path);
+        let sites = &self.network.state.lock().unwrap().sites;
+        let to = match address {
+            // It may be a link.
+            Address::Path(path) => {
+                let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+                sites.iter().position(|site| site.address == path)
+            }
+            Address::Veilid(_) => {
+                (0..sites.len()).find(|index| address.repository() == Some(Owner::of(*index).party.repository))
+            }
+        };
         Box::pin(async move {
             let to = to.ok_or(TransportError::NotFound)?;
             let way = Way { network: self.network.clone(), from: self.site, to, process: self.process.clone() };

@@ -169,7 +169,7 @@ fn serve(
     drops: &Arc<Drops>,
     hints: &Arc<Hints>,
 ) -> Arc<Guarded> {
-    let door = Door::new(own.party.repository, keys.clone(), hash(&own.secret));
+    let door = Door::new(own.party.repository, keys.clone(), hash(&own.secret), Host::default());
     let server = Server::new(Notes, None, Host::default());
     Arc::new(Guarded::new(server, door, rules.subscribe(), drops.clone()).with_hints(hints.clone()))
 }
