@@ -5,9 +5,10 @@ use rusqlite::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    changeset::{BundleError, SiteId},
+    changeset::{BundleError, PackError, SiteId},
     config::{ConfigError, RemoteName},
     database::{BadDefinition, DatabaseError},
+    denied::Denied,
     disk,
     protocol::ClientError,
     repo::StateError,
@@ -25,6 +26,17 @@ pub enum Error {
         path: PathBuf,
         /// What is missing.
         missing: &'static str,
+    },
+    /// Somebody else's file, or in somebody else's folder.
+    #[error("{0}")]
+    Denied(Denied),
+    /// What keeps a repository's database from being given away, where it cannot be mended.
+    #[error("{}: {reason}, and its medium is read-only, so it cannot be given a site id of its own", path.display())]
+    NotItself {
+        /// The database's path.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// The folder that is to hold the state holds something else.
     #[error("{} holds other files: it cannot be a state directory", .0.display())]
@@ -256,6 +268,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoRepository { path, .. } => format!("`ddcp --db {} init` makes it one", path.display()),
+            Self::Denied(denied)
+            | Self::Database(DatabaseError::Denied(denied))
+            | Self::RemoteDatabase(DatabaseError::Denied(denied)) => denied.advice(),
+            Self::NotItself { .. } => "copy the database and its state directory to where they can be written".into(),
             Self::ForeignFolder(_) => "name a folder that is empty or does not exist".into(),
             Self::Locked { .. } => "wait for it to end, or stop it".into(),
             Self::Config(error) => return config_hint(error),
@@ -316,6 +332,7 @@ impl Error {
             Self::RemoteDatabase(DatabaseError::NoRepository { path }) => {
                 format!("`ddcp --db {} init` makes it one", path.display())
             }
+            Self::RemoteDatabase(DatabaseError::NeedsWriting { .. }) => return None,
             Self::RemoteDatabase(_) => {
                 "check the path with `ddcp remote list`; `ddcp remote set-address` changes it".into()
             }
@@ -419,6 +436,9 @@ fn io_hint(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error().map(Errno::from_raw) {
         _ if disk::is_full_error(error) => Some(FREE_SPACE),
         Some(Errno::EIO) => Some(CHECK_DISK),
+        Some(Errno::EACCES | Errno::EPERM) => {
+            Some("run the command as the user whom it belongs to, or let this user (`id -un`) read and write it")
+        }
         _ => None,
     }
 }
@@ -430,11 +450,11 @@ fn state_hint(error: &StateError) -> Option<&'static str> {
     if error.is_io() {
         return Some(CHECK_DISK);
     }
-    Some(match error.sqlite().sqlite_error_code()? {
-        ErrorCode::ReadOnly => "allow this user to write the file and its folder, and check the disk",
-        ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => {
-            "check the disk and repeat; if it is the file, move it away and run `ddcp init`: what was fetched and not \
-             merged is then fetched again; what waited for a table is not"
+    Some(match error.sqlite().sqlite_error_code() {
+        Some(ErrorCode::ReadOnly) => "allow this user to write the file and its folder, and check the disk",
+        _ if error.is_damage() => {
+            "repeat the command: the file is then put aside and made anew, with what can be read of it, and the rest is \
+             fetched again; check the disk"
         }
         _ => return None,
     })
@@ -445,6 +465,10 @@ fn bundle_hint(error: &BundleError) -> Option<&'static str> {
         BundleError::NotABundle => "`ddcp bundle create FILE` makes one",
         BundleError::Version(_) => "install a newer ddcp",
         BundleError::Io(_) => return None,
+        BundleError::TooLarge { .. } | BundleError::Pack { source: PackError::TooLarge { .. }, .. } => {
+            "`limits.pack_bytes` and `limits.unpacked_bytes` of `ddcp config` bound its packs; have it made anew if that is \
+             more than they ever should be"
+        }
         _ => "copy it once more; if that does not help, have it made anew with `ddcp bundle create`",
     })
 }

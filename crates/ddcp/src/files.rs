@@ -1,20 +1,79 @@
-//! Files and folders that only their owner may read.
+//! Files and folders that only their owner may read, and files that are made whole or not at all. Nothing here follows
+//! a link that somebody has put where a file is to be, and nothing opens a database: closing a descriptor of one that
+//! is not SQLite's own takes SQLite's locks away.
 
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufWriter, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{self as unix, DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// Creates `path` and its parents with mode 0700, or narrows an existing folder `path` to it.
+use nix::{libc, unistd::geteuid};
+
+/// Who gets what is made: where root works on another user's repository, that user. Nobody else gives files away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    /// Whoever the file or folder `path` belongs to. Of a path that is not there, whoever runs this program.
+    pub(crate) fn of(path: &Path) -> Self {
+        if !geteuid().is_root() {
+            return Self(None);
+        }
+        Self(fs::metadata(path).ok().map(|metadata| (metadata.uid(), metadata.gid())).filter(|(uid, _)| *uid != 0))
+    }
+
+    /// Whoever the folder belongs to in which `path` is, or will be.
+    pub(crate) fn of_folder(path: &Path) -> Self {
+        path.ancestors().skip(1).find(|folder| folder.is_dir()).map_or(Self(None), Self::of)
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self(self.0.or(other.0))
+    }
+
+    fn take(self, file: &File) -> io::Result<()> {
+        self.0.map_or(Ok(()), |(uid, gid)| unix::fchown(file, Some(uid), Some(gid)))
+    }
+
+    /// Gives the folder `path` and what is in it to this owner, as far as it is the one's who runs this program: a
+    /// library has made it. Links are not followed.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn take_folder(self, path: &Path) -> io::Result<()> {
+        let Some((uid, gid)) = self.0 else { return Ok(()) };
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                self.take_folder(&entry.path())?;
+            } else if metadata.uid() == 0 && metadata.nlink() == 1 {
+                unix::lchown(entry.path(), Some(uid), Some(gid))?;
+            }
+        }
+        match fs::symlink_metadata(path)?.uid() {
+            0 => unix::lchown(path, Some(uid), Some(gid)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Creates `path` and its parents with mode 0700, those that are missing for `owner`, or narrows an existing folder
+/// `path` to it.
 ///
 /// # Errors
 /// Those of the operating system.
-pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn create_private_dir(path: &Path, owner: Owner) -> io::Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && folder.symlink_metadata().is_err();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    if let Some((uid, gid)) = owner.0 {
+        missing.iter().try_for_each(|made| unix::lchown(made, Some(uid), Some(gid)))?;
+    }
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
@@ -22,12 +81,36 @@ pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens `path` for reading and writing, creating it with mode 0600 if it is missing.
+/// Opens `path` for reading and writing, creating it with mode 0600 if it is missing. For no database.
+///
+/// # Errors
+/// Those of the operating system, also where `path` is a link.
+pub(crate) fn open_private(path: &Path) -> io::Result<File> {
+    let open = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    match create_new(path, 0o600, Owner::of_folder(path)) {
+        // Another has made it in between.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(),
+        created => created,
+    }
+}
+
+/// Makes the empty file `path`, with mode 0600, unless one is there. Nobody has it open when it appears, nor does this
+/// open one that is there: it may be a database that is being used.
 ///
 /// # Errors
 /// Those of the operating system.
-pub(crate) fn open_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+pub(crate) fn create_private(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    match NewFile::begin(path, false, 0o600, Owner::of_folder(path))?.commit() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }
 
 /// A new file in `folder` that has no name: nobody else can open it, and it is gone when it is closed.
@@ -35,75 +118,111 @@ pub(crate) fn open_private(path: &Path) -> io::Result<File> {
 /// # Errors
 /// Those of the operating system.
 pub(crate) fn nameless(folder: &Path) -> io::Result<File> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let name = format!("nameless-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-    let path = folder.join(name);
-    // One of a process of the same number that was killed in the line between.
-    let _ = fs::remove_file(&path);
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-    fs::remove_file(&path)?;
+    let (_name, file) = temporary(0o600, Owner::default(), |end| folder.join(format!("nameless-{end}")))?;
     Ok(file)
 }
 
-/// Replaces the content of `path` at once: after a crash it has the old or the new content, never a part.
-/// The file gets mode 0600.
+/// Replaces the content of `path` at once: after a crash it has the old or the new content, never a part. The file gets
+/// mode 0600, and stays its owner's.
 ///
 /// # Errors
 /// Those of the operating system; the old content then stays.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let number = MADE.fetch_add(1, Ordering::Relaxed);
-    let temporary = path.with_extension(format!("new-{}-{number}", std::process::id()));
-    let written = write_synced(&temporary, content).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-        return written;
-    }
+    let owner = Owner::of(path).or(Owner::of_folder(path));
+    let (name, mut file) = temporary(0o600, owner, |end| path.with_extension(format!("new-{end}")))?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&name.0, path)?;
     sync_folder(path)
 }
 
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
+/// Makes a file that was not there.
+fn create_new(path: &Path, mode: u32, owner: Owner) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)?;
+    owner.take(&file)?;
+    Ok(file)
 }
 
-/// Counts new files, so that no two of this process share a name while they are made.
+/// Counts files in the making, so that no two of this process try the same name.
 static MADE: AtomicU64 = AtomicU64::new(0);
+
+/// The name of a file in the making. The file is removed with this, unless it has got another name.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Not there any more once it has been put in its place.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A file that was not there, of one of the names that `name` makes of the ends of names that it is given.
+fn temporary(mode: u32, owner: Owner, name: impl Fn(&str) -> PathBuf) -> io::Result<(Temporary, File)> {
+    /// Names that may be taken: by what processes of the same number have left, or by somebody who is in the way.
+    const TRIES: u32 = 1000;
+    let mut result = Err(io::ErrorKind::AlreadyExists.into());
+    for _ in 0..TRIES {
+        let path = name(&format!("{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
+        result = create_new(&path, mode, owner).map(|file| (Temporary(path), file));
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            _ => break,
+        }
+    }
+    result
+}
 
 /// A file in the making: written beside its place and put there whole, or not at all.
 pub(crate) struct NewFile {
     path: PathBuf,
-    temporary: PathBuf,
     replace: bool,
+    temporary: Temporary,
     file: BufWriter<File>,
 }
 
 impl NewFile {
-    /// Begins the file that is to be at `path`; one that is there is only replaced if `replace` says so.
+    /// Begins the file that is to be at `path`; one that is there is only replaced if `replace` says so, and its mode
+    /// and owner are kept.
     ///
     /// # Errors
     /// [`io::ErrorKind::AlreadyExists`], and others of the operating system.
     pub(crate) fn create(path: &Path, replace: bool) -> io::Result<Self> {
         check_place(path, replace)?;
-        let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
-        let mut name = OsString::from(".");
-        name.push(path.file_name().ok_or_else(no_name)?);
-        name.push(format!(".partial-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
-        let temporary = path.with_file_name(name);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
-        Ok(Self { path: path.to_owned(), temporary, replace, file: BufWriter::new(file) })
+        let new = Self::begin(path, replace, 0o666, Owner::of(path))?;
+        if let (true, Ok(old)) = (replace, path.symlink_metadata()) {
+            new.file.get_ref().set_permissions(old.permissions())?;
+        }
+        Ok(new)
     }
 
-    /// Puts the file in its place, durably.
+    fn begin(path: &Path, replace: bool, mode: u32, owner: Owner) -> io::Result<Self> {
+        let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
+        let file_name = path.file_name().ok_or_else(no_name)?;
+        let (temporary, file) = temporary(mode, owner, |end| {
+            let mut name = OsString::from(".");
+            name.push(file_name);
+            name.push(format!(".partial-{end}"));
+            path.with_file_name(name)
+        })?;
+        Ok(Self { path: path.to_owned(), replace, temporary, file: BufWriter::new(file) })
+    }
+
+    /// Puts the file in its place, durably. It is closed before it is there.
     ///
     /// # Errors
     /// As [`NewFile::create`]; the place is then as it was.
-    pub(crate) fn commit(mut self) -> io::Result<()> {
-        self.file.flush()?;
-        self.file.get_ref().sync_all()?;
-        check_place(&self.path, self.replace)?;
-        fs::rename(&self.temporary, &self.path)?;
-        sync_folder(&self.path)
+    pub(crate) fn commit(self) -> io::Result<()> {
+        let Self { path, replace, temporary, file } = self;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        drop(file);
+        if replace {
+            check_place(&path, true)?;
+            fs::rename(&temporary.0, &path)?;
+        } else {
+            rename_to_free_place(&temporary.0, &path)?;
+        }
+        sync_folder(&path)
     }
 }
 
@@ -114,13 +233,6 @@ impl Write for NewFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        // Not there any more once it has been put in its place.
-        let _ = fs::remove_file(&self.temporary);
     }
 }
 
@@ -135,6 +247,42 @@ fn check_place(path: &Path, replace: bool) -> io::Result<()> {
     }
 }
 
+/// Gives `from` the name `to`, which nothing has.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`], and others of the operating system.
+pub(crate) fn rename_to_free_place(from: &Path, to: &Path) -> io::Result<()> {
+    match rename_no_replace(from, to) {
+        Err(error) if is_not_supported(&error) => {}
+        renamed => return renamed,
+    }
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        // File systems without either, such as exFAT's. What is put there in between is replaced, but not followed.
+        Err(error) if is_not_supported(&error) => {
+            check_place(to, false)?;
+            fs::rename(from, to)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_not_supported(error: &io::Error) -> bool {
+    let codes = [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP, libc::EPERM, libc::EMLINK];
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+#[cfg(target_os = "linux")]
+fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn rename_no_replace(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Makes the name of the file at `path` durable.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
@@ -144,58 +292,4 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o777
-    }
-
-    #[test]
-    fn what_is_created_is_the_owners_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join(".ddcp/a.db");
-        create_private_dir(&state).unwrap();
-        assert_eq!((mode(&state), mode(&dir.path().join(".ddcp"))), (0o700, 0o700));
-        let file = state.join("config.toml");
-        replace(&file, b"one").unwrap();
-        replace(&file, b"two").unwrap();
-        assert_eq!((fs::read(&file).unwrap(), mode(&file)), (b"two".to_vec(), 0o600));
-        assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
-        open_private(&state.join("lock")).unwrap();
-        assert_eq!(mode(&state.join("lock")), 0o600);
-    }
-
-    #[test]
-    fn open_folders_are_narrowed() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        create_private_dir(dir.path()).unwrap();
-        assert_eq!(mode(dir.path()), 0o700);
-    }
-
-    #[test]
-    fn a_new_file_is_there_whole_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("new");
-        let names = || fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
-        let mut dropped = NewFile::create(&path, false).unwrap();
-        dropped.write_all(b"half").unwrap();
-        assert!(!path.exists());
-        drop(dropped);
-        assert!(names().is_empty());
-        let mut first = NewFile::create(&path, false).unwrap();
-        let mut late = NewFile::create(&dir.path().join("./new"), false).unwrap();
-        first.write_all(b"whole").unwrap();
-        late.write_all(b"late").unwrap();
-        first.commit().unwrap();
-        assert_eq!(late.commit().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(NewFile::create(&path, false).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(names(), ["new"]);
-        let mut second = NewFile::create(&path, true).unwrap();
-        second.write_all(b"other").unwrap();
-        second.commit().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"other");
-        assert!(NewFile::create(dir.path(), true).is_err(), "a folder is not replaced");
-    }
-}
+mod tests;

@@ -105,6 +105,7 @@ pub mod control;
 pub mod daemon;
 #[doc(hidden)]
 pub mod database;
+mod denied;
 mod disk;
 mod error;
 mod file_watch;
@@ -112,6 +113,7 @@ mod files;
 mod follow;
 #[doc(hidden)]
 pub mod host;
+mod medium;
 mod metrics;
 #[doc(hidden)]
 pub mod protocol;
@@ -125,6 +127,7 @@ pub mod transport;
 
 pub use config::{Access, ControlAddress, Limits, NetworkConfig, SyncMode};
 pub use database::TableDifference;
+pub use denied::Denied;
 pub use error::{Error, ErrorKind, Failure};
 pub use host::{Host, Machine};
 pub use protocol::{DropReport, Progress};

@@ -1,13 +1,13 @@
 //! The command line: parses, calls, prints.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, parser::ValueSource};
 
 use crate::{
     Error, ErrorKind, Failure,
@@ -67,6 +67,9 @@ struct Global {
     /// A file that describes a private Veilid network, in place of `[network]` in config.toml.
     #[arg(long, global = true, env = "DDCP_NETWORK", value_name = "FILE")]
     network: Option<PathBuf>,
+    /// Whether the network was named on the command line, and not by the environment.
+    #[arg(skip)]
+    is_network_typed: bool,
     /// A CR-SQLite library to load in place of the engine in this program.
     #[arg(long, global = true, env = "DDCP_EXTENSION", value_name = "LIBRARY")]
     extension: Option<PathBuf>,
@@ -110,7 +113,7 @@ enum Command {
 #[must_use]
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     heap::bound();
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments = match parse(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
@@ -136,6 +139,21 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::from(failed.kind.exit_code())
         }
     }
+}
+
+/// The arguments, with those that the environment gives in place of such that are missing. A variable that is empty is
+/// one that is not set.
+fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = Arguments::command().mut_args(|argument| match argument.get_env() {
+        Some(name) if is_empty(name) => argument.env(None::<&'static str>),
+        _ => argument,
+    });
+    let mut matches = command.try_get_matches_from(arguments)?;
+    let is_typed = matches.value_source("network") == Some(ValueSource::CommandLine);
+    let mut arguments = Arguments::from_arg_matches_mut(&mut matches)?;
+    arguments.global.is_network_typed = is_typed;
+    Ok(arguments)
 }
 
 async fn dispatch(mut arguments: Arguments) -> Result<(), Failed> {
@@ -183,8 +201,11 @@ impl Session {
         let program = program(global.db.as_deref(), global.state_dir.as_deref());
         let db = global.db.unwrap_or_else(|| DEFAULT_DB.into());
         let layout = Layout::new(&db, global.state_dir.as_deref()).map_err(|source| Error::Io { path: db, source })?;
-        let network = global.network.as_deref().map(load_network).transpose().map_err(Error::from)?;
-        let options = Options { extension: global.extension, network, ..Options::default() };
+        // What was typed for this command is looked at even if it does not need it.
+        if let Some(path) = global.network.as_deref().filter(|_| global.is_network_typed) {
+            load_network(path).map_err(Error::from)?;
+        }
+        let options = Options { extension: global.extension, network_file: global.network, ..Options::default() };
         Ok(Self { layout, program, options, format: global.format, verbose: global.verbose, quiet: global.quiet })
     }
 
@@ -278,8 +299,8 @@ impl From<io::Error> for Failed {
 fn init_logging(global: &Global, serving: bool) {
     let level = match (global.quiet, global.verbose, serving) {
         (true, ..) => "error",
-        // That a database was given a new site id nobody expects to hear, so it is said unasked.
-        (_, 0, false) => "error,ddcp::repo::identity=warn",
+        // That a database was given a new site id, or a state file was damaged, nobody expects to hear: it is said unasked.
+        (_, 0, false) => "error,ddcp::repo::identity=warn,ddcp::repo::mend=warn",
         (_, 0, true) | (_, 1, false) => "info",
         _ => "debug",
     };
@@ -288,7 +309,7 @@ fn init_logging(global: &Global, serving: bool) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
         .try_init();
 }
 

@@ -2,6 +2,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
+use crate::changeset;
+
 /// What others may cost this repository: the `[limits]` table of `config.toml`. Each key may be left out.
 ///
 /// A *caller* is a session of a client (callers are anonymous), or in a private repository the remote that has
@@ -31,6 +33,14 @@ pub struct Limits {
     pub inbox_bytes: NonZeroU64,
     /// For how many seconds a remote may say that it is busy.
     pub patience_seconds: NonZeroU32,
+}
+
+impl Limits {
+    /// What a pack of others may be once it is unpacked.
+    pub(crate) fn unpacked(&self) -> changeset::Limits {
+        let raw_bytes = usize::try_from(self.unpacked_bytes.get()).unwrap_or(usize::MAX);
+        changeset::Limits { raw_bytes, ..changeset::Limits::default() }
+    }
 }
 
 const fn number(value: u32) -> NonZeroU32 {

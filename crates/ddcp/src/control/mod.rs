@@ -254,6 +254,11 @@ impl Command {
                 | Self::BundleFetch { .. }
         )
     }
+
+    /// Whether it leaves the repository as it is, but for notes.
+    fn only_reads(&self) -> bool {
+        matches!(self, Self::SchemaDiff { .. } | Self::BundleCreate { .. })
+    }
 }
 
 /// Does what `command` says. `serving` says whether this process is the repository's daemon; `monitor` shows how far
@@ -296,14 +301,16 @@ async fn execute(repository: &Repository, command: Command, serving: bool, monit
             let target = BundleTarget::File { path: file, replace: force };
             json(repository.create_bundle(target, BundleRequest { since, tables, mark }, Stop::default()).await?)
         }
-        Command::BundleVerify { file } => json(repository.blocking(move |_| verify_file(&file)).await?),
+        Command::BundleVerify { file } => json(repository.blocking(move |r| verify_file(r, &file)).await?),
         Command::BundleFetch { file, name } => json(repository.fetch_bundle(file, name, monitor).await?),
     }
 }
 
-fn verify_file(path: &Path) -> Result<BundleReport, Error> {
+fn verify_file(repository: &Repository, path: &Path) -> Result<BundleReport, Error> {
+    let shown = path.display().to_string();
+    let limits = repository.limits_for_bundle(path, &shown)?;
     let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    verify_bundle(file, &path.display().to_string())
+    verify_bundle(file, &shown, &limits)
 }
 
 fn json(value: impl Serialize) -> Result<Value, Error> {
@@ -344,6 +351,10 @@ fn misunderstood(error: &serde_json::Error) -> Failure {
 }
 
 async fn with_deadline(repository: &Repository, command: Command, monitor: &Monitor) -> Result<Value, Failure> {
+    if command.only_reads() && repository.is_fixed() {
+        repository.hold_to_read().await.map_err(|error| error.report())?;
+        return in_this_process(repository, command, monitor).await;
+    }
     if command.is_exclusive() {
         return match hold(repository).await? {
             Held::ByDaemon(connection) => connection.call(&command, monitor).await,
@@ -388,7 +399,8 @@ pub async fn examine_network(repository: &Repository) -> Result<Vec<Finding>, Fa
         Some(connection) => connection.call(&command, &monitor).await?,
         None => {
             // Not `hold`, which may give the database a new site id.
-            let _lock = repository.try_lock().map_err(|error| error.report())?;
+            let lock = (!repository.has_fixed_state()).then(|| repository.try_lock());
+            let _lock = lock.transpose().map_err(|error| error.report())?;
             in_this_process(repository, command, &monitor).await?
         }
     };
@@ -401,6 +413,9 @@ pub async fn examine_network(repository: &Repository) -> Result<Vec<Finding>, Fa
 /// # Errors
 /// What went wrong, as it may be printed.
 pub async fn ensure_own_identity(repository: &Repository) -> Result<(), Failure> {
+    if repository.is_fixed() {
+        return repository.hold_to_read().await.map(drop).map_err(|error| error.report());
+    }
     hold(repository).await.map(drop)
 }
 

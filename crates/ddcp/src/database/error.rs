@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-use crate::disk;
+use crate::{denied::Denied, disk, medium};
 
 /// Why something could not be done with a database, for people: each message names the file and says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,17 @@ pub enum DatabaseError {
         /// The database.
         path: PathBuf,
     },
+    /// It cannot be read without writing beside it, which cannot be done where it is.
+    #[error("{path} cannot be read where it is: {}", unreadable(path, *.has_log))]
+    NeedsWriting {
+        /// The database.
+        path: PathBuf,
+        /// Whether it was not closed cleanly: a part of it is in its log still.
+        has_log: bool,
+    },
+    /// Somebody else's file, or in somebody else's folder.
+    #[error("{0}")]
+    Denied(Denied),
     /// No space left; nothing of the failed operation remains.
     #[error("the disk that holds {path} is full: free some space and repeat, nothing was changed")]
     DiskFull {
@@ -143,15 +154,31 @@ impl DatabaseError {
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked { path },
             Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if disk::is_full(&path) => Self::DiskFull { path },
-            // With write-ahead logging, not even reading is possible where SQLite cannot create files.
-            Some(ErrorCode::CannotOpen) if is_read_only(path.parent()) => Self::ReadOnly { path },
-            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-                Self::CannotOpen { path, detail: message(&error) }
-            }
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => Self::not_opened(path, &error),
             Some(ErrorCode::SystemIoFailure | ErrorCode::FileLockingProtocolFailed) => {
                 Self::Io { path, detail: message(&error) }
             }
             _ => Self::Sqlite { path, source: error },
+        }
+    }
+
+    fn not_opened(path: PathBuf, error: &rusqlite::Error) -> Self {
+        match Denied::find(&path) {
+            Some(denied) => Self::Denied(denied),
+            // With write-ahead logging, not even reading is possible where SQLite cannot create files.
+            None if is_read_only(path.parent()) => Self::ReadOnly { path },
+            None => Self::CannotOpen { path, detail: message(error) },
+        }
+    }
+
+    /// The same, of a database that was only to be read.
+    pub(super) fn when_reading(self) -> Self {
+        match self {
+            Self::ReadOnly { path } => {
+                let logged = medium::Stamp::of(&path).is_some_and(|stamp| stamp.has_log());
+                Self::NeedsWriting { path, has_log: logged }
+            }
+            other => other,
         }
     }
 
@@ -181,4 +208,20 @@ pub(super) fn message(error: &rusqlite::Error) -> String {
 
 fn instead(others: &[String]) -> String {
     others.iter().map(|other| format!("; {other}")).collect()
+}
+
+/// Why the database at `path` cannot be read, and what to do.
+fn unreadable(path: &Path, has_log: bool) -> String {
+    match has_log {
+        true => format!(
+            "it was not closed cleanly, so a part of it is in its log ({}), and reading that needs to write beside it; copy both \
+             files to a folder that can be written, or open and close the database where it was written",
+            medium::beside(path, "-wal").display()
+        ),
+        false => {
+            "with write-ahead logging even reading writes beside a database, in a folder that this user may not write \
+                  and others may; read it as its owner, or let its owner run `PRAGMA journal_mode = DELETE` on it"
+                .to_owned()
+        }
+    }
 }

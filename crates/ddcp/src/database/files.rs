@@ -12,6 +12,7 @@ use std::{
 use rusqlite::config::DbConfig;
 
 use super::{Database, DatabaseError};
+use crate::medium::{self, Stamp};
 
 /// A file, whatever it is called: its device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +32,15 @@ pub(super) struct Files {
     log_path: PathBuf,
     /// The write-ahead log, once it was seen. While a connection is open nobody removes it but by hand.
     log: Cell<Option<FileId>>,
+    /// What the files were like when they were opened, if nobody was to change them.
+    unchanging: Option<Stamp>,
 }
 
 impl Files {
     /// The files at `path`, which was opened just now.
-    pub(super) fn at(path: &Path) -> Self {
-        // SQLite puts the log beside the file that a link leads to.
-        let mut log = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
-        log.push("-wal");
-        Self { database: FileId::of(path), log_path: log.into(), log: Cell::new(None) }
+    pub(super) fn at(path: &Path, unchanging: Option<Stamp>) -> Self {
+        let log_path = medium::beside(path, "-wal");
+        Self { database: FileId::of(path), log_path, log: Cell::new(None), unchanging }
     }
 }
 
@@ -64,7 +65,20 @@ impl Database {
             known if known == log => {}
             _ => return Err(DatabaseError::LogRemoved { path: self.path.clone() }),
         }
-        Ok(())
+        self.check_unchanged()
+    }
+
+    /// Makes sure that what was read was of one state of the file, where that is not SQLite's to see to.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Replaced`]: what was read is void.
+    pub(crate) fn check_unchanged(&self) -> Result<(), DatabaseError> {
+        match self.files.unchanging {
+            Some(stamp) if Stamp::of(&self.path) != Some(stamp) => {
+                Err(DatabaseError::Replaced { path: self.path.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A hash that is another one once anybody may have changed the data: of the version, and of size and time of the

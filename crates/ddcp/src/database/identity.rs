@@ -4,12 +4,12 @@
 //! So the file carries the number of its repository, in `crsql_master`, whose keys the engine does not know it leaves
 //! alone. A file copied by whatever means takes the number with it, and the copy's repository can tell.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Database, DatabaseError, from_sql_error, schema};
-use crate::changeset::SiteId;
+use crate::{changeset::SiteId, medium};
 
 /// The key in `crsql_master`.
 const KEY: &str = "ddcp_repository";
@@ -30,8 +30,8 @@ impl Database {
     /// it cannot be read.
     #[must_use]
     pub fn repository_id_of(path: &Path) -> Option<RepositoryId> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        repository_id(&Connection::open_with_flags(path, flags).ok()?).ok()?
+        let (connection, _) = medium::open_to_read(path, Duration::ZERO).ok()?;
+        repository_id(&connection).ok()?
     }
 
     /// Makes the file one of repository `id`.
@@ -42,6 +42,25 @@ impl Database {
         const SQL: &str = "INSERT OR REPLACE INTO crsql_master (key, value) VALUES (?, ?)";
         self.wrap(self.connection.execute(SQL, params![KEY, id]))?;
         Ok(())
+    }
+
+    /// Forgets how far peers were read, so that each is read from its start. That merges again what was merged, which
+    /// changes nothing, and what is not there: how far peers were read says nothing of what waits in the state.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn forget_positions(&self) -> Result<(), DatabaseError> {
+        const SQL: &str = "DELETE FROM crsql_tracked_peers WHERE tag = 0 AND event = 0";
+        self.wrap(self.connection.execute(SQL, [])).map(drop)
+    }
+
+    /// As [`Database::forget_positions`], of one peer.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn forget_position(&self, peer: &SiteId) -> Result<(), DatabaseError> {
+        const SQL: &str = "DELETE FROM crsql_tracked_peers WHERE site_id = ? AND tag = 0 AND event = 0";
+        self.wrap(self.connection.execute(SQL, [peer.as_bytes()])).map(drop)
     }
 
     /// Gives the file the site id `new`, which nobody has, and makes it one of repository `id`, in one transaction.
@@ -66,7 +85,7 @@ impl Database {
         }
         // What waited for a table or a column waited in the state, which is another one, or a later one, than this file
         // had: peers are read from the start.
-        self.wrap(self.connection.execute("DELETE FROM crsql_tracked_peers WHERE tag = 0 AND event = 0", []))?;
+        self.forget_positions()?;
         self.set_repository_id(id)?;
         self.wrap(self.connection.execute_batch("COMMIT"))?;
         SiteId::from_bytes(&new).map_err(|error| self.error(from_sql_error(0, error)))

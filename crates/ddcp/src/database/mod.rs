@@ -12,7 +12,11 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, config::DbConfig, named_params};
 
-use crate::changeset::{Cursor, SiteId};
+use crate::{
+    changeset::{Cursor, SiteId},
+    denied::Denied,
+    medium::{self, Stamp},
+};
 
 mod adoption;
 mod definition;
@@ -101,14 +105,8 @@ impl Database {
     /// Everything that may be wrong with a file, as [`DatabaseError`].
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, DatabaseError> {
         let is_new = check_file(path, options)?;
-        let access = match options {
-            OpenOptions { read_only: true, .. } => OpenFlags::SQLITE_OPEN_READ_ONLY,
-            OpenOptions { create: true, .. } => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
-            _ => OpenFlags::SQLITE_OPEN_READ_WRITE,
-        };
         let sqlite = |error| DatabaseError::from_sqlite(path, error);
-        let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(sqlite)?;
-        connection.busy_timeout(options.busy_timeout).map_err(sqlite)?;
+        let (connection, unchanging) = connect(path, options)?;
         // Merges do as the writes did where they were made, and what those had to delete besides comes as changes, too.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).map_err(sqlite)?;
         check_content(&connection, path)?;
@@ -123,7 +121,7 @@ impl Database {
         let mut database = Self {
             connection,
             path: path.to_owned(),
-            files: Files::at(path),
+            files: Files::at(path, unchanging),
             busy_timeout: options.busy_timeout,
             foreign_engine: None,
         };
@@ -326,6 +324,19 @@ impl Drop for Database {
     }
 }
 
+/// A connection to the file. Where it is one that nobody can change, what it is like is said too.
+fn connect(path: &Path, options: &OpenOptions) -> Result<(Connection, Option<Stamp>), DatabaseError> {
+    let sqlite = |error| DatabaseError::from_sqlite(path, error);
+    if options.read_only {
+        return medium::open_to_read(path, options.busy_timeout).map_err(|error| sqlite(error).when_reading());
+    }
+    let create = if options.create { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    connection.busy_timeout(options.busy_timeout).map_err(sqlite)?;
+    Ok((connection, None))
+}
+
 /// Says whether the file is new (absent or empty), or why it cannot be a database.
 fn check_file(path: &Path, options: &OpenOptions) -> Result<bool, DatabaseError> {
     let cannot_open = |detail: String| DatabaseError::CannotOpen { path: path.to_owned(), detail };
@@ -347,7 +358,10 @@ fn check_file(path: &Path, options: &OpenOptions) -> Result<bool, DatabaseError>
                 _ => Ok(true),
             }
         }
-        Err(error) => Err(cannot_open(error.to_string())),
+        Err(error) => Err(match Denied::find(path) {
+            Some(denied) => DatabaseError::Denied(denied),
+            None => cannot_open(error.to_string()),
+        }),
     }
 }
 

@@ -185,7 +185,7 @@ struct PartFile {
 impl PartFile {
     fn open(path: &Path, bytes: u64) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
-            files::create_private_dir(folder)?;
+            files::create_private_dir(folder, files::Owner::of_folder(folder))?;
         }
         let file = files::open_private(path)?;
         let chunks = usize::try_from(bytes.div_ceil(CHUNK_BYTES as u64)).unwrap_or(usize::MAX);

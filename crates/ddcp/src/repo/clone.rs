@@ -15,7 +15,7 @@ use crate::{
     Error,
     config::{self, ConfigError, Remote, RemoteName, SyncMode},
     database::{Database, Declared, OpenOptions},
-    files,
+    files::{self, Owner},
     transport::Address,
 };
 
@@ -110,7 +110,7 @@ fn begin(layout: Layout, options: Options, name: &RemoteName, address: &Address)
         let path = path.to_owned();
         move |source| Error::Io { path, source }
     };
-    files::create_private_dir(layout.state()).map_err(io(layout.state()))?;
+    files::create_private_dir(layout.state(), Owner::default()).map_err(io(layout.state()))?;
     let lock = Lock::take(&layout.lock()).map_err(|error| lock_error(&layout, error))?;
     if !mark.exists() {
         // Another may have begun and ended since it was looked at first.
@@ -118,9 +118,9 @@ fn begin(layout: Layout, options: Options, name: &RemoteName, address: &Address)
         files::open_private(&mark).and_then(|_| files::sync_folder(&mark)).map_err(io(&mark))?;
     }
     let repository = Repository::init_with(layout, options)?;
+    let lock = lock.move_to(&repository.inner.lock);
     repository.check_identity()?;
     repository.set_clone_remote(name, address)?;
-    let lock = lock.move_to(&repository.inner.lock);
     Ok((repository, lock))
 }
 

@@ -2,15 +2,20 @@
 //! of every row, so that of a row that has changed the old one can be taken away and the new one added. It is a cache
 //! and nothing else: whoever removes it loses the time to make it again.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::{Repository, StateError, remotes::retain};
 use crate::{
     Error,
     changeset::SiteId,
-    database::{Database, DatabaseError, Digest, Mark, RANGES, Snapshot},
+    database::{Database, DatabaseError, Digest, FileId, Mark, RANGES, Snapshot},
     files,
     transport::Address,
 };
@@ -74,7 +79,10 @@ pub(super) struct RemoteDigest {
 /// The open cache.
 pub(super) struct Digests {
     connection: Connection,
-    path: std::path::PathBuf,
+    path: PathBuf,
+    file: Option<FileId>,
+    /// Whether this process holds the repository's lock, and so may remove the file.
+    is_own: bool,
 }
 
 /// Either file may fail.
@@ -99,42 +107,92 @@ impl From<rusqlite::Error> for Failed {
 impl Repository {
     /// The digest of the own database, if it can be had as `making` says. Blocks; only one is made at a time.
     pub(super) fn own_digest(&self, making: Making) -> Result<Option<Digest>, Error> {
-        self.digests()?.of(&self.database()?, making)
+        let database = self.database()?;
+        match self.digests()?.of(&database, making) {
+            Err(Error::State(error)) if error.is_damage() => self.digests()?.of(&database, making),
+            made => made,
+        }
     }
 
-    /// Opens the cache. Blocks.
+    /// Does `work` with the cache, and once more if it has turned out to be damaged, and is another one now.
+    pub(super) fn with_digests<T>(&self, work: impl Fn(&Digests) -> Result<T, StateError>) -> Result<T, Error> {
+        match work(&self.digests()?) {
+            Err(error) if error.is_damage() => Ok(work(&self.digests()?)?),
+            done => Ok(done?),
+        }
+    }
+
+    /// What is kept, with the digest of `database` if at most so many records have changed since it was made. None of a
+    /// cache that is damaged: whoever holds the lock makes it anew.
+    pub(super) fn kept_digest(
+        &self,
+        database: &Database,
+        most_changed: u32,
+    ) -> Result<Option<(Digests, Option<Digest>)>, Error> {
+        let read = || -> Result<_, Error> {
+            let mut digests = Digests::open(&self.layout().digests())?;
+            let own = digests.of(database, Making::AtMost(most_changed))?;
+            Ok((digests, own))
+        };
+        match read() {
+            Err(Error::State(error)) if error.is_damage() => Ok(None),
+            kept => kept.map(Some),
+        }
+    }
+
+    /// Opens the cache. One that cannot be read is made anew. Call it with the lock held. Blocks.
     pub(super) fn digests(&self) -> Result<Digests, Error> {
-        Ok(Digests::open(&self.layout().digests())?)
+        let path = self.layout().digests();
+        let file = FileId::of(&path);
+        let digests = Digests::open(&path).or_else(|error| {
+            if !error.is_damage() {
+                return Err(error);
+            }
+            drop_damaged(&path, file, &error);
+            Digests::open(&path)
+        });
+        Ok(Digests { is_own: true, ..digests? })
+    }
+}
+
+/// Held while a cache is opened or removed: of one that has just been made, no part is removed for that of an older one.
+static OPENING: Mutex<()> = Mutex::new(());
+
+/// Removes the cache at `path`, if it is still the damaged `file`. Who has it open goes on with files without names.
+fn drop_damaged(path: &Path, file: Option<FileId>, error: &StateError) {
+    let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    if file.is_none() || FileId::of(path) != file {
+        return;
+    }
+    tracing::warn!(%error, "the cache of digests is damaged; making it anew");
+    for end in ["", "-wal", "-shm", "-journal"] {
+        let _ = std::fs::remove_file(format!("{}{end}", path.display()));
     }
 }
 
 impl Digests {
-    /// Opens the cache at `path`. One that cannot be read is made anew.
-    pub(super) fn open(path: &Path) -> Result<Self, StateError> {
-        let connection = prepare(path).or_else(|error| {
-            let unusable = matches!(
-                error.sqlite_error_code(),
-                Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
-            );
-            if !unusable {
-                return Err(error);
-            }
-            tracing::warn!(path = %path.display(), %error, "the cache of digests is damaged; making it anew");
-            for end in ["", "-wal", "-shm"] {
-                let _ = std::fs::remove_file(format!("{}{end}", path.display()));
-            }
-            prepare(path)
-        });
-        let connection = connection.map_err(|source| StateError::new(path, source))?;
-        Ok(Self { connection, path: path.to_owned() })
+    /// Opens the cache at `path`.
+    fn open(path: &Path) -> Result<Self, StateError> {
+        let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = prepare(path).map_err(|source| StateError::new(path, source))?;
+        Ok(Self { connection, path: path.to_owned(), file: FileId::of(path), is_own: false })
     }
 
     /// The digest of `database`, and keeps it.
     pub(super) fn of(&mut self, database: &Database, making: Making) -> Result<Option<Digest>, Error> {
         self.try_of(database, making).map_err(|failed| match failed {
-            Failed::Cache(source) => StateError::new(&self.path, source).into(),
+            Failed::Cache(source) => self.failed(source).into(),
             Failed::Database(error) => error.into(),
         })
+    }
+
+    /// An error of the cache; one that is damaged is not there for the next to open it.
+    fn failed(&self, source: rusqlite::Error) -> StateError {
+        let error = StateError::new(&self.path, source);
+        if self.is_own && error.is_damage() {
+            drop_damaged(&self.path, self.file, &error);
+        }
+        error
     }
 
     fn try_of(&mut self, database: &Database, making: Making) -> Result<Option<Digest>, Failed> {
@@ -178,7 +236,7 @@ impl Digests {
             let (version, schema, total) = (row.get(1)?, row.get(2)?, sum(row, 3)?);
             Ok(RemoteDigest { site, version, schema, total, known: row.get(4)? })
         });
-        read.optional().map_err(|source| StateError::new(&self.path, source))
+        read.optional().map_err(|source| self.failed(source))
     }
 
     /// Keeps what the remote `name` at `address` told.
@@ -188,7 +246,7 @@ impl Digests {
                    VALUES (?, ?, ?, ?, ?, ?, ?)";
         let total = total.to_le_bytes();
         let values = params![name, address.to_string(), site.as_bytes(), version, schema, total, known];
-        self.connection.execute(sql, values).map(drop).map_err(|source| StateError::new(&self.path, source))
+        self.connection.execute(sql, values).map(drop).map_err(|source| self.failed(source))
     }
 
     /// Has what the remote `old` told known as told by `new` as well.
@@ -205,8 +263,9 @@ impl Digests {
 }
 
 fn prepare(path: &Path) -> rusqlite::Result<Connection> {
-    files::open_private(path).map_err(|io| rusqlite::Error::ToSqlConversionFailure(Box::new(io)))?;
-    let mut connection = Connection::open(path)?;
+    files::create_private(path).map_err(|io| rusqlite::Error::ToSqlConversionFailure(Box::new(io)))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(PATIENCE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     // After a power failure it may be an older one, whose mark says so.

@@ -138,7 +138,7 @@ impl Repository {
         let room = limits.inbox_bytes.get().saturating_sub(held);
         let parts = self.layout().parts(&site.to_string());
         let client = client.with_parts(Parts::in_folder(parts.clone()), room);
-        let limits = changeset::Limits { raw_bytes: usize_of(limits.unpacked_bytes.get()), ..Default::default() };
+        let limits = limits.unpacked();
         let state = Arc::new(Mutex::new(state));
         let (name_of, address_of) = (name.clone(), address.clone());
         let repository = self.clone();
@@ -200,7 +200,7 @@ impl Repository {
                 let open = move || Database::open(&path, &options);
                 // Opened once before, so that what is wrong with the file is said in full.
                 let open = self.blocking(move |_| open().map_err(Error::RemoteDatabase).map(|_| open)).await?;
-                let spool = Some(self.layout().state().to_owned());
+                let spool = (!self.has_fixed_state()).then(|| self.layout().state().to_owned());
                 let server = Server::new(DatabaseSource::new(open), spool, self.inner.options.host.clone());
                 Ok(Arc::new(LocalPeer::new(Arc::new(server))))
             }
@@ -300,10 +300,6 @@ fn claimant(
         }
     }
     Ok(None)
-}
-
-fn usize_of(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Stores what arrives, each step durably before the next.

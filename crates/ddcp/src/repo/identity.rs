@@ -22,12 +22,24 @@ use crate::{
 
 /// What the state knows of the database that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Home {
+pub(super) struct Home {
     repository: RepositoryId,
     /// Where the database was when it was last looked at.
     path: PathBuf,
     /// The highest version that was seen in it.
     version: i64,
+}
+
+impl Home {
+    /// Whether it is that of the repository `id`.
+    pub(super) fn is_of(&self, id: &RepositoryId) -> bool {
+        self.repository == *id
+    }
+
+    /// The version that was seen, if `version` is before it.
+    pub(super) fn goes_back(&self, version: i64) -> Option<i64> {
+        (version < self.version).then_some(self.version)
+    }
 }
 
 impl Repository {
@@ -37,6 +49,7 @@ impl Repository {
     /// # Errors
     /// [`Error::Database`], [`Error::State`], [`Error::Io`] where a copied node's identity cannot be put aside.
     pub(super) fn check_identity(&self) -> Result<(), Error> {
+        self.check_state()?;
         let database = self.database()?;
         let mut state = self.state()?;
         let path = self.layout().database().to_owned();
@@ -119,7 +132,7 @@ fn is_copy(home: &Home, path: &Path) -> bool {
 }
 
 impl State {
-    fn home(&self) -> Result<Option<Home>, StateError> {
+    pub(super) fn home(&self) -> Result<Option<Home>, StateError> {
         self.read(|connection| {
             let row = |row: &rusqlite::Row<'_>| {
                 let path: Vec<u8> = row.get(1)?;
@@ -130,7 +143,7 @@ impl State {
         })
     }
 
-    fn set_home(&mut self, home: &Home) -> Result<(), StateError> {
+    pub(super) fn set_home(&mut self, home: &Home) -> Result<(), StateError> {
         self.write(|transaction| {
             let path = home.path.as_os_str().as_bytes();
             let values = params![home.repository, path, home.version];

@@ -3,6 +3,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::state::damage_mark;
+
 /// Where the parts of a repository are: the user's database, and the state directory beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -49,6 +51,12 @@ impl Layout {
     #[must_use]
     pub fn state_db(&self) -> PathBuf {
         self.state.join("state.db")
+    }
+
+    /// The file that says that the state file may be damaged, or is being made anew.
+    #[must_use]
+    pub fn damage_mark(&self) -> PathBuf {
+        damage_mark(&self.state_db())
     }
 
     /// What has arrived of packs that are being fetched from the site of this name.

@@ -101,7 +101,7 @@ impl Repository {
     /// [`Error::State`].
     pub async fn log(&self, remote: Option<&str>, most: u32) -> Result<Vec<LogEntry>, Error> {
         let remote = remote.map(str::to_owned);
-        self.blocking(move |repository| Ok(repository.state()?.log(remote.as_deref(), most)?)).await
+        self.blocking(move |repository| Ok(repository.state_to_read()?.log(remote.as_deref(), most)?)).await
     }
 }
 

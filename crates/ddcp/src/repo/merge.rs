@@ -271,7 +271,8 @@ impl Merger<'_> {
                 let pack = match decode(&encoded) {
                     Ok(pack) => pack,
                     Err(error) => {
-                        tracing::warn!(%site, id, %error, "changes that wait are damaged: `ddcp waiting drop` lets them go");
+                        self.lose(site, id)?;
+                        tracing::warn!(%site, %error, "changes that waited are damaged, and fetched again");
                         continue;
                     }
                 };
@@ -287,6 +288,14 @@ impl Merger<'_> {
             self.retry_pack(site, together, report)?;
             self.repository.check_ending()?;
         }
+        Ok(())
+    }
+
+    /// Drops changes that waited and were damaged on disk. They count as read: the site is read from its start.
+    fn lose(&mut self, site: &SiteId, id: i64) -> Result<(), Error> {
+        self.database.forget_position(site)?;
+        self.state.put_aside(site)?;
+        self.state.replace_waiting(&[id], &[])?;
         Ok(())
     }
 

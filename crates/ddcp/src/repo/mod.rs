@@ -19,6 +19,7 @@ use crate::{
     Error,
     config::{self, Config, ConfigError, ControlAddress, Limits, NetworkConfig, Remote, RemoteName, SyncMode},
     database::{Database, DatabaseError, OpenOptions},
+    denied::Denied,
     files,
     host::Host,
     protocol::Server,
@@ -38,7 +39,9 @@ mod identity;
 mod layout;
 mod lock;
 mod log;
+mod look;
 mod measure;
+mod mend;
 mod merge;
 mod monitor;
 mod node;
@@ -89,6 +92,8 @@ pub struct Options {
     pub extension: Option<PathBuf>,
     /// The private network to join, in place of what `config.toml` says.
     pub network: Option<NetworkConfig>,
+    /// The file that describes it, read when it is needed, in place of what `config.toml` says.
+    pub network_file: Option<PathBuf>,
     /// Whether Veilid is not to be used.
     pub offline: bool,
     /// What others may cost, in place of what `config.toml` says.
@@ -143,6 +148,8 @@ struct Inner {
     announcements: events::Announcements,
     /// The lock, while somebody here holds it.
     lock: lock::Slot,
+    /// Cloned into every state file that is open here.
+    state_in_use: StdMutex<Arc<()>>,
     /// Held while the lock is taken.
     locking: Arc<Mutex<()>>,
     /// Held while it is served.
@@ -159,17 +166,20 @@ impl Repository {
         let open = OpenOptions { create: true, extension: options.extension.clone(), ..OpenOptions::default() };
         Database::open(layout.database(), &open)?;
         let io = |source| Error::Io { path: layout.state().to_owned(), source };
-        if !layout.state_db().exists() && !is_missing_or_empty(layout.state()).map_err(io)? {
+        let is_new = !layout.has_state();
+        if is_new && !is_missing_or_ours(layout.state()).map_err(io)? {
             return Err(Error::ForeignFolder(layout.state().to_owned()));
         }
-        files::create_private_dir(layout.state()).map_err(io)?;
+        files::create_private_dir(layout.state(), files::Owner::of(layout.database())).map_err(io)?;
         if !layout.config().exists() {
             files::replace(&layout.config(), CONFIG_TEMPLATE.as_bytes()).map_err(io)?;
         }
-        State::open(&layout.state_db())?;
+        if is_new {
+            State::open(&layout.state_db())?;
+        }
         let repository = Self::open_with(layout, options)?;
         // A process that works on it has looked already.
-        if let Ok(_lock) = repository.try_lock() {
+        if let Ok(_lock) = repository.inner.lock.take(&repository.layout().lock()) {
             repository.check_identity()?;
         }
         Ok(repository)
@@ -178,14 +188,18 @@ impl Repository {
     /// Opens an existing repository. Blocks.
     ///
     /// # Errors
-    /// [`Error::NoRepository`].
+    /// [`Error::NoRepository`], [`Error::Denied`].
     #[doc(hidden)]
     pub fn open_with(layout: Layout, options: Options) -> Result<Self, Error> {
+        let parts = [layout.database().to_owned(), layout.state_db(), layout.config()];
+        if let Some(denied) = parts.iter().find_map(|path| Denied::find(path)) {
+            return Err(Error::Denied(denied));
+        }
         let missing = |missing| Error::NoRepository { path: layout.database().to_owned(), missing };
         if !layout.database().exists() {
             return Err(missing("there is no such file"));
         }
-        if !layout.state_db().exists() {
+        if !layout.has_state() {
             return Err(missing("it has no state directory"));
         }
         Ok(Self {
@@ -205,6 +219,7 @@ impl Repository {
                 importing: Arc::default(),
                 announcements: events::Announcements::default(),
                 lock: lock::Slot::default(),
+                state_in_use: StdMutex::default(),
                 locking: Arc::default(),
                 serving: Arc::default(),
             }),
@@ -356,7 +371,12 @@ impl Repository {
 
     /// As [`Repository::database`], with that layer's own error.
     pub(crate) fn open_database(&self) -> Result<Database, DatabaseError> {
-        let options = OpenOptions { extension: self.inner.options.extension.clone(), ..OpenOptions::default() };
+        self.open_database_as(false)
+    }
+
+    fn open_database_as(&self, read_only: bool) -> Result<Database, DatabaseError> {
+        let extension = self.inner.options.extension.clone();
+        let options = OpenOptions { extension, read_only, ..OpenOptions::default() };
         self.check_path()?;
         let database = Database::open(self.inner.layout.database(), &options)?;
         match self.check_open(&database) {
@@ -426,11 +446,6 @@ impl Repository {
         }
     }
 
-    /// Opens the state file. Blocks.
-    fn state(&self) -> Result<State, Error> {
-        Ok(State::open(&self.inner.layout.state_db())?)
-    }
-
     /// The configured remotes, or the one that is named.
     fn chosen(&self, name: Option<&str>) -> Result<Vec<(RemoteName, Address)>, Error> {
         let config = self.config()?;
@@ -478,12 +493,23 @@ fn lock_error(layout: &Layout, error: LockError) -> Error {
 
 /// Whether a folder is there for a repository to take. Another program's must not be closed to its users.
 fn is_missing_or_empty(folder: &Path) -> std::io::Result<bool> {
+    // A first start that was killed leaves nothing but these; of `config.` there may be one that was half written.
+    has_only(folder, &["lock", "veilid", "clone"], &["config.", ".state.db.partial-"])
+}
+
+/// As [`is_missing_or_empty`], also of a state directory from which the state file was taken away.
+fn is_missing_or_ours(folder: &Path) -> std::io::Result<bool> {
+    let names = ["lock", "veilid", "clone", "parts", "history", "control.token", "control.sock"];
+    has_only(folder, &names, &["config.", ".state.db.partial-", "state.db", "digest.db"])
+}
+
+/// Whether all that is in a folder has one of these names, or a name that begins with one of these beginnings.
+fn has_only(folder: &Path, names: &[&str], beginnings: &[&str]) -> std::io::Result<bool> {
     match std::fs::read_dir(folder) {
-        // A first start that was killed leaves nothing but these; of `config.` there may be one that was half written.
         Ok(mut entries) => Ok(entries.try_fold(true, |ours, entry| {
             let name = entry?.file_name();
-            let name = name.as_encoded_bytes();
-            let is_ours = name.starts_with(b"config.") || [&b"lock"[..], b"veilid", b"clone"].contains(&name);
+            let name = name.to_string_lossy();
+            let is_ours = names.contains(&name.as_ref()) || beginnings.iter().any(|begin| name.starts_with(begin));
             Ok::<_, std::io::Error>(ours && is_ours)
         })?),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),

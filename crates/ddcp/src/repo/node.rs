@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use super::Repository;
 use crate::{
     Error,
+    config::load_network,
     transport::{
         TransportError,
         veilid::{Node, NodeOptions},
@@ -48,9 +49,10 @@ impl Repository {
         if let Some(node) = self.inner.node.running() {
             return Ok(node);
         }
-        let network = match &self.inner.options.network {
-            Some(network) => Some(network.clone()),
-            None => self.config()?.network,
+        let network = match (&self.inner.options.network, &self.inner.options.network_file) {
+            (Some(network), _) => Some(network.clone()),
+            (None, Some(file)) => Some(load_network(file)?),
+            (None, None) => self.config()?.network,
         };
         let options = NodeOptions { dir: self.inner.layout.node(), network, lasting: *lasting };
         let node = Node::start(options).await.map_err(Error::Node)?;

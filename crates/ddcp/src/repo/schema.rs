@@ -108,7 +108,7 @@ impl Repository {
         let asked = self.ask_who(name).await?;
         let definitions = asked.client.definitions().await.map_err(|error| self.explain(error))?;
         self.blocking(move |repository| {
-            let database = repository.database()?;
+            let database = repository.database_to_read()?;
             let report = differences(&database, definitions)?;
             asked.note(repository, &database, &report)?;
             Ok(report)
@@ -231,6 +231,9 @@ impl Asked {
         there: &[u8],
         report: &SchemaReport,
     ) -> Result<(), Error> {
+        if repository.has_fixed_state() {
+            return Ok(());
+        }
         let here = database.schema_fingerprint()?;
         Ok(repository.state()?.note_differences(&self.name, &self.address, &here, there, report)?)
     }

@@ -61,6 +61,7 @@ impl DatabaseSource {
     fn with<T>(&self, read: impl FnOnce(&Database) -> Result<T, DatabaseError>) -> Result<T, String> {
         let result = self.connection().and_then(|database| {
             let value = read(&database)?;
+            database.check_unchanged()?;
             self.idle().push(database);
             Ok(value)
         });

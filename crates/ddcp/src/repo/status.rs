@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     OtherSiteReport, RemoteStatusReport, Repository, State, StatusReport,
-    digest::{Digests, Making, RemoteDigest},
+    digest::{Digests, RemoteDigest},
     verify::whole_versions,
 };
 use crate::{
@@ -25,8 +25,8 @@ impl Repository {
     pub async fn status(&self, serving: bool) -> Result<StatusReport, Error> {
         self.blocking(move |repository| {
             let config = repository.config()?;
-            let database = repository.database()?;
-            let state = repository.state()?;
+            let database = repository.database_to_read()?;
+            let state = repository.state_to_read()?;
             let schema = database.schema_fingerprint()?;
             let sources = Sources::new(repository, &state, &database)?;
             let remotes = config
@@ -63,14 +63,8 @@ struct Sources<'a> {
 impl<'a> Sources<'a> {
     fn new(repository: &'a Repository, state: &'a State, database: &'a Database) -> Result<Self, Error> {
         // Nobody has told of a digest before there is a cache.
-        let digests = match repository.layout().digests().exists() {
-            true => {
-                let mut digests = repository.digests()?;
-                let own = digests.of(database, Making::AtMost(MOST_CHANGED))?;
-                Some((digests, own))
-            }
-            false => None,
-        };
+        let is_there = repository.layout().digests().exists() && !repository.has_fixed_state();
+        let digests = is_there.then(|| repository.kept_digest(database, MOST_CHANGED)).transpose()?.flatten();
         Ok(Self { repository, state, database, digests })
     }
 
@@ -118,7 +112,11 @@ impl<'a> Sources<'a> {
         report.merged_version = whole_versions(merged);
         report.fetched_version = whole_versions(self.state.reaches(&site)?.unwrap_or(merged).max(merged));
         let Some((digests, own)) = &self.digests else { return Ok(report) };
-        let told = digests.remote(name.as_str(), &remote.address)?.filter(|told| told.site == site);
+        let told = match digests.remote(name.as_str(), &remote.address) {
+            // Whoever compares next makes it anew.
+            Err(error) if error.is_damage() => None,
+            told => told?.filter(|told| told.site == site),
+        };
         report.known_version = told.as_ref().and_then(|told| told.known);
         let is_merged = report.unmerged == 0 && report.merged_version >= contact.db_version;
         let at = contact.db_version;

@@ -102,26 +102,6 @@ fn a_database_that_is_damaged() {
 }
 
 #[test]
-fn a_state_file_that_is_damaged() {
-    let world = World::new();
-    let [a, b] = world.all_notes(["a", "b"]);
-    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
-    b.follows(&[&a]).ok(["fetch"]);
-    fs::write(b.state("state.db"), "Dear diary, ".repeat(400)).unwrap();
-    assert_snapshot!(b.run(["pull"]), @"
-    status 1
-    --- stderr
-    error: DIR/.ddcp/b.db/state.db: file is not a database
-    hint: check the disk and repeat; if it is the file, move it away and run `ddcp init`: what was fetched and not merged is then fetched again; what waited for a table is not
-    ");
-    // What the hint says helps.
-    fs::remove_file(b.state("state.db")).unwrap();
-    b.ok(["init"]);
-    b.pull();
-    assert_converged(&[&a, &b]);
-}
-
-#[test]
 fn a_file_system_that_is_read_only() {
     let world = World::new();
     let [a, b] = world.all_notes(["a", "b"]);
@@ -172,33 +152,6 @@ fn a_state_directory_that_is_read_only() {
     error: DIR/.ddcp/b.db/lock: Read-only file system (os error 30)
     error: DIR/.ddcp/b.db/config.toml: Read-only file system (os error 30)
     ");
-}
-
-#[test]
-fn a_remote_on_a_file_system_that_is_read_only() {
-    let world = World::new();
-    let [a, b, c] = world.all_notes(["a", "b", "c"]);
-    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
-    c.sql("INSERT INTO note VALUES ('2', 'two', 2)");
-    a.connection().pragma_update(None, "journal_mode", "delete").unwrap();
-    // SQLite cannot read a database with write-ahead logging where it cannot write: c's.
-    let script = r#"
-        mkdir ro && mv a.db c.db ro/ && mount --bind ro ro && mount -o remount,ro,bind ro
-        "$DDCP" --db b.db remote add a ro/a.db
-        "$DDCP" --db b.db remote add c ro/c.db
-        "$DDCP" --db b.db pull"#;
-    let Some(run) = with_mounts(&world, script) else { return };
-    assert_snapshot!(run, @"
-    status 3
-    --- stdout
-    a: fetched 2 changes in SIZE
-    a: merged 2 changes (note 2)
-
-    --- stderr
-    error: c: the database DIR/ro/c.db is read-only: allow this user to write the file and its folder
-    hint: check the path with `ddcp remote list`; `ddcp remote set-address` changes it
-    ");
-    assert_eq!(b.notes(), ["1|one|1"]);
 }
 
 #[test]

@@ -458,3 +458,54 @@ fn the_daemon_fetches_bundles_too() {
     // Making one needs nothing of the daemon.
     b.ok(["bundle", "create", "b.bundle"]);
 }
+
+#[test]
+fn bundles_keep_the_limits_of_the_settings() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    for row in 0..8 {
+        a.sql(&format!("INSERT INTO note VALUES ('{row}', hex(randomblob(400000)), 1)"));
+    }
+    let bytes = a.json(&["bundle", "create", "a.bundle"])["bytes"].as_u64().unwrap();
+    let limit = |key: &str, value: u64| b.ok(["config", "set", &format!("limits.{key}"), &value.to_string()]);
+
+    limit("pack_bytes", 1000);
+    let refused = b.run(["bundle", "fetch", "a.bundle"]).assert_status(1);
+    assert!(
+        refused.stderr.contains("too many bytes in a pack") && refused.stderr.contains("limits.pack_bytes"),
+        "{refused}"
+    );
+    b.run(["bundle", "verify", "a.bundle"]).assert_status(1);
+    world.run(["bundle", "verify", "a.bundle"]).assert_status(0);
+    limit("pack_bytes", bytes);
+
+    limit("unpacked_bytes", 1000);
+    let refused = b.run(["bundle", "fetch", "a.bundle"]).assert_status(1);
+    assert!(refused.stderr.contains("limits.unpacked_bytes"), "{refused}");
+    b.run(["bundle", "verify", "a.bundle"]).assert_status(1);
+    limit("unpacked_bytes", bytes * 10);
+
+    // What there is room for is taken, merged, and gone on from.
+    limit("inbox_bytes", bytes * 2 / 3);
+    let full = b.run(["bundle", "fetch", "a.bundle"]).assert_status(1);
+    assert_snapshot!(full.stderr.replace(&(bytes * 2 / 3).to_string(), "MOST"), @"
+    error: there is no room for more: MOST bytes of changes may lie fetched and not merged
+    hint: `ddcp merge` merges what has been fetched, then fetch again: it goes on where it stopped; `limits.inbox_bytes` of `ddcp config` is the limit
+    ");
+    b.ok(["merge"]);
+    let rows = b.rows("SELECT count(*) FROM note")[0].parse::<u32>().unwrap();
+    assert!((1..8).contains(&rows), "{rows}");
+    b.ok(["bundle", "fetch", "a.bundle"]);
+    b.ok(["merge"]);
+    assert_converged(&[&a, &b]);
+
+    // One that says nothing of how far it was read is taken whole or not at all.
+    let c = world.notes("c");
+    c.ok(["config", "set", "limits.inbox_bytes", &(bytes / 2).to_string()]);
+    a.ok(["bundle", "create", "part.bundle", "--table", "note"]);
+    c.run(["bundle", "fetch", "part.bundle"]).assert_status(1);
+    c.ok(["config", "set", "limits.inbox_bytes", &(bytes * 2).to_string()]);
+    c.ok(["bundle", "fetch", "part.bundle"]);
+    c.ok(["merge"]);
+    assert_converged(&[&a, &c]);
+}

@@ -246,3 +246,55 @@ fn a_command_waits_for_another_to_end() {
     let run = a.finish(fetch);
     assert_eq!(run.status, Some(0), "{run}");
 }
+
+#[test]
+fn a_network_that_is_not_needed_is_not_missed() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    b.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    a.follows(&[&b]);
+    let with = |arguments: &[&str]| {
+        let mut command = a.command();
+        command.args(arguments).env("DDCP_NETWORK", "absent.toml");
+        a.run_command(command)
+    };
+    for arguments in [&["status"][..], &["pull"], &["log"], &["remote", "list"], &["bundle", "create", "a.bundle"]] {
+        with(arguments).assert_status(0);
+    }
+    assert_eq!(a.notes(), ["1|one|1"]);
+    a.ok([
+        "remote",
+        "add",
+        "far",
+        "VLD0:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
+    ]);
+    assert_snapshot!(with(&["fetch", "far"]), @"
+    status 1
+    --- stderr
+    error: far: absent.toml: No such file or directory (os error 2)
+    ");
+    assert_snapshot!(with(&["serve"]), @"
+    status 1
+    --- stderr
+    error: absent.toml: No such file or directory (os error 2)
+    ");
+}
+
+#[test]
+fn a_variable_that_is_empty_is_not_set() {
+    let world = World::new();
+    let a = world.repo("ddcp");
+    let run = |arguments: &[&str]| {
+        let mut command = world.command();
+        for name in ["DDCP_DB", "DDCP_STATE_DIR", "DDCP_NETWORK", "DDCP_EXTENSION"] {
+            command.env(name, "");
+        }
+        command.args(arguments);
+        a.run_command(command)
+    };
+    run(&["init"]).assert_status(0);
+    assert!(a.db().exists() && a.state("state.db").exists());
+    run(&["status"]).assert_status(0);
+    // What is typed is meant.
+    run(&["status", "--db", ""]).assert_status(2);
+}

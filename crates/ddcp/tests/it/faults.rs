@@ -235,3 +235,19 @@ fn a_pull_on_a_disk_that_fills_up_is_repeated_without_loss() {
     }
     assert!(outcomes[0].starts_with("0 1 ") && outcomes[SPACES.len() - 1].ends_with(" 0 "), "{run}");
 }
+
+#[test]
+fn a_damaged_state_file_on_a_disk_that_fails_is_made_anew_without_loss() {
+    let seed = Seed::new();
+    let world = World::new();
+    let history = reader_behind(&world, &seed);
+    history.reader.ok(["fetch"]);
+    fs::write(history.reader.state("state.db"), "no database".repeat(1000)).unwrap();
+    let base = history.reader.copied(&world.path("base"));
+    Saboteur::new(&world).sweep(&world, &seed, &base, &["pull"], |repo| {
+        let mut history = history.clone();
+        history.reader = repo.clone();
+        history.check(&world);
+        history.converge_reader();
+    });
+}

@@ -190,8 +190,16 @@ impl BundledPack {
     /// # Errors
     /// [`BundleError::Pack`], [`BundleError::Damaged`].
     pub fn decode(&self, header: &BundleHeader) -> Result<Pack, BundleError> {
-        let pack = Pack::decode(&self.bytes, &super::Limits::default())
-            .map_err(|source| BundleError::Pack { number: self.number, source })?;
+        self.decode_within(header, &super::Limits::default())
+    }
+
+    /// As [`BundledPack::decode`], of a pack that keeps these limits.
+    ///
+    /// # Errors
+    /// As [`BundledPack::decode`].
+    pub fn decode_within(&self, header: &BundleHeader, limits: &super::Limits) -> Result<Pack, BundleError> {
+        let pack =
+            Pack::decode(&self.bytes, limits).map_err(|source| BundleError::Pack { number: self.number, source })?;
         if pack.source != header.source {
             return Err(BundleError::Damaged("a pack is of another database"));
         }

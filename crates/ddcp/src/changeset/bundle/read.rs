@@ -18,6 +18,8 @@ pub struct BundleReader<R> {
     packs: u64,
     changes: u64,
     end: Option<BundleEnd>,
+    /// The most bytes of a pack that are taken.
+    pack_bytes: u64,
 }
 
 impl<R: Read> BundleReader<R> {
@@ -40,7 +42,13 @@ impl<R: Read> BundleReader<R> {
         }
         let length = input.size("bytes in its header", MAX_HEADER as u64)?;
         let header = BundleHeader::decode(&input.take(length)?)?;
-        Ok(Self { input, reached: header.from, header, packs: 0, changes: 0, end: None })
+        Ok(Self { input, reached: header.from, header, packs: 0, changes: 0, end: None, pack_bytes: MAX_PACK })
+    }
+
+    /// The same, which takes packs of at most so many bytes.
+    #[must_use]
+    pub fn with_pack_bytes(self, most: u64) -> Self {
+        Self { pack_bytes: most.min(MAX_PACK), ..self }
     }
 
     /// What stands at the front.
@@ -77,7 +85,7 @@ impl<R: Read> BundleReader<R> {
     }
 
     fn pack(&mut self) -> Result<BundledPack, BundleError> {
-        let length = self.input.size("bytes in a pack", MAX_PACK)?;
+        let length = self.input.size("bytes in a pack", self.pack_bytes)?;
         let id = PackId::from_bytes(self.input.array()?);
         let (from, to) = (self.input.cursor()?, self.input.cursor()?);
         let changes = self.input.uint()?;

@@ -118,11 +118,14 @@ async fn verify(session: &Session, file: PathBuf) -> Result<(), Failed> {
     if is_dash(&file) && io::stdin().is_terminal() {
         return Err(not_on_a_terminal(STDIN));
     }
+    // Wherever it is checked: only a repository has settings.
+    let config = session.repository().ok().map(|repository| repository.config()).transpose()?;
+    let limits = config.map(|config| config.limits).unwrap_or_default();
     let work = move || match is_dash(&file) {
-        true => verify_bundle(io::stdin(), STDIN),
+        true => verify_bundle(io::stdin(), STDIN, &limits),
         false => {
             let input = File::open(&file).map_err(|source| Error::Io { path: file.clone(), source })?;
-            verify_bundle(input, &file.display().to_string())
+            verify_bundle(input, &file.display().to_string(), &limits)
         }
     };
     let report = tokio::task::spawn_blocking(work).await.map_err(|error| Error::Interrupted(error.to_string()))??;

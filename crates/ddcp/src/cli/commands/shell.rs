@@ -24,7 +24,7 @@ pub(in crate::cli) struct Args {
 pub(in crate::cli) async fn run(session: Session, args: Args) -> Result<(), Failed> {
     let work = move || {
         let repository = session.repository()?;
-        let database = repository.database()?;
+        let database = repository.database_to_read()?;
         let options =
             ShellOptions { sql: args.sql.as_deref(), format: session.format, history: Some(session.layout.history()) };
         shell::run(database.connection(), &options).map_err(|error| failed(&error))

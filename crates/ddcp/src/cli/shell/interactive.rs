@@ -1,6 +1,5 @@
 //! A conversation with a person at a terminal: line editing, history, completion.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +17,7 @@ use super::interrupt::InterruptOnSignal;
 use super::output::Style;
 use super::session::{Flow, Session};
 use super::splitter::Splitter;
+use crate::files;
 
 /// What came from the person.
 #[derive(Debug, PartialEq, Eq)]
@@ -155,16 +155,8 @@ impl LineSource for LineEditor<'_> {
 
 /// Creates the file if it is absent, and makes it the owner's alone: statements hold data.
 fn restrict_to_owner(path: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.append(true).create(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-        let file = options.mode(0o600).open(path)?;
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))
-    }
-    #[cfg(not(unix))]
-    options.open(path).map(|_| ())
+    use std::os::unix::fs::PermissionsExt;
+    files::open_private(path)?.set_permissions(std::fs::Permissions::from_mode(0o600))
 }
 
 /// Answers the editor's questions about SQL.

@@ -109,7 +109,7 @@ impl Repository {
     }
 
     fn make_bundle(&self, target: BundleTarget, request: &BundleRequest, stop: &Stop) -> Result<BundleReport, Error> {
-        let database = self.database()?;
+        let database = self.database_to_read()?;
         let plan = self.plan(&database, request)?;
         let report = match target {
             BundleTarget::File { path, replace } => {
@@ -117,15 +117,28 @@ impl Repository {
                     io::ErrorKind::AlreadyExists => Error::FileExists(path.clone()),
                     _ => Error::Io { path: path.clone(), source },
                 };
+                if self.is_database(&path)? {
+                    return Err(Error::BundleRequest {
+                        what: format!("{} is a database that is used here", path.display()),
+                        hint: "name another file".into(),
+                    });
+                }
                 let mut file = NewFile::create(&path, replace).map_err(failed)?;
                 let report = plan.write(&database, &mut file, &path.display().to_string(), stop)?;
+                database.check_unchanged()?;
                 file.commit().map_err(failed)?;
                 report
             }
-            BundleTarget::Stream { name, output } => plan.write(&database, output, &name, stop)?,
+            BundleTarget::Stream { name, output } => {
+                let report = plan.write(&database, output, &name, stop)?;
+                database.check_unchanged()?;
+                report
+            }
         };
         // A database that is found below this version has gone back in time, and needs another site id.
-        self.note_version(report.to_version)?;
+        if !self.is_fixed() {
+            self.note_version(report.to_version)?;
+        }
         if request.mark
             && let Some((name, address)) = &plan.remote
         {
@@ -148,18 +161,24 @@ impl Repository {
                 hint: "`ddcp bundle create FILE --since REMOTE --mark`".into(),
             });
         }
+        if request.mark && self.has_fixed_state() {
+            return Err(Error::BundleRequest {
+                what: format!("a mark cannot be kept: {} is on a read-only medium", self.layout().state().display()),
+                hint: "leave out `--mark`".into(),
+            });
+        }
         let since = match (&request.since, &remote) {
             (Since::Version(since), _) if *since > version => return Err(too_far(*since, version)),
             (Since::Version(since), _) => *since,
             // A mark ahead of the database is of a time that a restored backup has undone.
             (_, Some((name, address))) => {
-                let mark = self.state()?.mark(name.as_str(), address, &source)?;
+                let mark = self.state_to_read()?.mark(name.as_str(), address, &source)?;
                 mark.filter(|mark| *mark <= version).unwrap_or(0)
             }
             (_, None) => 0,
         };
         let without = match &remote {
-            Some((name, address)) => self.state()?.contact(name.as_str(), address)?.site_id,
+            Some((name, address)) => self.state_to_read()?.contact(name.as_str(), address)?.site_id,
             None => None,
         };
         let tables = chosen_tables(&database.tables()?, &request.tables)?;

@@ -11,8 +11,8 @@ use super::{end_of, first_version};
 use crate::{
     Error,
     changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack, SiteId},
-    config::RemoteName,
-    protocol::Meter,
+    config::{Limits, RemoteName},
+    protocol::{ClientError, Meter},
     repo::{
         Event, LogEvent, Monitor, Outcome, Repository, State,
         report::FetchReport,
@@ -50,6 +50,7 @@ struct Checked {
     shown: String,
     header: BundleHeader,
     end: BundleEnd,
+    limits: Limits,
 }
 
 impl Repository {
@@ -57,8 +58,8 @@ impl Repository {
     /// read twice: it is looked at as a whole before anything of it is taken.
     ///
     /// # Errors
-    /// [`Error::Bundle`], [`Error::OwnBundle`], [`Error::BundleGap`], [`Error::Io`], [`Error::Database`],
-    /// [`Error::State`].
+    /// [`Error::Bundle`], [`Error::OwnBundle`], [`Error::BundleGap`], [`Error::Remote`] where there is no room for it,
+    /// [`Error::Io`], [`Error::Config`], [`Error::Database`], [`Error::State`].
     pub async fn fetch_bundle(
         &self,
         file: PathBuf,
@@ -67,7 +68,13 @@ impl Repository {
     ) -> Result<BundleFetchReport, Error> {
         let _lock = self.hold().await?;
         let began = Timestamp::now();
-        let checked = self.blocking(move |_| Checked::open(&file, shown)).await?;
+        let checked = self
+            .blocking(move |repository| {
+                let shown = shown.unwrap_or_else(|| file.display().to_string());
+                let limits = repository.limits_for_bundle(&file, &shown)?;
+                Checked::open(&file, shown, limits)
+            })
+            .await?;
         let site = checked.header.source;
         let names = self.blocking(move |repository| repository.names_of(&site)).await?;
         // Of one source one fetch at a time, and of all bundles one; always in this order.
@@ -125,15 +132,22 @@ impl Repository {
             to_version: end.to.version,
             partial,
         };
+        let most = checked.limits.inbox_bytes.get();
+        let held = state.inbox_bytes(&site)?.saturating_add(state.waiting_bytes(&site)?);
+        let room = Room { left: most.saturating_sub(held), most };
         let mut taker = match partial {
-            true => Taker { state, site, place: Place::Aside },
+            true => {
+                // Taken in parts it would begin anew each time.
+                room.check(end.bytes)?;
+                Taker { state, site, place: Place::Aside, room }
+            }
             false => {
                 let reached = state.read_on(&site, fetched, &header.schema)?;
                 if header.from > reached {
                     let (begins, known) = (report.from_version, fetched.version);
                     return Err(Error::BundleGap { file: checked.shown, source_name: label.to_owned(), begins, known });
                 }
-                Taker { state, site, place: Place::Inbox { reached } }
+                Taker { state, site, place: Place::Inbox { reached }, room }
             }
         };
         meter.update(|progress| {
@@ -149,16 +163,15 @@ impl Repository {
 
 impl Checked {
     /// Reads the file to its end, so that what was cut off or altered is noticed before anything is taken.
-    fn open(path: &Path, shown: Option<String>) -> Result<Self, Error> {
+    fn open(path: &Path, shown: String, limits: Limits) -> Result<Self, Error> {
         let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        let shown = shown.unwrap_or_else(|| path.display().to_string());
         let wrong = |source| Error::Bundle { file: shown.clone(), source };
-        let mut reader = BundleReader::open(&file).map_err(wrong)?;
+        let mut reader = BundleReader::open(&file).map_err(wrong)?.with_pack_bytes(limits.pack_bytes.get());
         while reader.next_pack().map_err(wrong)?.is_some() {}
         let end = end_of(&reader).map_err(wrong)?;
         let header = reader.header().clone();
         drop(reader);
-        Ok(Self { file, shown, header, end })
+        Ok(Self { file, shown, header, end, limits })
     }
 
     /// Reads the file again and gives each pack to `take`, encoded and decoded.
@@ -169,12 +182,12 @@ impl Checked {
     ) -> Result<(), Error> {
         let wrong = |source| Error::Bundle { file: self.shown.clone(), source };
         self.file.seek(SeekFrom::Start(0)).map_err(|error| wrong(error.into()))?;
-        let mut reader = BundleReader::open(&self.file).map_err(wrong)?;
+        let mut reader = BundleReader::open(&self.file).map_err(wrong)?.with_pack_bytes(self.limits.pack_bytes.get());
         if *reader.header() != self.header {
             return Err(wrong(BundleError::Damaged("it has been altered since it was looked at")));
         }
         while let Some(entry) = reader.next_pack().map_err(wrong)? {
-            let pack = entry.decode(&self.header).map_err(wrong)?;
+            let pack = entry.decode_within(&self.header, &self.limits.unpacked()).map_err(wrong)?;
             take(&entry.bytes, &pack)?;
             meter.update(|progress| {
                 progress.bytes = reader.position();
@@ -198,6 +211,22 @@ struct Taker {
     state: State,
     site: SiteId,
     place: Place,
+    room: Room,
+}
+
+/// What of one source may lie here, fetched and not merged.
+struct Room {
+    left: u64,
+    most: u64,
+}
+
+impl Room {
+    fn check(&self, bytes: u64) -> Result<(), Error> {
+        if bytes > self.left {
+            return Err(ClientError::NoRoom { most: self.most }.into());
+        }
+        Ok(())
+    }
 }
 
 impl Taker {
@@ -205,6 +234,8 @@ impl Taker {
         match &mut self.place {
             Place::Inbox { reached } if pack.to <= *reached => return Ok(()),
             Place::Inbox { reached } => {
+                self.room.check(bytes.len() as u64)?;
+                self.room.left -= bytes.len() as u64;
                 self.state.store(&self.site, *reached, pack.to, Some((bytes, pack.changes.len())))?;
                 *reached = pack.to;
             }

@@ -2,15 +2,23 @@
 //!
 //! What is in a bundle, whoever made it, goes through the inbox and `merge` as what is fetched does.
 
-use std::{collections::BTreeMap, io::Read};
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
+use super::Repository;
 use crate::{
     Error,
     changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack},
-    database::LeftOut,
+    config::Limits,
+    database::{FileId, LeftOut},
+    medium,
+    transport::Address,
 };
 
 mod create;
@@ -74,16 +82,45 @@ impl BundleReport {
     }
 }
 
-/// Reads the bundle `input`, called `shown`, to its end and checks everything. Blocks.
+impl Repository {
+    /// The limits for what others send, and whether `file` is no bundle but one of the databases that are in use here.
+    /// Those are not to be opened: when such a descriptor is closed, SQLite's locks on them are gone.
+    ///
+    /// # Errors
+    /// [`Error::Bundle`], [`Error::Config`].
+    pub(crate) fn limits_for_bundle(&self, file: &Path, shown: &str) -> Result<Limits, Error> {
+        match self.is_database(file)? {
+            true => Err(Error::Bundle { file: shown.to_owned(), source: BundleError::NotABundle }),
+            false => Ok(self.config()?.limits),
+        }
+    }
+
+    /// Whether `path` leads to a database that this repository works with, or to a file that SQLite keeps beside one.
+    fn is_database(&self, path: &Path) -> Result<bool, Error> {
+        let Some(file) = FileId::of(path) else { return Ok(false) };
+        let layout = self.layout();
+        let mut databases = vec![layout.database().to_owned(), layout.state_db(), layout.digests()];
+        databases.extend(self.config()?.remotes.into_values().filter_map(|remote| match remote.address {
+            Address::Path(path) => Some(path),
+            Address::Veilid(_) => None,
+        }));
+        let is_of = |database: &PathBuf| {
+            ["", "-wal", "-shm", "-journal"].iter().any(|end| FileId::of(&medium::beside(database, end)) == Some(file))
+        };
+        Ok(databases.iter().any(is_of))
+    }
+}
+
+/// Reads the bundle `input`, called `shown`, to its end and checks everything; its packs may not be over `limits`. Blocks.
 ///
 /// # Errors
 /// [`Error::Bundle`].
-pub fn verify_bundle(input: impl Read, shown: &str) -> Result<BundleReport, Error> {
+pub fn verify_bundle(input: impl Read, shown: &str, limits: &Limits) -> Result<BundleReport, Error> {
     let wrong = |source: BundleError| Error::Bundle { file: shown.to_owned(), source };
-    let mut reader = BundleReader::open(input).map_err(wrong)?;
+    let mut reader = BundleReader::open(input).map_err(wrong)?.with_pack_bytes(limits.pack_bytes.get());
     let mut tables = BTreeMap::new();
     while let Some(entry) = reader.next_pack().map_err(wrong)? {
-        let pack = entry.decode(reader.header()).map_err(wrong)?;
+        let pack = entry.decode_within(reader.header(), &limits.unpacked()).map_err(wrong)?;
         count_changes(&mut tables, &pack);
     }
     let end = end_of(&reader).map_err(wrong)?;

@@ -10,7 +10,7 @@ use jiff::{Timestamp, ToSpan};
 use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::{Finding, Layout, State, word};
-use crate::disk;
+use crate::{disk, medium};
 
 /// Less than this is soon used up by a fetch.
 const LITTLE_SPACE: u64 = 256 << 20;
@@ -35,6 +35,12 @@ const PRIVATE: [&str; 9] = [
 ];
 
 pub(super) fn examine_writable(database: &Path, findings: &mut Vec<Finding>) {
+    if medium::is_read_only(database) {
+        let what =
+            format!("{} is on a read-only medium: it can be read, and nothing can be merged", database.display());
+        findings.push(Finding::note("database", what, "mount it for writing, if it is to be written"));
+        return;
+    }
     let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for path in [database, folder] {
         if access(path, AccessFlags::W_OK).is_err() {
@@ -48,6 +54,11 @@ pub(super) fn examine_permissions(layout: &Layout, findings: &mut Vec<Finding>) 
     let before = findings.len();
     let folders = [layout.state().to_owned(), layout.node()];
     let files = PRIVATE.map(|name| layout.state().join(name));
+    // What root writes here belongs to whom the folder belongs to.
+    let owner = match geteuid().is_root() {
+        true => fs::metadata(layout.state()).map_or(0, |metadata| metadata.uid()),
+        false => geteuid().as_raw(),
+    };
     let wanted = folders.iter().map(|path| (path, "700")).chain(files.iter().map(|path| (path, "600")));
     for (path, mode) in wanted {
         let Ok(metadata) = fs::metadata(path) else { continue };
@@ -56,13 +67,14 @@ pub(super) fn examine_permissions(layout: &Layout, findings: &mut Vec<Finding>) 
             let what = format!("{path} is open to other users of this machine");
             findings.push(Finding::error("files", what, format!("`chmod {mode} {word}`")));
         }
-        if metadata.uid() != geteuid().as_raw() {
-            let what = format!("{path} belongs to another user than the one who runs this command");
-            findings.push(Finding::warning(
-                "files",
-                what,
-                format!("`sudo chown $(id -u) {word}`, or run ddcp as its owner"),
-            ));
+        if metadata.uid() != owner {
+            let (what, mend) = match geteuid().is_root() {
+                true => ("the one whom the state directory belongs to", format!("`chown {owner} {word}`")),
+                false => {
+                    ("the one who runs this command", format!("`sudo chown $(id -u) {word}`, or run ddcp as its owner"))
+                }
+            };
+            findings.push(Finding::warning("files", format!("{path} belongs to another user than {what}"), mend));
         }
     }
     if findings.len() == before && layout.state().exists() {

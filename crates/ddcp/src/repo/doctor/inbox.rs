@@ -1,10 +1,10 @@
 //! What was fetched and is not merged, what failed, and what was left behind.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, ffi::OsStr, fs};
 
 use jiff::Timestamp;
 
-use super::{Advice, Finding, Layout, State, word};
+use super::{super::mend, Advice, Finding, Layout, State, word};
 use crate::{Error, changeset::SiteId, config::Config};
 
 /// Looks at the inbox, at what waits, at what failed last, and for files that nobody will ask for again.
@@ -130,9 +130,21 @@ fn examine_leftovers(layout: &Layout, sites: &Sites, findings: &mut Vec<Finding>
         let what = format!("{} holds parts of a download that will not go on", path.display());
         findings.push(Finding::note("leftovers", what, format!("`rm -r {}`", word(&path))));
     }
+    let damaged = fs::read_dir(layout.state()).into_iter().flatten().flatten();
+    for file in damaged.filter(|file| is_damaged_state(&file.file_name())) {
+        let path = file.path();
+        let what = format!("{} was damaged and is put aside; another one was made", path.display());
+        findings.push(Finding::note("leftovers", what, format!("`rm {}*`", word(&path))));
+    }
     let aside = layout.node().with_extension("of-original");
     if aside.exists() {
         let what = format!("{} is the node of the repository that this one was copied from", aside.display());
         findings.push(Finding::note("leftovers", what, format!("`rm -r {}`", word(&aside))));
     }
+}
+
+/// Whether a file of this name is a state file that was put aside, and not one that SQLite keeps beside it.
+fn is_damaged_state(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with(mend::ASIDE) && !["-wal", "-shm", "-journal"].iter().any(|end| name.ends_with(end))
 }

@@ -9,7 +9,7 @@ mod inbox;
 mod network;
 mod tables;
 
-use super::{Layout, Options, State, program::shell_word};
+use super::{Layout, Options, State, StateError, program::shell_word};
 use crate::{
     config::Config,
     database::{Database, DatabaseError, OpenOptions},
@@ -165,6 +165,7 @@ fn mend_database(path: &Path, error: &DatabaseError, advice: &Advice) -> String 
              DDCP_EXTENSION, or neither to use the engine in the program"
                 .to_owned()
         }
+        DatabaseError::Denied(denied) => denied.advice(),
         DatabaseError::Locked { .. } => format!("`fuser {path_word}` names the programs that have it open"),
         _ => format!("do what the message says, then run {} again", advice.run("doctor")),
     }
@@ -194,18 +195,23 @@ fn examine_state(layout: &Layout, thorough: bool, advice: &Advice, findings: &mu
         ));
         return None;
     }
-    let mend = || {
+    // Without the mark, a large one is looked at as a whole only once a command has met what is damaged.
+    let renew = || {
         format!(
-            "check the disk; if it is the file, `mv {0} {0}.damaged` and {1}: what was fetched and not merged is \
-             then fetched again",
-            word(&path),
-            advice.run("init")
+            "check the disk; if it is the file, `touch {0}` and {1}: it is put aside and made anew with what can be read \
+             of it, and the rest is fetched again",
+            word(&layout.damage_mark()),
+            advice.run("status")
         )
+    };
+    let mend = |error: &StateError| match error.is_damage() {
+        true => renew(),
+        false => "check the disk and the permissions; a file of a later ddcp needs that one".to_owned(),
     };
     let state = match State::look(&path) {
         Ok(state) => state,
         Err(error) => {
-            findings.push(Finding::error("state", error.to_string(), mend()));
+            findings.push(Finding::error("state", error.to_string(), mend(&error)));
             return None;
         }
     };
@@ -216,11 +222,11 @@ fn examine_state(layout: &Layout, thorough: bool, advice: &Advice, findings: &mu
         }
         Ok(complaints) => {
             let what = format!("{} is damaged: {}", path.display(), complaints.join("; "));
-            findings.push(Finding::error("state", what, mend()));
+            findings.push(Finding::error("state", what, renew()));
             None
         }
         Err(error) => {
-            findings.push(Finding::error("state", error.to_string(), mend()));
+            findings.push(Finding::error("state", error.to_string(), mend(&error)));
             None
         }
     }

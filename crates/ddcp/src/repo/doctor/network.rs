@@ -28,8 +28,8 @@ impl Repository {
     pub async fn examine_network(&self, serving: bool) -> Result<Vec<Finding>, Error> {
         let (config, own) = self
             .blocking(|repository| {
-                let schema = repository.database()?.schema_fingerprint()?;
-                let site = repository.database()?.site_id()?;
+                let database = repository.database_to_read()?;
+                let (schema, site) = (database.schema_fingerprint()?, database.site_id()?);
                 let own = Own { address: repository.address()?, schema, site: site.as_bytes().to_vec() };
                 Ok((repository.config()?, own))
             })

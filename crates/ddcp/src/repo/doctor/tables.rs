@@ -1,7 +1,10 @@
 //! The engine and the tables.
 
 use super::{Advice, Finding};
-use crate::database::{Database, DatabaseError, LeftOut, Remark, Remarked, Unsent};
+use crate::{
+    database::{Database, DatabaseError, LeftOut, Remark, Remarked, Unsent},
+    medium,
+};
 
 pub(super) fn examine(
     database: &Database,
@@ -15,7 +18,7 @@ pub(super) fn examine(
     let mode = database.journal_mode()?;
     if mode == "wal" {
         findings.push(Finding::ok("database", "its journal mode is wal"));
-    } else {
+    } else if !medium::is_read_only(database.path()) {
         let what = format!("its journal mode is {mode}: applications cannot write while it is read for peers");
         findings.push(Finding::warning("database", what, advice.shell("PRAGMA journal_mode = wal")));
     }

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,16 +11,22 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBe
 
 use crate::{
     changeset::{Cursor, SiteId},
-    disk, files,
+    disk, files, medium,
 };
 
 mod contact;
+mod damage;
 mod failure;
 mod inbox;
+mod salvage;
 mod waiting;
 
+pub(super) use damage::damage_mark;
 pub use failure::MergeFailure;
 pub(super) use waiting::{Cause, Kept, Stamp, Waiting};
+
+/// How long another process's transaction is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
 const STEPS: [&str; 8] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP, FAILURES, LEFT_OUT];
@@ -153,6 +160,21 @@ impl StateError {
         }
     }
 
+    /// Whether the file is not what this program leaves: no database, a damaged one, or one in which something is
+    /// missing. SQLite says the same where a disk refuses to read.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let unfit = [ErrorCode::NotADatabase, ErrorCode::DatabaseCorrupt, ErrorCode::Unknown];
+        match &self.source {
+            // A statement that names what is not there.
+            rusqlite::Error::SqlInputError { .. }
+            | rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..) => true,
+            other => other.sqlite_error_code().is_some_and(|code| unfit.contains(&code)),
+        }
+    }
+
     fn message(&self) -> String {
         let Self { path, source } = self;
         let path = path.display();
@@ -168,6 +190,8 @@ impl StateError {
 pub struct State {
     path: PathBuf,
     connection: Connection,
+    /// Shared by all that one repository has open: a file that is being used is not put aside.
+    in_use: Option<Arc<()>>,
 }
 
 impl State {
@@ -176,52 +200,55 @@ impl State {
     /// # Errors
     /// [`StateError`], also where a later program made the file.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let error = |source| StateError { path: path.to_owned(), source };
-        files::open_private(path).map_err(|io| error(rusqlite::Error::ToSqlConversionFailure(Box::new(io))))?;
-        let connection = Self::prepare(path).map_err(error)?;
-        Ok(Self { path: path.to_owned(), connection })
+        files::create_private(path)
+            .map_err(|io| StateError::new(path, rusqlite::Error::ToSqlConversionFailure(Box::new(io))))?;
+        Self::open_existing(path)
+    }
+
+    /// Opens `path`, which is there. Nobody is waited for who is writing to it, unless an earlier program made it.
+    ///
+    /// # Errors
+    /// As [`State::open`].
+    pub(super) fn open_existing(path: &Path) -> Result<Self, StateError> {
+        let connection = Self::prepare(path).map_err(|source| StateError::new(path, source))?;
+        Ok(Self { path: path.to_owned(), connection, in_use: None })
     }
 
     fn prepare(path: &Path) -> rusqlite::Result<Connection> {
-        let mut connection = Connection::open(path)?;
-        connection.busy_timeout(Duration::from_secs(60))?;
-        connection.pragma_update(None, "journal_mode", "wal")?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(PATIENCE)?;
         connection.pragma_update(None, "synchronous", "full")?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let layout: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let missing = usize::try_from(layout).ok().and_then(|taken| STEPS.get(taken..)).ok_or_else(|| {
-            let known = STEPS.len();
-            let reason = format!("made by a later ddcp (layout {layout}, this program knows {known})");
-            rusqlite::Error::ToSqlConversionFailure(reason.into())
-        })?;
-        for step in missing {
-            transaction.execute_batch(step)?;
+        if !missing_steps(&connection)?.is_empty() {
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            bring_up_to_date(&mut connection)?;
         }
-        if !missing.is_empty() {
-            transaction.pragma_update(None, "user_version", STEPS.len() as i64)?;
-        }
-        transaction.commit()?;
         Ok(connection)
     }
 
-    /// Opens `path` for reading only, as this program leaves it.
+    /// Opens `path` for reading only, as this program leaves it, also where nobody can write.
     ///
     /// # Errors
     /// [`StateError`], also where another version of the program made the file.
     pub fn look(path: &Path) -> Result<Self, StateError> {
-        let open = || {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(path, flags)?;
-            connection.busy_timeout(Duration::from_secs(60))?;
-            let layout: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-            if usize::try_from(layout) != Ok(STEPS.len()) {
-                let reason = format!("its layout is {layout}, that of this program {}", STEPS.len());
-                return Err(rusqlite::Error::ToSqlConversionFailure(reason.into()));
-            }
-            Ok(connection)
-        };
-        let connection = open().map_err(|source| StateError { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), connection })
+        let state = Self::look_anyway(path)?;
+        let layout: i64 = state.read(|connection| connection.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
+        if usize::try_from(layout) != Ok(STEPS.len()) {
+            let reason = format!("its layout is {layout}, that of this program {}", STEPS.len());
+            return Err(StateError::new(path, rusqlite::Error::ToSqlConversionFailure(reason.into())));
+        }
+        Ok(state)
+    }
+
+    /// Opens `path` for reading only, whatever it is like.
+    pub(super) fn look_anyway(path: &Path) -> Result<Self, StateError> {
+        let opened = medium::open_to_read(path, PATIENCE).map_err(|source| StateError::new(path, source));
+        Ok(Self { path: path.to_owned(), connection: opened?.0, in_use: None })
+    }
+
+    /// The same; as long as it is there, so is a clone of `in_use`.
+    pub(super) fn with_use(self, in_use: &Arc<()>) -> Self {
+        Self { in_use: Some(Arc::clone(in_use)), ..self }
     }
 
     /// SQLite's own check of the file: what it complains of. `thorough` also compares indexes with their tables.
@@ -243,7 +270,7 @@ impl State {
     }
 
     pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StateError> {
-        work(&self.connection).map_err(|source| StateError { path: self.path.clone(), source })
+        work(&self.connection).map_err(|source| self.failed(source))
     }
 
     pub(super) fn write<T>(
@@ -256,8 +283,41 @@ impl State {
                 transaction.commit()?;
                 Ok(value)
             });
-        result.map_err(|source| StateError { path: self.path.clone(), source })
+        result.map_err(|source| self.failed(source))
     }
+
+    fn failed(&self, source: rusqlite::Error) -> StateError {
+        let error = StateError::new(&self.path, source);
+        if self.in_use.is_some() && error.is_damage() {
+            damage::suspect(&self.path);
+        }
+        error
+    }
+}
+
+/// The steps that the file has not taken.
+fn missing_steps(connection: &Connection) -> rusqlite::Result<&'static [&'static str]> {
+    /// Layouts after this one no program has.
+    const LAST: i64 = 9999;
+    let layout: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if !(0..=LAST).contains(&layout) {
+        return Err(rusqlite::Error::IntegralValueOutOfRange(0, layout));
+    }
+    usize::try_from(layout).ok().and_then(|taken| STEPS.get(taken..)).ok_or_else(|| {
+        let known = STEPS.len();
+        let reason = format!("made by a later ddcp (layout {layout}, this program knows {known})");
+        rusqlite::Error::ToSqlConversionFailure(reason.into())
+    })
+}
+
+fn bring_up_to_date(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another may have done it meanwhile.
+    for step in missing_steps(&transaction)? {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", STEPS.len() as i64)?;
+    transaction.commit()
 }
 
 fn cursor(row: &Row<'_>, column: usize) -> rusqlite::Result<Cursor> {

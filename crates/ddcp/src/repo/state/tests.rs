@@ -183,3 +183,36 @@ fn what_is_put_aside_waits_under_the_site_that_the_remote_has_now() {
     let kept = state.waiting_pack(waiting[0].id).unwrap().unwrap();
     assert_eq!((kept, state.waiting_changes(&site(3)).unwrap().0), (other.encode(), 1));
 }
+
+#[test]
+fn nobody_is_waited_for_who_is_writing() {
+    let (dir, mut state) = state();
+    state.note_error("a", &Address::Path("/a.db".into()), "gone").unwrap();
+    let path = dir.path().join("state.db");
+    let writer = Connection::open(&path).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE; DELETE FROM contact").unwrap();
+    let began = std::time::Instant::now();
+    let contact = State::open(&path).unwrap().contact("a", &Address::Path("/a.db".into())).unwrap();
+    assert_eq!(contact.last_error.as_deref(), Some("gone"));
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told() {
+    let (dir, state) = state();
+    let path = dir.path().join("state.db");
+    drop(state);
+    assert_eq!(State::damage(&path).unwrap(), None);
+    for sql in [
+        "INSERT INTO log (at, took, remote, event) VALUES (1, 1, 'a', 'no JSON')",
+        "DELETE FROM log; INSERT INTO source_schema VALUES (x'', x'')",
+        "DELETE FROM source_schema; ALTER TABLE inbox RENAME COLUMN pack TO packs",
+        "ALTER TABLE inbox RENAME COLUMN packs TO pack; DROP TABLE home",
+        "PRAGMA user_version = -1",
+    ] {
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        assert!(State::damage(&path).unwrap().is_some(), "{sql}");
+    }
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(State::damage(&path).is_err(), "that of a later program is none");
+}

@@ -224,7 +224,7 @@ fn waiting(row: &Row<'_>) -> rusqlite::Result<Waiting> {
 }
 
 /// `encoded` is the pack as bytes, if it is there already.
-fn keep(transaction: &Transaction<'_>, kept: &Kept<'_>, encoded: Option<&[u8]>) -> rusqlite::Result<i64> {
+pub(super) fn keep(transaction: &Transaction<'_>, kept: &Kept<'_>, encoded: Option<&[u8]>) -> rusqlite::Result<i64> {
     let made;
     let bytes = match encoded {
         Some(bytes) => bytes,

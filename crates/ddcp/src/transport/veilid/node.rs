@@ -99,7 +99,7 @@ impl Node {
     /// the folder cannot be used.
     pub async fn start(options: NodeOptions) -> Result<Self, TransportError> {
         let NodeOptions { dir, network, lasting } = options;
-        files::create_private_dir(&dir)
+        files::create_private_dir(&dir, files::Owner::of_folder(&dir))
             .map_err(|error| TransportError::Store { path: dir.clone(), reason: error.to_string() })?;
         let config = veilid_config(&dir, network.as_ref(), lasting)?;
 
@@ -112,6 +112,7 @@ impl Node {
         });
         let api =
             Box::pin(veilid_core::api_startup(callback, config)).await.map_err(|error| startup_error(&dir, &error))?;
+        leave_to_owner(&dir);
         if let Err(error) = Box::pin(api.attach()).await {
             api.shutdown().await;
             return Err(transport_error(error));
@@ -238,6 +239,14 @@ impl Node {
         if timeout(Duration::from_secs(3), self.inner.api.clone().shutdown()).await.is_err() {
             tracing::debug!("the node did not shut down in time; leaving it to the end of the process");
         }
+        leave_to_owner(&self.inner.dir);
+    }
+}
+
+/// What the Veilid library has made in `dir` belongs to whom the state directory belongs to, also where root runs this.
+fn leave_to_owner(dir: &Path) {
+    if let Err(error) = files::Owner::of_folder(dir).take_folder(dir) {
+        tracing::warn!(folder = %dir.display(), %error, "the node's files could not be given to the repository's owner");
     }
 }
 
