@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{Repository, StateError, remotes::retain};
+use super::{Held, Repository, StateError, remotes::retain};
 use crate::{
     Error,
     changeset::SiteId,
@@ -98,8 +98,8 @@ impl From<rusqlite::Error> for Failed {
 
 impl Repository {
     /// The digest of the own database, if it can be had as `making` says. Blocks; only one is made at a time.
-    pub(super) fn own_digest(&self, making: Making) -> Result<Option<Digest>, Error> {
-        self.digests()?.of(&self.database()?, making)
+    pub(super) fn own_digest(&self, held: &Held, making: Making) -> Result<Option<Digest>, Error> {
+        self.digests()?.of(&self.own_database(held)?, making)
     }
 
     /// Opens the cache. Blocks.

@@ -24,6 +24,7 @@ mod library;
 mod lifecycle;
 mod mends;
 mod metrics;
+mod names;
 mod output;
 mod progress;
 mod remotes;
