@@ -120,7 +120,10 @@ impl Repository {
         monitor: &Monitor,
     ) -> Result<Vec<PerRemote<VerifyReport>>, Error> {
         let chosen = self.chosen(name)?;
-        let _lock = if mend { Some(self.hold().await?) } else { self.lock_for_node(&chosen)? };
+        let (_held, _lock) = match mend {
+            true => (Some(self.hold().await?), None),
+            false => (None, self.lock_for_node(&chosen)?),
+        };
         let mut reports = Vec::new();
         for (name, address) in chosen {
             let report = match mend {

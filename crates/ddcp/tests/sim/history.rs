@@ -94,6 +94,11 @@ impl<'a> History<'a> {
         for site in &sites {
             site.follow(links.iter().filter(|link| link.0 == site.index).map(|link| &sites[link.1]));
         }
+        // Some are two remotes of one.
+        for &(from, to) in links.iter().filter(|_| world.chance(0.2)) {
+            world.note(&format!("{from} follows {to} twice"));
+            sites[from].follow_link(&sites[to]);
+        }
         let addresses = sites.iter().map(|site| site.layout().database().to_owned()).collect();
         let network = Network::new(world, addresses);
         world.note(&format!("{count} sites, links {links:?}"));
@@ -199,8 +204,10 @@ impl<'a> History<'a> {
     async fn restore(&mut self) {
         let Some(at) = self.sites.iter().position(Site::can_be_restored) else { return };
         self.network.stop(at);
-        self.sites[at].restore();
-        self.world.note(&format!("{at} is restored from its backup"));
+        let is_unmarked = self.world.chance(0.3);
+        self.sites[at].restore(is_unmarked);
+        let of_when = if is_unmarked { ", made before it was a repository" } else { "" };
+        self.world.note(&format!("{at} is restored from its backup{of_when}"));
         self.tally.lock().unwrap().restored += 1;
         self.restart(at).await;
     }

@@ -149,7 +149,9 @@ struct Ways {
 impl Connector for Ways {
     fn connect(&self, address: &Address) -> BoxFuture<'_, Result<Arc<dyn Peer>, TransportError>> {
         let Address::Path(path) = address else { panic!("{address} is no address of this network") };
-        let to = self.network.state.lock().unwrap().sites.iter().position(|site| site.address == *path);
+        // It may be a link to it.
+        let file = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let to = self.network.state.lock().unwrap().sites.iter().position(|site| site.address == file);
         Box::pin(async move {
             let to = to.ok_or(TransportError::NotFound)?;
             let way = Way { network: self.network.clone(), from: self.site, to, process: self.process.clone() };

@@ -9,7 +9,7 @@ use std::{
 use ddcp::{
     config::SyncMode,
     database::{Database, OpenOptions},
-    repo::{Layout, Lock, Options, Repository},
+    repo::{Held, Layout, Options, Repository},
 };
 use rusqlite::{Connection, types::Value};
 
@@ -58,7 +58,7 @@ pub(crate) struct Site {
     layout: Layout,
     /// The application's connection, except while the file is replaced.
     database: Option<Database>,
-    daemon: Option<(Process, Repository, Lock)>,
+    daemon: Option<(Process, Repository, Held)>,
     pub(crate) has_late_table: bool,
     pub(crate) has_late_column: bool,
     pub(crate) expected: Expected,
@@ -129,6 +129,18 @@ impl Site {
         }
     }
 
+    /// Makes `other` a remote once more, by a link to its database.
+    pub(crate) fn follow_link(&self, other: &Site) {
+        let path = other.layout.database();
+        let link = path.with_file_name(format!("link-{}.db", other.index));
+        if !link.exists() {
+            std::os::unix::fs::symlink(path, &link).unwrap();
+        }
+        let repository = Repository::open_with(self.layout.clone(), Options::default()).unwrap();
+        let name = link_name(other.index);
+        finish(repository.remote_add(&name, link.to_str().unwrap(), SyncMode::Manual)).unwrap();
+    }
+
     /// Removes `other` from its remotes and adds it anew.
     pub(crate) fn forget(&self, other: &Site) {
         let repository = Repository::open_with(self.layout.clone(), Options::default()).unwrap();
@@ -172,8 +184,9 @@ impl Site {
         self.backup.is_some()
     }
 
-    /// Ends the daemon and puts the copy in place of the database.
-    pub(crate) fn restore(&mut self) {
+    /// Ends the daemon and puts the copy in place of the database: one from before it was a repository's, if
+    /// `is_unmarked`.
+    pub(crate) fn restore(&mut self, is_unmarked: bool) {
         let Some((copy, expected)) = self.backup.take() else { return };
         if let Some((process, ..)) = self.daemon.take() {
             process.kill();
@@ -184,6 +197,10 @@ impl Site {
             assert!(!Path::new(&format!("{}{suffix}", path.display())).exists(), "a connection is open still");
         }
         fs::write(path, copy).unwrap();
+        if is_unmarked {
+            let file = Connection::open(path).unwrap();
+            file.execute("DELETE FROM crsql_master WHERE key LIKE 'ddcp_%'", []).unwrap();
+        }
         let fresh = Self::open(path.parent().expect("it is in a folder"), self.index);
         // What it wrote since may come back from others, and then it is not the only writer of its old rows any more.
         let expected = Expected { own: BTreeMap::new(), ..expected };
@@ -286,4 +303,9 @@ fn text(value: &Value) -> String {
         Value::Text(text) => bytes(text.as_bytes()),
         Value::Blob(blob) => bytes(blob),
     }
+}
+
+/// What the remote is called that is `index` by a link.
+fn link_name(index: usize) -> String {
+    format!("link-{index}")
 }
