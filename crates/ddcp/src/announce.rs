@@ -28,7 +28,7 @@ const ANNOUNCE_PAUSE: Duration = Duration::from_millis(200);
 /// How long to wait before a database that could not be read is opened again.
 const REOPEN: Duration = Duration::from_secs(5);
 
-/// The same, where its log was removed: whoever still has the old one must let go of it first.
+/// The same, where its log was removed or its version went back: whoever still has the old log must let go of it first.
 const LOG_PAUSE: Duration = Duration::from_millis(500);
 
 /// Announces the status of a repository's database.
@@ -65,26 +65,26 @@ impl Announcer {
     /// Announces the database's status after every commit of any process, until the future is dropped.
     pub(crate) async fn run(self) {
         let mut told = None;
-        let mut is_log_lost = false;
+        let mut must_look = false;
         loop {
             let started = Instant::now();
-            let result = if is_log_lost { self.repository.blocking(Repository::pin_again).await } else { Ok(()) };
+            let result = if must_look { self.repository.blocking(Repository::pin_again).await } else { Ok(()) };
             let error = match result {
                 Ok(()) => {
-                    is_log_lost = false;
+                    must_look = false;
                     let Err(error) = self.follow_commits().await;
                     error
                 }
                 Err(error) => error,
             };
-            is_log_lost |= matches!(error, Error::Database(DatabaseError::LogRemoved { .. }));
+            must_look |= matches!(error, Error::Database(DatabaseError::LogRemoved { .. }) | Error::WentBack { .. });
             let text = error.to_string();
             if started.elapsed() > REOPEN || told.as_ref() != Some(&text) {
                 tracing::error!(error = text, "the database cannot be read");
                 self.repository.tell(Event::Error { remote: None, failure: error.report() });
                 told = Some(text);
             }
-            sleep(if is_log_lost { LOG_PAUSE } else { REOPEN }).await;
+            sleep(if must_look { LOG_PAUSE } else { REOPEN }).await;
         }
     }
 
@@ -156,7 +156,13 @@ fn look_at(
         return Ok((now, None));
     }
     repository.check_open(database)?;
+    // Versions that are noted from here on are of a database that goes on.
+    let noted = repository.noted_version()?;
     let status = status_of(database)?;
+    if status.db_version < noted {
+        let path = repository.layout().database().to_owned();
+        return Err(Error::WentBack { path, seen: noted, version: status.db_version });
+    }
     // Before peers can read so far: a copy that is restored later is older than this.
     repository.note_version(status.db_version)?;
     repository.tell_version(status.db_version);

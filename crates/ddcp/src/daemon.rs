@@ -17,7 +17,7 @@ use crate::{
     control,
     follow::follow,
     metrics,
-    repo::{Event, Layout, Lock, Options, Repository},
+    repo::{Event, Held, Layout, Options, Repository},
     settings, systemd,
     transport::{Address, Signer},
 };
@@ -67,8 +67,8 @@ pub async fn serve(layout: Layout, options: Options, on_address: impl FnOnce(&Ad
 }
 
 /// Leaves the network.
-async fn end(held: &OnceLock<(Repository, Lock)>) -> Result<(), Error> {
-    if let Some((repository, _lock)) = held.get() {
+async fn end(held: &OnceLock<(Repository, Held)>) -> Result<(), Error> {
+    if let Some((repository, _held)) = held.get() {
         repository.shutdown().await;
     }
     Ok(())
@@ -81,10 +81,16 @@ async fn run(
     on_address: impl FnOnce(&Address),
     hangup: Signal,
     stop: Arc<Notify>,
-    held: &OnceLock<(Repository, Lock)>,
+    held: &OnceLock<(Repository, Held)>,
 ) -> Result<(), Error> {
-    let opened = tokio::task::spawn_blocking(move || Repository::init_with(layout, options));
-    let repository = opened.await.map_err(|error| Error::Interrupted(error.to_string()))??;
+    let opened = tokio::task::spawn_blocking(move || {
+        let is_new = !layout.database().exists();
+        Repository::init_with(layout, options).map(|repository| (repository, is_new))
+    });
+    let (repository, is_new) = opened.await.map_err(|error| Error::Interrupted(error.to_string()))??;
+    if is_new {
+        tracing::info!(database = %repository.layout().database().display(), "made a new database, with nothing in it");
+    }
     let lock = lock(&repository).await?;
     let (repository, _) = held.get_or_init(|| (repository, lock));
     let mut on_address = Some(on_address);
@@ -173,7 +179,7 @@ async fn tell_failures(repository: &Repository) {
 ///
 /// # Errors
 /// As [`Repository::hold`].
-pub(crate) async fn lock(repository: &Repository) -> Result<Lock, Error> {
+pub(crate) async fn lock(repository: &Repository) -> Result<Held, Error> {
     let started = tokio::time::Instant::now();
     loop {
         match repository.hold().await {

@@ -11,8 +11,8 @@ use crate::{
     denied::Denied,
     disk,
     protocol::ClientError,
-    repo::StateError,
-    transport::TransportError,
+    repo::{StateError, program},
+    transport::{Address, TransportError},
 };
 
 /// Why an operation on a repository failed.
@@ -37,6 +37,70 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A state directory is there, and the database that it belongs to is not, or is empty.
+    #[error(
+        "the database {} is missing, and its state directory {} is there: its disk may not be mounted{}",
+        database.display(),
+        state.display(),
+        last.as_ref().map(|last| format!(" (the database was last at {})", last.display())).unwrap_or_default()
+    )]
+    DatabaseMissing {
+        /// The database's path.
+        database: PathBuf,
+        /// The state directory.
+        state: PathBuf,
+        /// Where the database was when it was last seen, if that was elsewhere.
+        last: Option<PathBuf>,
+    },
+    /// No database was named, and there are repositories beside the one that would be meant.
+    #[error(
+        "no database is named, {} is no repository, and its folder holds {}",
+        database.display(),
+        others.iter().map(|other| other.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    Unnamed {
+        /// The database that would be meant.
+        database: PathBuf,
+        /// The databases of those repositories.
+        others: Vec<PathBuf>,
+    },
+    /// A link that leads nowhere.
+    #[error("{} is a link to {}, which is missing", link.display(), target.display())]
+    DanglingLink {
+        /// The link.
+        link: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A file that is known by another hard link is in use by this one.
+    #[error(
+        "{} is another name (a hard link) of {}, and is in use by that name: SQLite keeps a log for each, and so damages \
+         a file that is opened by both",
+        name.display(),
+        known.display()
+    )]
+    OtherName {
+        /// The name that was given.
+        name: PathBuf,
+        /// The one by which the repository knows it.
+        known: PathBuf,
+    },
+    /// A database whose state is elsewhere.
+    #[error("the state of {} is in {}: one file is one repository", database.display(), state.display())]
+    OtherState {
+        /// The database's path.
+        database: PathBuf,
+        /// Its state directory.
+        state: PathBuf,
+    },
+    /// A state directory that is another database's.
+    #[error("{} is the state of {}, not of this database", state.display(), database.display())]
+    ForeignState {
+        /// The state directory.
+        state: PathBuf,
+        /// Whose it is.
+        database: PathBuf,
     },
     /// The folder that is to hold the state holds something else.
     #[error("{} holds other files: it cannot be a state directory", .0.display())]
@@ -80,6 +144,9 @@ pub enum Error {
     /// A remote answered wrongly or not at all.
     #[error(transparent)]
     Remote(#[from] ClientError),
+    /// The address of a remote leads back here.
+    #[error("{0} is this repository itself, not another one")]
+    OwnAddress(Address),
     /// A remote's database carries this database's site id.
     #[error("its database has this database's own site id ({0}): it is this database, or a copied file")]
     SameSite(SiteId),
@@ -171,6 +238,16 @@ pub enum Error {
     /// There is no address yet.
     #[error("{} has no address yet", .0.display())]
     NoAddress(PathBuf),
+    /// The database was replaced in place by an older one while it was being worked on.
+    #[error("the version of {} went back from {seen} to {version}", path.display())]
+    WentBack {
+        /// The database's path.
+        path: PathBuf,
+        /// The highest version that was seen.
+        seen: i64,
+        /// The version that it has now.
+        version: i64,
+    },
     /// The operation was cut off inside this program.
     #[error("the work was broken off ({0})")]
     Interrupted(String),
@@ -231,13 +308,21 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             _ if self.is_disk_full() => ErrorKind::DiskFull,
-            Self::NoRepository { .. } | Self::Database(DatabaseError::Missing { .. }) => ErrorKind::NoRepository,
+            Self::NoRepository { .. }
+            | Self::DatabaseMissing { .. }
+            | Self::Unnamed { .. }
+            | Self::OtherState { .. }
+            | Self::DanglingLink { .. }
+            | Self::Database(DatabaseError::Missing { .. }) => ErrorKind::NoRepository,
             Self::Locked { .. }
             | Self::Database(DatabaseError::Locked { .. })
             | Self::Node(TransportError::InUse(_)) => ErrorKind::Locked,
             Self::Config(ConfigError::Io { .. }) => ErrorKind::Failed,
             Self::Config(_)
             | Self::ForeignFolder(_)
+            | Self::OtherName { .. }
+            | Self::ForeignState { .. }
+            | Self::OwnAddress(_)
             | Self::BundleRequest { .. }
             | Self::FileExists(_)
             | Self::CloneTarget(_) => ErrorKind::Usage,
@@ -272,6 +357,29 @@ impl Error {
             | Self::Database(DatabaseError::Denied(denied))
             | Self::RemoteDatabase(DatabaseError::Denied(denied)) => denied.advice(),
             Self::NotItself { .. } => "copy the database and its state directory to where they can be written".into(),
+            Self::DatabaseMissing { state, .. } => format!(
+                "mount its disk, or restore the file from a backup; to begin anew under another address, remove {}",
+                state.display()
+            ),
+            Self::Unnamed { others, .. } => {
+                format!("name the one you mean: `{} …`", program(others.first().map(PathBuf::as_path), None))
+            }
+            Self::DanglingLink { target, .. } => format!(
+                "mount its disk, or restore the file; `{} init` makes a new database there",
+                program(Some(target), None)
+            ),
+            Self::OtherName { known, .. } => {
+                format!("have all programs use {}, and end those that use the other name", known.display())
+            }
+            Self::OtherState { database, state } => format!(
+                "`{} …` uses it; to have another one, remove that",
+                program(Some(database), Some(state))
+            ),
+            Self::ForeignState { .. } => "name another state directory, or none".into(),
+            Self::OwnAddress(_) => {
+                "give the remote the address of another repository: what `ddcp address` prints there, or its path".into()
+            }
+            Self::WentBack { .. } => "repeat it: the database is looked at again".into(),
             Self::ForeignFolder(_) => "name a folder that is empty or does not exist".into(),
             Self::Locked { .. } => "wait for it to end, or stop it".into(),
             Self::Config(error) => return config_hint(error),

@@ -8,7 +8,7 @@ use tokio::{
 use crate::{
     Error,
     daemon::{self, Stage},
-    repo::{Events, Lock, Repository},
+    repo::{Events, Held, Repository},
     transport::Address,
 };
 
@@ -71,7 +71,7 @@ impl Repository {
 }
 
 /// Leaves the network and lets the repository go: what is being merged ends with the present pack.
-async fn end(repository: &Repository, lock: Lock) {
+async fn end(repository: &Repository, lock: Held) {
     repository.end();
     repository.shutdown().await;
     drop(lock);

@@ -190,6 +190,8 @@ struct Session {
     layout: Layout,
     /// The program's name and the options by which the repository was named.
     program: String,
+    /// Whether somebody has said which database is meant.
+    is_named: bool,
     options: Options,
     format: Format,
     verbose: u8,
@@ -198,19 +200,32 @@ struct Session {
 
 impl Session {
     fn new(global: Global) -> Result<Self, Failed> {
+        let is_named = global.db.is_some();
         let program = program(global.db.as_deref(), global.state_dir.as_deref());
-        let db = global.db.unwrap_or_else(|| DEFAULT_DB.into());
-        let layout = Layout::new(&db, global.state_dir.as_deref()).map_err(|source| Error::Io { path: db, source })?;
+        let layout = Layout::new(&global.db.unwrap_or_else(|| DEFAULT_DB.into()), global.state_dir.as_deref())?;
         // What was typed for this command is looked at even if it does not need it.
         if let Some(path) = global.network.as_deref().filter(|_| global.is_network_typed) {
             load_network(path).map_err(Error::from)?;
         }
         let options = Options { extension: global.extension, network_file: global.network, ..Options::default() };
-        Ok(Self { layout, program, options, format: global.format, verbose: global.verbose, quiet: global.quiet })
+        let Global { format, verbose, quiet, .. } = global;
+        Ok(Self { layout, is_named, program, options, format, verbose, quiet })
     }
 
     fn repository(&self) -> Result<Repository, Failed> {
+        self.check_named()?;
         Ok(Repository::open_with(self.layout.clone(), self.options.clone())?)
+    }
+
+    /// Makes sure that it need not be guessed which database is meant.
+    fn check_named(&self) -> Result<(), Failed> {
+        if self.is_named || self.layout.has_state() {
+            return Ok(());
+        }
+        match self.layout.neighbours() {
+            others if others.is_empty() => Ok(()),
+            others => Err(Error::Unnamed { database: self.layout.database().to_owned(), others }.into()),
+        }
     }
 
     /// Has a control command done by the daemon or here.

@@ -16,7 +16,7 @@ use crate::{
     Error, ErrorKind, Failure,
     config::SyncMode,
     repo::{
-        BundleReport, BundleRequest, BundleTarget, Finding, Lock, Monitor, Repository, Since, Stop, WaitingSelection,
+        BundleReport, BundleRequest, BundleTarget, Finding, Held, Monitor, Repository, Since, Stop, WaitingSelection,
         verify_bundle,
     },
 };
@@ -357,8 +357,8 @@ async fn with_deadline(repository: &Repository, command: Command, monitor: &Moni
     }
     if command.is_exclusive() {
         return match hold(repository).await? {
-            Held::ByDaemon(connection) => connection.call(&command, monitor).await,
-            Held::Here(_lock) => in_this_process(repository, command, monitor).await,
+            Holder::Daemon(connection) => connection.call(&command, monitor).await,
+            Holder::Here(_lock) => in_this_process(repository, command, monitor).await,
         };
     }
     match Connection::open(repository.layout()).await? {
@@ -368,19 +368,19 @@ async fn with_deadline(repository: &Repository, command: Command, monitor: &Moni
 }
 
 /// Who holds a repository. Either way its database is known to have a site id of its own.
-enum Held {
-    ByDaemon(Connection),
-    Here(Lock),
+enum Holder {
+    Daemon(Connection),
+    Here(Held),
 }
 
-async fn hold(repository: &Repository) -> Result<Held, Failure> {
+async fn hold(repository: &Repository) -> Result<Holder, Failure> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         if let Some(connection) = Connection::open(repository.layout()).await? {
-            return Ok(Held::ByDaemon(connection));
+            return Ok(Holder::Daemon(connection));
         }
         match repository.hold().await {
-            Ok(lock) => return Ok(Held::Here(lock)),
+            Ok(lock) => return Ok(Holder::Here(lock)),
             Err(Error::Locked { .. }) if tokio::time::Instant::now() < deadline => {}
             Err(error) => return Err(error.report()),
         }

@@ -47,7 +47,7 @@ pub use error::DatabaseError;
 pub use examine::{Remark, Remarked};
 pub(crate) use files::FileId;
 use files::Files;
-pub use identity::RepositoryId;
+pub use identity::{Owner, RepositoryId};
 pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
 pub use read::{PACK_BYTES, ReadEnd, Selection, TakePack};

@@ -10,7 +10,7 @@ use crate::{
     Error,
     file_watch::FileWatch,
     protocol::ClientError,
-    repo::Repository,
+    repo::{Repository, database_at},
     transport::{
         Address,
         veilid::{VeilidPeer, Watch},
@@ -52,6 +52,8 @@ pub(super) enum Scout {
 
 pub(super) struct FileScout {
     path: PathBuf,
+    /// Where `path` led when it was last looked at: a link's target and its log are what changes.
+    file: PathBuf,
     files: FileWatch,
 }
 
@@ -64,7 +66,9 @@ pub(super) struct PeerScout {
 impl Scout {
     pub(super) fn new(address: Address) -> Self {
         match address {
-            Address::Path(path) => Self::File(FileScout { files: FileWatch::database(&path), path }),
+            Address::Path(path) => {
+                Self::File(FileScout { files: FileWatch::database(&path), file: path.clone(), path })
+            }
             Address::Veilid(address) => Self::Peer(Box::new(PeerScout { address, reached: None })),
         }
     }
@@ -107,13 +111,23 @@ impl Scout {
 
     pub(super) async fn look(&mut self, repository: &Repository) -> Result<Sight, Error> {
         match self {
-            Self::File(scout) => {
-                let mut log = scout.path.clone().into_os_string();
-                log.push("-wal");
-                Ok(Sight::Files([Stamp::of(&scout.path), Stamp::of(Path::new(&log))]))
-            }
+            Self::File(scout) => scout.look(repository).await,
             Self::Peer(scout) => scout.look(repository).await,
         }
+    }
+}
+
+impl FileScout {
+    async fn look(&mut self, repository: &Repository) -> Result<Sight, Error> {
+        let path = self.path.clone();
+        let file = repository.blocking(move |_| Ok(database_at(&path))).await?;
+        if file != self.file {
+            self.files = FileWatch::database(&file);
+            self.file = file;
+        }
+        let mut log = self.file.clone().into_os_string();
+        log.push("-wal");
+        Ok(Sight::Files([Stamp::of(&self.file), Stamp::of(Path::new(&log))]))
     }
 }
 

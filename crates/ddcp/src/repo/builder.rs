@@ -25,7 +25,8 @@ impl Repository {
     /// Opens the repository of the database at `path`, with its state in `.ddcp` beside it.
     ///
     /// # Errors
-    /// [`Error::NoRepository`] where there is none: [`Repository::init`] makes one.
+    /// [`Error::NoRepository`] where there is none: [`Repository::init`] makes one; [`Error::DatabaseMissing`] where there
+    /// is a state directory without its database; [`Error::DanglingLink`], [`Error::OtherName`], [`Error::Io`].
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::builder(path).open().await
     }
@@ -34,7 +35,8 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Database`] where the file is not a usable database, [`Error::ForeignFolder`] where the state would get
-    /// in the way of other files, [`Error::Io`], [`Error::State`].
+    /// in the way of other files, [`Error::DatabaseMissing`], [`Error::OtherState`], [`Error::ForeignState`],
+    /// [`Error::DanglingLink`], [`Error::OtherName`], [`Error::Io`], [`Error::State`].
     pub async fn init(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::builder(path).init().await
     }
@@ -120,26 +122,31 @@ impl Builder {
     /// in them. That repository becomes the remote `name`. What was broken off goes on when this is repeated.
     ///
     /// # Errors
-    /// [`Error::CloneTarget`] where there is a database already, [`Error::Remote`], [`Error::RemoteDatabase`],
+    /// [`Error::CloneTarget`] where there is a database already, [`Error::DatabaseMissing`], [`Error::Remote`], [`Error::RemoteDatabase`],
     /// [`Error::NotAuthorised`] where the other one cannot be read, [`Error::BadSchema`], [`Error::Config`],
     /// [`Error::Locked`], [`Error::Database`], [`Error::State`], [`Error::Io`]. What goes wrong with the first pull is in
     /// the report.
     pub async fn clone_of(self, name: &str, address: &str) -> Result<CloneReport, Error> {
-        let (layout, options) = self.parts()?;
+        let host = self.options.host.clone();
+        let (layout, options) = blocking(&host, move || self.parts()).await?;
         Repository::clone_of(layout, options, name, address, &Monitor::default()).await
     }
 
     async fn make(self, open: fn(Layout, Options) -> Result<Repository, Error>) -> Result<Repository, Error> {
-        let (layout, options) = self.parts()?;
-        let host = options.host.clone();
-        let opened = host.blocking(move || open(layout, options)).await;
-        opened.unwrap_or_else(|| Err(Error::Interrupted("a thread of this program stopped".into())))
+        let host = self.options.host.clone();
+        blocking(&host, move || self.parts().and_then(|(layout, options)| open(layout, options))).await
     }
 
     fn parts(self) -> Result<(Layout, Options), Error> {
         let Self { database, state_dir, options } = self;
-        let layout =
-            Layout::new(&database, state_dir.as_deref()).map_err(|source| Error::Io { path: database, source })?;
-        Ok((layout, options))
+        Ok((Layout::new(&database, state_dir.as_deref())?, options))
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    host: &Host,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = host.blocking(work).await;
+    done.unwrap_or_else(|| Err(Error::Interrupted("a thread of this program stopped".into())))
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Layout, Lock, Monitor, Options, Outcome, PullReport, Repository, SchemaReport, absolute_address,
+    Held, Layout, Lock, Monitor, Options, Outcome, PullReport, Repository, SchemaReport, absolute_address, database_at,
     is_missing_or_empty, lock_error, parse_name, schema::named,
 };
 use crate::{
@@ -41,7 +41,7 @@ impl Repository {
     /// when it is repeated.
     ///
     /// # Errors
-    /// [`Error::CloneTarget`], [`Error::Config`], [`Error::Locked`], [`Error::RemoteDatabase`], [`Error::Remote`],
+    /// [`Error::CloneTarget`], [`Error::DatabaseMissing`], [`Error::Config`], [`Error::Locked`], [`Error::RemoteDatabase`], [`Error::Remote`],
     /// [`Error::NotAuthorised`], [`Error::BadSchema`], [`Error::Database`], [`Error::State`], [`Error::Io`]. What
     /// goes wrong with the first pull is in the report.
     #[doc(hidden)]
@@ -56,7 +56,7 @@ impl Repository {
         let (host, remote) = (options.host.clone(), name.clone());
         let begun = host.blocking(move || begin(layout, options, &remote, &address)).await;
         let begun = begun.unwrap_or_else(|| Err(Error::Interrupted("a thread of this program stopped".into())));
-        let (repository, _lock) = begun?;
+        let (repository, _held) = begun?;
         let result = repository.finish_clone(&name, monitor).await;
         repository.shutdown().await;
         result
@@ -74,10 +74,11 @@ impl Repository {
         let (_, remote) = config.remote(name.as_str())?;
         let client = self.client(&remote.address, &config.limits).await?;
         let definitions = client.definitions().await.map_err(|error| self.explain(error))?;
+        let held = self.hold().await?;
         let (tables, left_out) = self
             .blocking(move |repository| {
                 let declared = Declared::new(definitions).map_err(Error::BadSchema)?;
-                let database = repository.database()?;
+                let database = repository.own_database(&held)?;
                 let adopted = declared.adopt(&database)?;
                 let left = SchemaReport::whole(named(database.differences(&declared)?, adopted.left_out));
                 let left_out = left.unavailable().map(|(table, why)| (table.to_owned(), why.to_owned())).collect();
@@ -96,15 +97,16 @@ impl Repository {
 }
 
 /// Makes the repository, empty, with its remote; or takes up the one that an unfinished clone has left. Blocks.
-fn begin(layout: Layout, options: Options, name: &RemoteName, address: &Address) -> Result<(Repository, Lock), Error> {
+fn begin(layout: Layout, options: Options, name: &RemoteName, address: &Address) -> Result<(Repository, Held), Error> {
     let mark = layout.clone_mark();
+    layout.check_database()?;
     if !mark.exists() {
         check_target(&layout)?;
     }
     // Before anything is made: a path is easily mistyped.
     if let (Address::Path(path), None) = (address, &options.connector) {
         let open = OpenOptions { read_only: true, extension: options.extension.clone(), ..OpenOptions::default() };
-        Database::open(path, &open).map_err(Error::RemoteDatabase)?;
+        Database::open(&database_at(path), &open).map_err(Error::RemoteDatabase)?;
     }
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -121,7 +123,7 @@ fn begin(layout: Layout, options: Options, name: &RemoteName, address: &Address)
     let lock = lock.move_to(&repository.inner.lock);
     repository.check_identity()?;
     repository.set_clone_remote(name, address)?;
-    Ok((repository, lock))
+    Ok((repository, Held::new(lock)))
 }
 
 /// A clone makes everything anew.

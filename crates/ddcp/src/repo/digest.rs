@@ -11,7 +11,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{Repository, StateError, remotes::retain};
+use super::{Held, Repository, StateError, remotes::retain};
 use crate::{
     Error,
     changeset::SiteId,
@@ -106,8 +106,8 @@ impl From<rusqlite::Error> for Failed {
 
 impl Repository {
     /// The digest of the own database, if it can be had as `making` says. Blocks; only one is made at a time.
-    pub(super) fn own_digest(&self, making: Making) -> Result<Option<Digest>, Error> {
-        let database = self.database()?;
+    pub(super) fn own_digest(&self, held: &Held, making: Making) -> Result<Option<Digest>, Error> {
+        let database = self.own_database(held)?;
         match self.digests()?.of(&database, making) {
             Err(Error::State(error)) if error.is_damage() => self.digests()?.of(&database, making),
             made => made,

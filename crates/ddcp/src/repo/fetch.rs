@@ -9,7 +9,8 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use super::{
-    DatabaseSource, Event, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State, verify::nobody,
+    DatabaseSource, Event, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State, database_at,
+    is_same_repository, turns::Turn, verify::nobody,
 };
 use crate::{
     Error,
@@ -21,6 +22,9 @@ use crate::{
     },
     transport::{Address, LocalPeer, Peer, Signer},
 };
+
+/// How often a remote is asked anew who it is, after others fetched from whom it said.
+const MOST_ASKED: usize = 4;
 
 impl Repository {
     /// Fetches from the remote `name`, or from all at once: one that does not answer holds up none of the others.
@@ -130,8 +134,7 @@ impl Repository {
         address: &Address,
         from: ReadFrom,
     ) -> Result<FetchReport, Error> {
-        let status = client.status().await.map_err(|error| self.explain(error))?;
-        let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
+        let (status, site, _alone) = self.answer_alone(&client).await?;
         let (schema, asked) = (status.schema.clone(), status.clone());
         let Start { reader, after, up_to, held, report, state } =
             self.start(name.clone(), address.clone(), site, status, from).await?;
@@ -152,6 +155,26 @@ impl Repository {
         inbox.write(move |state| Ok(state.note_schema(&site, &schema)?)).await?;
         inbox.report.schema = self.compare_schema(&client, name, address, asked).await;
         Ok(inbox.report)
+    }
+
+    /// Asks a remote who it is, and waits until nobody else fetches from that site.
+    async fn answer_alone(&self, client: &Client) -> Result<(RemoteStatus, SiteId, Turn), Error> {
+        let mut waited: Option<(SiteId, Turn)> = None;
+        for _ in 0..MOST_ASKED {
+            let asked = self.inner.turns.now();
+            let status = client.status().await.map_err(|error| self.explain(error))?;
+            let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
+            let turn = match waited.take() {
+                Some((waited_for, turn)) if waited_for == site => return Ok((status, site, turn)),
+                _ => self.alone_with(&site).await,
+            };
+            if !turn.is_after_one_since(asked) {
+                return Ok((status, site, turn));
+            }
+            // It said so before what the other one has fetched meanwhile.
+            waited = Some((site, turn));
+        }
+        Err(Error::BadPack("it is another site each time that it is asked".into()))
     }
 
     /// What asks the repository at `address`.
@@ -196,10 +219,16 @@ impl Repository {
             Address::Path(path) => {
                 let extension = self.inner.options.extension.clone();
                 let options = OpenOptions { read_only: true, extension, ..OpenOptions::default() };
+                let address = address.clone();
                 let path = path.clone();
-                let open = move || Database::open(&path, &options);
                 // Opened once before, so that what is wrong with the file is said in full.
-                let open = self.blocking(move |_| open().map_err(Error::RemoteDatabase).map(|_| open)).await?;
+                let open = self.blocking(move |repository| {
+                    repository.check_not_own(&address)?;
+                    let path = database_at(&path);
+                    let open = move || Database::open(&path, &options).map_err(Error::RemoteDatabase);
+                    open().map(|_| open)
+                });
+                let open = open.await?;
                 let spool = (!self.has_fixed_state()).then(|| self.layout().state().to_owned());
                 let server = Server::new(DatabaseSource::new(open), spool, self.inner.options.host.clone());
                 Ok(Arc::new(LocalPeer::new(Arc::new(server))))
@@ -216,8 +245,9 @@ impl Repository {
         status: RemoteStatus,
         from: ReadFrom,
     ) -> Result<Start, Error> {
+        let held = self.hold().await?;
         self.blocking(move |repository| {
-            let database = repository.database()?;
+            let database = repository.own_database(&held)?;
             let mut reader = database.site_id()?;
             if site == reader {
                 return Err(Error::SameSite(site));
@@ -284,8 +314,8 @@ struct Start {
     state: State,
 }
 
-/// Another remote that has answered with the site id `site`. One address has one site id, so two remotes at one
-/// address are no contradiction.
+/// Another remote that has answered with the site id `site`. One repository has one site id, so two remotes that are
+/// known to be one are no contradiction.
 fn claimant(
     config: &Config,
     state: &State,
@@ -295,7 +325,8 @@ fn claimant(
 ) -> Result<Option<RemoteName>, Error> {
     for (other, remote) in config.remotes.iter().filter(|(other, remote)| *other != name && remote.address != *address)
     {
-        if state.contact(other.as_str(), &remote.address)?.site_id == Some(*site) {
+        let is_claimed = state.contact(other.as_str(), &remote.address)?.site_id == Some(*site);
+        if is_claimed && !is_same_repository(address, &remote.address) {
             return Ok(Some(other.clone()));
         }
     }

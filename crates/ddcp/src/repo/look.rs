@@ -3,7 +3,7 @@
 //! Nobody else can write there either, so what needs the lock elsewhere is done without, and nothing is noted. What
 //! changes the repository fails, and says why.
 
-use super::{Lock, Repository, State};
+use super::{Held, Repository, State};
 use crate::{
     Error,
     database::{Database, DatabaseError},
@@ -47,10 +47,32 @@ impl Repository {
     ///
     /// # Errors
     /// As [`Repository::hold`]; [`Error::NotItself`] where the database would have to get a site id of its own.
-    pub(crate) async fn hold_to_read(&self) -> Result<Option<Lock>, Error> {
+    pub(crate) async fn hold_to_read(&self) -> Result<Option<Held>, Error> {
         match self.is_fixed() {
             true => self.blocking(Self::look_at_identity).await.map(|()| None),
             false => self.hold().await.map(Some),
+        }
+    }
+
+    /// As [`Repository::look_whose`], for what only reads; nothing where nothing can be written.
+    ///
+    /// # Errors
+    /// As [`Repository::hold_to_read`].
+    pub(super) fn look_whose_to_read(&self) -> Result<Option<Held>, Error> {
+        match self.is_fixed() {
+            true => self.look_at_identity().map(|()| None),
+            false => self.look_whose().map(Some),
+        }
+    }
+
+    /// Opens the user's database for who gives something of it away; `held` is nothing where it cannot be written. Blocks.
+    ///
+    /// # Errors
+    /// As [`Repository::own_database`].
+    pub(super) fn database_to_give(&self, held: Option<&Held>) -> Result<Database, Error> {
+        match held {
+            Some(held) => self.own_database(held),
+            None => self.database_to_read(),
         }
     }
 

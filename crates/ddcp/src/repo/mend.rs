@@ -29,7 +29,7 @@ const SMALL: u64 = 32 << 20;
 
 impl Layout {
     /// Whether there is a state file, or one that is being made anew.
-    pub(super) fn has_state(&self) -> bool {
+    pub(super) fn has_state_file(&self) -> bool {
         self.state_db().exists() || self.damage_mark().exists()
     }
 }

@@ -29,7 +29,7 @@ impl Repository {
     /// [`Error::Config`], [`Error::Database`], [`Error::State`], [`Error::NothingFetched`]. What concerns one
     /// remote's changes only is in its report.
     pub async fn merge(&self, name: Option<&str>) -> Result<Vec<PerRemote<MergeReport>>, Error> {
-        let _lock = self.hold().await?;
+        let held = self.hold().await?;
         let alone = self.inner.merging.clone().lock_owned().await;
         let chosen = self.chosen(name)?;
         let everything = name.is_none();
@@ -38,7 +38,7 @@ impl Repository {
             let _alone = alone;
             let state = repository.state()?;
             let sites = sites(&state, &chosen, everything)?;
-            let mut merger = Merger { repository, database: repository.database()?, state };
+            let mut merger = Merger { repository, database: repository.own_database(&held)?, state };
             let reports = merger.merge(sites);
             merger.state.note_version(merger.database.version()?)?;
             Ok(reports)
@@ -52,14 +52,14 @@ impl Repository {
     /// # Errors
     /// [`Error::Config`] where there is no such remote; as [`Repository::merge`].
     pub async fn waiting_retry(&self, remote: Option<&str>) -> Result<Vec<PerRemote<MergeReport>>, Error> {
-        let _lock = self.hold().await?;
+        let held = self.hold().await?;
         let alone = self.inner.merging.clone().lock_owned().await;
         let remote = remote.map(str::to_owned);
         self.blocking(move |repository| {
             let _alone = alone;
             let state = repository.state()?;
             let sites = repository.waiting_senders(&state, remote.as_deref())?;
-            let mut merger = Merger { repository, database: repository.database()?, state };
+            let mut merger = Merger { repository, database: repository.own_database(&held)?, state };
             let reports = merger.retry_sites(sites)?;
             merger.state.note_version(merger.database.version()?)?;
             Ok(reports)

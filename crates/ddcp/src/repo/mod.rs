@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
     Error,
+    changeset::SiteId,
     config::{self, Config, ConfigError, ControlAddress, Limits, NetworkConfig, Remote, RemoteName, SyncMode},
     database::{Database, DatabaseError, OpenOptions},
     denied::Denied,
@@ -34,6 +35,7 @@ mod doctor;
 mod events;
 mod fetch;
 mod guard;
+mod held;
 mod hint;
 mod identity;
 mod layout;
@@ -44,6 +46,7 @@ mod measure;
 mod mend;
 mod merge;
 mod monitor;
+mod names;
 mod node;
 mod pin;
 mod program;
@@ -55,6 +58,7 @@ mod settings;
 mod source;
 mod state;
 mod status;
+mod turns;
 mod verify;
 mod waiting;
 
@@ -63,6 +67,7 @@ pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, S
 pub use clone::CloneReport;
 pub use doctor::{Finding, Level, examine};
 pub use events::{Event, Events};
+pub use held::Held;
 pub(crate) use hint::Hinter;
 pub use layout::Layout;
 pub use lock::{Lock, LockError};
@@ -71,6 +76,7 @@ pub(crate) use measure::Measured;
 #[cfg(test)]
 pub(crate) use measure::{Counted, Standing};
 pub use monitor::Monitor;
+pub(crate) use names::{database_at, is_same_repository};
 pub(crate) use program::program;
 pub use remotes::RemovedRemote;
 pub use report::{
@@ -131,6 +137,8 @@ struct Inner {
     merging: Arc<Mutex<()>>,
     /// Held, per remote, while it is fetched from.
     fetching: StdMutex<HashMap<RemoteName, Arc<Mutex<()>>>>,
+    /// Who fetches from which site: several remotes may be one.
+    turns: turns::Turns,
     /// Held while it is looked at whose site id a remote's is.
     claiming: StdMutex<()>,
     guarding: guard::Guarding,
@@ -151,7 +159,9 @@ struct Inner {
     /// Cloned into every state file that is open here.
     state_in_use: StdMutex<Arc<()>>,
     /// Held while the lock is taken.
-    locking: Arc<Mutex<()>>,
+    locking: StdMutex<()>,
+    /// Held while it is looked at whose the database is.
+    identifying: StdMutex<()>,
     /// Held while it is served.
     serving: Arc<Mutex<()>>,
 }
@@ -160,13 +170,16 @@ impl Repository {
     /// Creates what is missing: the database, the state directory and its files. Blocks.
     ///
     /// # Errors
-    /// [`Error::Database`] where the file is not a usable database, [`Error::Io`], [`Error::State`].
+    /// [`Error::Database`] where the file is not a usable database, [`Error::DatabaseMissing`] where there is a state
+    /// directory without it, [`Error::OtherState`] where there is another one, [`Error::Io`], [`Error::State`].
     #[doc(hidden)]
     pub fn init_with(layout: Layout, options: Options) -> Result<Self, Error> {
+        layout.check_database()?;
+        let layout = layout.or_recorded()?;
         let open = OpenOptions { create: true, extension: options.extension.clone(), ..OpenOptions::default() };
         Database::open(layout.database(), &open)?;
         let io = |source| Error::Io { path: layout.state().to_owned(), source };
-        let is_new = !layout.has_state();
+        let is_new = !layout.has_state_file();
         if is_new && !is_missing_or_ours(layout.state()).map_err(io)? {
             return Err(Error::ForeignFolder(layout.state().to_owned()));
         }
@@ -188,18 +201,20 @@ impl Repository {
     /// Opens an existing repository. Blocks.
     ///
     /// # Errors
-    /// [`Error::NoRepository`], [`Error::Denied`].
+    /// [`Error::NoRepository`], [`Error::Denied`], [`Error::DatabaseMissing`], [`Error::OtherState`].
     #[doc(hidden)]
     pub fn open_with(layout: Layout, options: Options) -> Result<Self, Error> {
         let parts = [layout.database().to_owned(), layout.state_db(), layout.config()];
         if let Some(denied) = parts.iter().find_map(|path| Denied::find(path)) {
             return Err(Error::Denied(denied));
         }
+        layout.check_database()?;
         let missing = |missing| Error::NoRepository { path: layout.database().to_owned(), missing };
         if !layout.database().exists() {
             return Err(missing("there is no such file"));
         }
-        if !layout.has_state() {
+        layout.check_state()?;
+        if !layout.has_state_file() {
             return Err(missing("it has no state directory"));
         }
         Ok(Self {
@@ -209,6 +224,7 @@ impl Repository {
                 node: node::NodeSlot::default(),
                 merging: Arc::default(),
                 fetching: StdMutex::default(),
+                turns: turns::Turns::default(),
                 claiming: StdMutex::default(),
                 guarding: guard::Guarding::default(),
                 pin: pin::Pin::default(),
@@ -220,7 +236,8 @@ impl Repository {
                 announcements: events::Announcements::default(),
                 lock: lock::Slot::default(),
                 state_in_use: StdMutex::default(),
-                locking: Arc::default(),
+                locking: StdMutex::default(),
+                identifying: StdMutex::default(),
                 serving: Arc::default(),
             }),
         })
@@ -230,38 +247,6 @@ impl Repository {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.inner.layout
-    }
-
-    /// Takes the lock of the repository if no other process holds it.
-    ///
-    /// # Errors
-    /// [`Error::Locked`], [`Error::Io`].
-    #[doc(hidden)]
-    pub fn try_lock(&self) -> Result<Lock, Error> {
-        let layout = self.layout();
-        Lock::take(&layout.lock()).map_err(|error| lock_error(layout, error))
-    }
-
-    /// Takes the lock for work on the repository, and makes sure that its database has a site id of its own. Where this
-    /// repository or a clone of it holds the lock already, it is shared.
-    ///
-    /// # Errors
-    /// As [`Repository::try_lock`]; [`Error::Database`], [`Error::State`].
-    #[doc(hidden)]
-    pub async fn hold(&self) -> Result<Lock, Error> {
-        let alone = Arc::clone(&self.inner.locking).lock_owned().await;
-        self.blocking(move |repository| {
-            // To its end, also when the caller is gone.
-            let _alone = alone;
-            if let Some(lock) = repository.inner.lock.share() {
-                return Ok(lock);
-            }
-            let layout = repository.layout();
-            let lock = repository.inner.lock.take(&layout.lock()).map_err(|error| lock_error(layout, error))?;
-            repository.check_identity()?;
-            Ok(lock)
-        })
-        .await
     }
 
     /// What one at a time has, who serves this repository.
@@ -304,9 +289,10 @@ impl Repository {
     /// Adds a remote.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Config`], [`Error::OwnAddress`].
     pub(crate) fn add_remote(&self, name: &str, address: &str, sync: SyncMode) -> Result<(), Error> {
         let (name, address) = (parse_name(name)?, absolute_address(address)?);
+        self.check_not_own(&address)?;
         config::add_remote(&self.inner.layout.config(), &name, &Remote { address, sync })?;
         self.reload().map(drop)
     }
@@ -314,9 +300,11 @@ impl Repository {
     /// Gives a remote another address.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Config`], [`Error::OwnAddress`].
     pub(crate) fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
-        config::set_remote_address(&self.inner.layout.config(), name, &absolute_address(address)?)?;
+        let address = absolute_address(address)?;
+        self.check_not_own(&address)?;
+        config::set_remote_address(&self.inner.layout.config(), name, &address)?;
         self.reload().map(drop)
     }
 
@@ -354,7 +342,23 @@ impl Repository {
         Ok(veilid::stored_address(&self.inner.layout.node()).map_err(Error::Node)?.map(Address::Veilid))
     }
 
-    /// Opens the user's database. Blocks.
+    /// Makes sure that `address` is another repository's, as far as this machine can tell. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::OwnAddress`].
+    fn check_not_own(&self, address: &Address) -> Result<(), Error> {
+        let is_own = match address {
+            Address::Path(path) => {
+                let (path, own) = (database_at(path), self.layout().database());
+                path == own || names::is_same_file(&path, own)
+            }
+            address @ Address::Veilid(_) => self.address().ok().flatten().as_ref() == Some(address),
+        };
+        if is_own { Err(Error::OwnAddress(address.clone())) } else { Ok(()) }
+    }
+
+    /// Opens the user's database, to look at it. Who writes to it or gives it away asks for
+    /// [`Repository::own_database`]. Blocks.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -370,7 +374,7 @@ impl Repository {
     }
 
     /// As [`Repository::database`], with that layer's own error.
-    pub(crate) fn open_database(&self) -> Result<Database, DatabaseError> {
+    fn open_database(&self) -> Result<Database, DatabaseError> {
         self.open_database_as(false)
     }
 
@@ -467,6 +471,11 @@ impl Repository {
         lock.lock_owned().await
     }
 
+    /// Waits until nobody else fetches from `site`.
+    async fn alone_with(&self, site: &SiteId) -> turns::Turn {
+        self.inner.turns.of(site).await
+    }
+
     /// Runs `work` on a thread that may block.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
@@ -541,17 +550,9 @@ pub fn absolute_address(address: &str) -> Result<Address, Error> {
     match address.parse().map_err(ConfigError::from)? {
         Address::Path(path) => {
             let absolute = std::path::absolute(&path).map_err(|source| Error::Io { path, source })?;
-            Ok(Address::Path(normal(&absolute)))
+            Ok(Address::Path(names::in_real_folder(&absolute)))
         }
         address @ Address::Veilid(_) => Ok(address),
-    }
-}
-
-/// The path without `.` and, where that is safe, without `..`.
-fn normal(path: &Path) -> PathBuf {
-    match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
-        (Some(parent), Some(name)) => parent.join(name),
-        _ => path.to_owned(),
     }
 }
 

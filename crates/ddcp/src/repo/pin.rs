@@ -52,6 +52,11 @@ impl Repository {
         self.pin()
     }
 
+    /// Whether it works on one file and no other.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pinned().is_some()
+    }
+
     /// Makes sure that the database's path leads to the file that this process works on. Without opening what else may
     /// be there: SQLite would take the log that lies beside it for that file's.
     pub(super) fn check_path(&self) -> Result<(), DatabaseError> {

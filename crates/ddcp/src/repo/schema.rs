@@ -103,12 +103,14 @@ impl Repository {
     /// Asks the remote `name` how its tables differ from those here.
     ///
     /// # Errors
-    /// [`Error::Config`], [`Error::Remote`], [`Error::BadSchema`], [`Error::Database`], [`Error::State`].
+    /// [`Error::Locked`], [`Error::Config`], [`Error::Remote`], [`Error::BadSchema`], [`Error::Database`],
+    /// [`Error::State`].
     pub async fn schema_diff(&self, name: &str) -> Result<SchemaReport, Error> {
+        let held = self.hold_to_read().await?;
         let asked = self.ask_who(name).await?;
         let definitions = asked.client.definitions().await.map_err(|error| self.explain(error))?;
         self.blocking(move |repository| {
-            let database = repository.database_to_read()?;
+            let database = repository.database_to_give(held.as_ref())?;
             let report = differences(&database, definitions)?;
             asked.note(repository, &database, &report)?;
             Ok(report)
@@ -123,12 +125,12 @@ impl Repository {
     /// # Errors
     /// As [`Repository::schema_diff`]; the tables that were adopted before stay.
     pub async fn schema_adopt(&self, name: &str, apply: bool) -> Result<AdoptReport, Error> {
-        let _lock = self.hold().await?;
+        let held = self.hold().await?;
         let asked = self.ask_who(name).await?;
         let definitions = asked.client.definitions().await.map_err(|error| self.explain(error))?;
         let mut report = self
             .blocking(move |repository| {
-                let database = repository.database()?;
+                let database = repository.own_database(&held)?;
                 let declared = Declared::new(definitions).map_err(Error::BadSchema)?;
                 let Adopted { statements, left_out } = match apply {
                     true => declared.adopt(&database)?,

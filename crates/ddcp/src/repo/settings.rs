@@ -18,7 +18,7 @@ impl Repository {
     /// about it while this one is served, `sync` says.
     ///
     /// # Errors
-    /// [`Error::Config`] where the name is taken or not allowed, or the address is none.
+    /// [`Error::Config`] where the name is taken or not allowed, or the address is none; [`Error::OwnAddress`].
     pub async fn remote_add(&self, name: &str, address: &str, sync: SyncMode) -> Result<(), Error> {
         let (name, address) = (name.to_owned(), address.to_owned());
         self.blocking(move |repository| repository.add_remote(&name, &address, sync)).await
@@ -45,7 +45,7 @@ impl Repository {
     /// Gives a remote another address.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Config`], [`Error::OwnAddress`].
     pub async fn remote_set_address(&self, name: &str, address: &str) -> Result<(), Error> {
         let (name, address) = (name.to_owned(), address.to_owned());
         self.blocking(move |repository| repository.set_remote_address(&name, &address)).await

@@ -4,6 +4,7 @@ use std::sync::{
 };
 
 use crate::{
+    Error,
     changeset::{Cursor, SiteId},
     database::{Database, DatabaseError, Digest, PACK_BYTES, Selection, TableDefinition, TakePack, ToldRows},
     protocol::{Reached, RemoteStatus, Source},
@@ -17,14 +18,14 @@ type Check = dyn Fn(&Database) -> Result<(), DatabaseError> + Send + Sync;
 
 /// Serves a database to peers. Connections are opened as requests need them and kept.
 pub struct DatabaseSource {
-    open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
+    open: Box<dyn Fn() -> Result<Database, Error> + Send + Sync>,
     check: Box<Check>,
     idle: Mutex<Vec<Database>>,
 }
 
 impl DatabaseSource {
     /// A source that opens its connections by `open`.
-    pub fn new(open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static) -> Self {
+    pub fn new(open: impl Fn() -> Result<Database, Error> + Send + Sync + 'static) -> Self {
         Self { open: Box::new(open), check: Box::new(Database::check_files), idle: Mutex::default() }
     }
 
@@ -44,7 +45,7 @@ impl DatabaseSource {
     }
 
     /// A connection to the file that is there now.
-    fn connection(&self) -> Result<Database, DatabaseError> {
+    fn connection(&self) -> Result<Database, Error> {
         let idle = self.idle().pop();
         match idle {
             Some(database) if (self.check)(&database).is_ok() => Ok(database),
@@ -114,8 +115,8 @@ pub(super) struct OwnSource {
 impl OwnSource {
     pub(super) fn new(repository: Repository) -> Self {
         let (opened, checked) = (repository.clone(), repository.clone());
-        let database = DatabaseSource::new(move || opened.open_database())
-            .with_check(move |database| checked.check_open(database));
+        let open = move || opened.look_whose().and_then(|held| opened.own_database(&held));
+        let database = DatabaseSource::new(open).with_check(move |database| checked.check_open(database));
         Self { repository, database: Arc::new(database), noted: AtomicI64::new(0), digesting: Mutex::default() }
     }
 
@@ -139,7 +140,15 @@ impl OwnSource {
 
 impl Source for OwnSource {
     fn status(&self) -> Result<RemoteStatus, String> {
-        let status = self.database.status()?;
+        let noted = self.noted.load(Ordering::Relaxed);
+        let mut status = self.database.status()?;
+        if status.db_version < noted {
+            // Nothing more is told under a site id that has told of later versions. A connection that is opened anew
+            // looks whose the database is.
+            self.database.close();
+            self.noted.store(0, Ordering::Relaxed);
+            status = self.database.status()?;
+        }
         self.note(status.db_version)?;
         Ok(status)
     }
@@ -158,7 +167,8 @@ impl Source for OwnSource {
         let Ok(_alone) = self.digesting.try_lock() else { return Ok(None) };
         // Before the digest: what is merged while that is made need not be in it.
         let known = self.database.with(|database| Ok(whole_versions(database.position(reader)?)))?;
-        let made = self.repository.own_digest(Making::Kept).map_err(|error| {
+        let held = self.repository.look_whose();
+        let made = held.and_then(|held| self.repository.own_digest(&held, Making::Kept)).map_err(|error| {
             tracing::error!(%error, "a peer's request could not be answered");
             "its digest cannot be made at the moment".to_owned()
         })?;

@@ -120,7 +120,10 @@ impl Repository {
         monitor: &Monitor,
     ) -> Result<Vec<PerRemote<VerifyReport>>, Error> {
         let chosen = self.chosen(name)?;
-        let _lock = if mend { Some(self.hold().await?) } else { self.lock_for_node(&chosen)? };
+        let (_held, _lock) = match mend {
+            true => (Some(self.hold().await?), None),
+            false => (None, self.lock_for_node(&chosen)?),
+        };
         let mut reports = Vec::new();
         for (name, address) in chosen {
             let report = match mend {
@@ -278,7 +281,8 @@ impl Repository {
     /// Asks the remote for its digest, keeps that, and makes the own.
     async fn compare(&self, name: &RemoteName, address: &Address, making: Making) -> Result<Compared, Error> {
         let limits = self.blocking(Self::config).await?.limits;
-        let own = self.blocking(move |repository| repository.own_digest(making)).await?;
+        let held = self.hold().await?;
+        let own = self.blocking(move |repository| repository.own_digest(&held, making)).await?;
         let own = own.ok_or_else(|| Error::Interrupted("no digest was made".into()))?;
         let client = self.client(address, &limits).await?;
         let status = client.status().await.map_err(|error| self.explain(error))?;

@@ -4,7 +4,13 @@ use std::fs;
 
 use insta::assert_snapshot;
 
-use crate::support::{Repo, World, assert_converged};
+use crate::{
+    follow::wait_until,
+    serve::Daemon,
+    support::{NOTE, Repo, World, assert_converged},
+};
+
+const SITE: &str = "SELECT hex(crsql_site_id())";
 
 /// A copy of the database as it is now.
 fn backup(repo: &Repo) -> Vec<u8> {
@@ -44,6 +50,109 @@ fn a_source_restored_from_an_older_copy_is_read_anew() {
     a: nothing new
     a: nothing to merge
     ");
+}
+
+#[test]
+fn a_source_restored_from_a_copy_from_before_it_was_a_repository_is_read_anew() {
+    let world = World::new();
+    let (a, b) = (world.repo("a"), world.notes("b"));
+    // The application has the extension; `ddcp` comes later.
+    a.sql(NOTE).sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    let copy = backup(&a);
+    a.ok(["init"]);
+    a.sql("INSERT INTO note VALUES ('2', 'two', 2)").sql("INSERT INTO note VALUES ('3', 'three', 3)");
+    b.follows(&[&a]).pull();
+
+    restore(&a, &copy);
+    let site = a.rows(SITE);
+    // Up to the version that `b` has read: with the old site id it would never ask for these.
+    a.sql("INSERT INTO note VALUES ('4', 'after', 4)").sql("INSERT INTO note VALUES ('5', 'the loss', 5)");
+    let run = a.run(["pull"]).assert_status(0);
+    assert!(run.stderr.contains("it was given a new site id"), "{run}");
+    assert_ne!(a.rows(SITE), site);
+    let site = a.rows(SITE);
+    b.pull();
+    assert_eq!(b.notes(), ["1|one|1", "2|two|2", "3|three|3", "4|after|4", "5|the loss|5"]);
+    a.follows(&[&b]).pull();
+    assert_converged(&[&a, &b]);
+    assert_eq!(a.rows(SITE), site, "once");
+}
+
+#[test]
+fn a_database_that_its_application_makes_anew_gets_everything_again() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    b.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    a.follows(&[&b]).pull();
+    a.sql("INSERT INTO note VALUES ('2', 'lost here', 2)");
+    b.follows(&[&a]).pull();
+    fs::remove_file(a.db()).unwrap();
+    a.sql(NOTE).sql("INSERT INTO note VALUES ('3', 'new', 3)");
+    a.pull();
+    assert_eq!(a.notes(), ["1|one|1", "2|lost here|2", "3|new|3"]);
+    b.pull();
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
+fn nothing_is_given_away_under_a_site_id_that_has_told_of_later_versions() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)").ok(["init"]);
+    let copy = backup(&a);
+    a.sql("INSERT INTO note VALUES ('2', 'two', 2)");
+    b.follows(&[&a]);
+    a.ok(["remote", "add", "b", "b.db"]);
+    for command in [
+        &["bundle", "create", "a.bundle", "--force"][..],
+        &["fetch"],
+        &["merge"],
+        &["verify"],
+        &["schema", "diff", "b"],
+        &["schema", "adopt", "b"],
+        &["shell", "SELECT 1"],
+        &["init"],
+    ] {
+        a.sql("INSERT OR REPLACE INTO note VALUES ('2', 'two', 2)").ok(["init"]);
+        b.pull();
+        restore(&a, &copy);
+        let site = a.rows(SITE);
+        let run = a.run(command);
+        assert!(run.stderr.contains("it was given a new site id"), "{command:?}: {run}");
+        assert_ne!(a.rows(SITE), site, "{command:?}");
+    }
+    // Two more that only read what is here, or ask: they tell nothing to anybody.
+    restore(&a, &copy);
+    let site = a.rows(SITE);
+    for command in ["status", "address"] {
+        a.run([command]);
+    }
+    assert_eq!(a.rows(SITE), site);
+}
+
+#[test]
+fn a_database_that_goes_back_while_it_is_served_is_another_site_at_once() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    let _daemon = Daemon::start(&world, &a);
+    b.follows(&[&a]).pull();
+    let site = a.rows(SITE);
+    a.sql(
+        "CREATE TABLE late (id INTEGER PRIMARY KEY NOT NULL); SELECT crsql_as_crr('late'); INSERT INTO late VALUES (1)",
+    );
+    wait_until("the daemon has seen it", || a.json(&["status"])["version"] == 2);
+    b.pull();
+    // Its versions go with it.
+    wait_until("it was noted", || {
+        let state = rusqlite::Connection::open(a.state("state.db")).unwrap();
+        state.query_row("SELECT version FROM home", [], |row| row.get::<_, i64>(0)).unwrap() == 2
+    });
+    a.sql("DROP TABLE late; DROP TABLE late__crsql_clock; DROP TABLE late__crsql_pks");
+    wait_until("it has another site id", || a.rows(SITE) != site);
+    a.sql("INSERT INTO note VALUES ('2', 'after', 2)");
+    b.pull();
+    assert_eq!(b.notes(), ["1|one|1", "2|after|2"]);
 }
 
 #[test]
@@ -281,12 +390,11 @@ fn a_copy_of_the_own_database_is_refused() {
     error: copy: its database has this database's own site id (SITE): it is this database, or a copied file
     hint: give the remote the address of another repository; a database is shared by `ddcp pull`, not by copying its file
     ");
-    a.ok(["remote", "set-address", "copy", "a.db"]);
-    assert_snapshot!(a.run(["pull"]), @"
-    status 1
+    assert_snapshot!(a.run(["remote", "set-address", "copy", "a.db"]), @"
+    status 2
     --- stderr
-    error: copy: its database has this database's own site id (SITE): it is this database, or a copied file
-    hint: give the remote the address of another repository; a database is shared by `ddcp pull`, not by copying its file
+    error: DIR/a.db is this repository itself, not another one
+    hint: give the remote the address of another repository: what `ddcp address` prints there, or its path
     ");
     a.follows(&[&b]);
     a.run(["pull"]).assert_status(3);

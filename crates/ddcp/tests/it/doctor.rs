@@ -232,8 +232,8 @@ fn remotes() {
     a.ok(["remote", "add", "gone", "gone.db"]);
     assert_one(&a, &["error remote gone: there is no database at", "ddcp --db a.db remote"]);
     a.ok(["remote", "remove", "gone"]);
-    symlink(a.db(), world.path("alias.db")).unwrap();
     a.ok(["remote", "add", "self", "alias.db"]);
+    symlink(a.db(), world.path("alias.db")).unwrap();
     assert_one(&a, &["error remote self is this repository itself", "`ddcp --db a.db remote remove self`"]);
     a.ok(["remote", "remove", "self"]);
     b.sql("ALTER TABLE note ADD COLUMN more");

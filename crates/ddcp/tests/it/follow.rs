@@ -1,6 +1,8 @@
 //! What `ddcp serve` fetches and merges by itself. Remotes are paths; peers are followed in `crates/testnet`.
 
 use std::{
+    fs,
+    os::unix::fs::symlink,
     thread,
     time::{Duration, Instant},
 };
@@ -102,6 +104,38 @@ fn a_file_is_followed_at_once_and_to_the_last_commit() {
     }
     wait_until("all is there", || b.rows("SELECT count(*) FROM note") == ["300"]);
     assert_converged(&[&a, &b]);
+}
+
+#[test]
+fn a_link_is_followed_by_the_file_it_leads_to() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    let c = world.notes("c");
+    fs::create_dir(world.path("links")).unwrap();
+    let link = world.path("links/l.db");
+    symlink("../a.db", &link).unwrap();
+    b.ok(["remote", "add", "l", "links/l.db", "--sync", "auto"]);
+    let _serve = Daemon::start(&world, &b);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 0)");
+    wait_until("it is followed", || b.notes() == ["1|one|0"]);
+    // Commits whose log goes on existing, so that only the log tells of them.
+    let writer = a.connection();
+    let mut delays = Vec::new();
+    for stars in 1..8 {
+        // What is looked for in any case is over.
+        thread::sleep(Duration::from_millis(4500));
+        let began = Instant::now();
+        writer.execute("UPDATE note SET stars = ?", [stars]).unwrap();
+        wait_until("a commit is followed", || b.notes() == [format!("1|one|{stars}")]);
+        delays.push(began.elapsed());
+    }
+    delays.sort();
+    assert!(delays[3] < Duration::from_secs(1), "looking without being told takes seconds: {delays:?}");
+    // And where it leads from now on.
+    c.sql("INSERT INTO note VALUES ('2', 'of c', 0)");
+    fs::remove_file(&link).unwrap();
+    symlink("../c.db", &link).unwrap();
+    wait_until("the other one is followed", || b.notes().len() == 2);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The crate as an application embeds it.
 
 use std::{
+    fs,
     future::Future,
     io::{BufRead, BufReader, Write},
     pin::pin,
@@ -12,8 +13,8 @@ use std::{
 };
 
 use ddcp::{
-    Address, BoxFuture, Builder, Connector, ErrorKind, Event, Events, Handler, Limits, LocalPeer, NetworkConfig, Peer,
-    Repository, Serving, SyncMode, TransportError,
+    Address, BoxFuture, Builder, BundleRequest, BundleTarget, Connector, ErrorKind, Event, Events, Handler, Limits,
+    LocalPeer, NetworkConfig, Peer, Repository, Serving, Stop, SyncMode, TransportError,
 };
 
 use crate::{
@@ -280,6 +281,65 @@ fn an_application_brings_its_own_transport_and_limits() {
         with(1 << 20).open().await.unwrap().pull(None).await.unwrap();
     });
     assert_eq!(b.notes(), ["1|one|1"]);
+}
+
+/// A copy of the database as it is now.
+fn backup(repo: &Repo) -> Vec<u8> {
+    repo.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    fs::read(repo.db()).unwrap()
+}
+
+fn restore(repo: &Repo, copy: &[u8]) {
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{suffix}", repo.db().display()));
+    }
+    fs::write(repo.db(), copy).unwrap();
+}
+
+#[test]
+fn a_restored_database_is_given_away_under_a_site_id_of_its_own_by_every_verb() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)").follows(&[&b]).ok(["init"]);
+    let copy = backup(&a);
+    let site_of = |repo: &Repo| repo.rows("SELECT hex(crsql_site_id())");
+    block_on(async {
+        let through = |far: &Repository| Repository::builder(b.db()).connector(Arc::new(Shortcut(far.handler())));
+        let far = open(&a).await;
+        let reader = through(&far).open().await.unwrap();
+        reader.remote_add("far", &format!("VLD0:{KEY}:{KEY}"), SyncMode::Manual).await.unwrap();
+        drop(far);
+        let bundle = || BundleTarget::Stream { name: "nowhere".to_owned(), output: Box::new(std::io::sink()) };
+        for verb in ["handler", "bundle", "schema diff", "fetch", "merge"] {
+            a.sql("INSERT OR REPLACE INTO note VALUES ('2', 'two', 2)");
+            let far = open(&a).await;
+            far.merge(None).await.unwrap();
+            restore(&a, &copy);
+            let site = site_of(&a);
+            match verb {
+                "handler" => drop(through(&far).open().await.unwrap().fetch(Some("far")).await.unwrap()),
+                "bundle" => {
+                    far.create_bundle(bundle(), BundleRequest::default(), Stop::default()).await.unwrap();
+                }
+                "schema diff" => drop(far.schema_diff("b").await.unwrap()),
+                "fetch" => drop(far.fetch(None).await.unwrap()),
+                _ => drop(far.merge(None).await.unwrap()),
+            }
+            assert_ne!(site_of(&a), site, "{verb}");
+        }
+
+        // Also by what has answered before.
+        a.sql("INSERT OR REPLACE INTO note VALUES ('2', 'two', 2)");
+        let far = open(&a).await;
+        let reader = through(&far).open().await.unwrap();
+        reader.pull(Some("far")).await.unwrap();
+        let site = site_of(&a);
+        restore(&a, &copy);
+        a.sql("INSERT INTO note VALUES ('3', 'after the loss', 3)");
+        reader.pull(Some("far")).await.unwrap();
+        assert_ne!(site_of(&a), site);
+        assert!(b.notes().contains(&"3|after the loss|3".to_owned()), "{:?}", b.notes());
+    });
 }
 
 #[test]

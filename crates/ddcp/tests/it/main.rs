@@ -26,6 +26,7 @@ mod lifecycle;
 mod locks;
 mod mends;
 mod metrics;
+mod names;
 mod output;
 mod permissions;
 mod progress;

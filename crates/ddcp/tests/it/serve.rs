@@ -19,7 +19,10 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, Repo, World, assert_converged, assert_private};
+use crate::{
+    follow::wait_until,
+    support::{PATIENCE, Repo, World, assert_converged, assert_private},
+};
 
 /// How long a daemon may take to end once it is asked to.
 const GOODBYE: Duration = Duration::from_secs(15);
@@ -287,6 +290,130 @@ fn serve_refuses_what_is_no_database() {
     --- stderr
     error: DIR/a.db is not a SQLite database: name another with --db, or move this file away
     ");
+}
+
+/// The daemon, to be started with these arguments.
+fn serve_with(world: &World, arguments: &[&str]) -> Command {
+    let mut command = world.command();
+    command.env("DDCP_NETWORK", network(world)).args(arguments).arg("serve");
+    command
+}
+
+#[test]
+fn a_new_database_is_made_only_where_nobody_can_have_meant_another() {
+    let world = World::new();
+    let log = || fs::read_to_string(world.path("serve.log")).unwrap();
+    for arguments in [&[][..], &["--db", "notes.db"], &["--db", "more.db"]] {
+        let mut daemon = Daemon::spawn(&world, serve_with(&world, arguments));
+        let name = arguments.last().unwrap_or(&"ddcp.db");
+        let line = format!("made a new database, with nothing in it database={}", world.path(name).display());
+        assert_eq!(log().matches(&line).count(), 1, "{}", log());
+        assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+        let mut daemon = Daemon::spawn(&world, serve_with(&world, arguments));
+        assert!(!log().contains("made a new database"), "{}", log());
+        assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    }
+    // Of the folder `ddcp.db` is meant if it is there. Where it is not, others may be.
+    for name in ["ddcp.db", ".ddcp/ddcp.db"] {
+        let path = world.path(name);
+        fs::rename(&path, world.path("aside").with_extension(name.len().to_string())).unwrap();
+    }
+    for command in ["serve", "pull", "status", "stop", "address", "doctor"] {
+        world.run([command]).assert_status(10);
+    }
+    assert_snapshot!(world.run(["serve"]), @"
+    status 10
+    --- stderr
+    error: no database is named, DIR/ddcp.db is no repository, and its folder holds DIR/more.db, DIR/notes.db
+    hint: name the one you mean: `ddcp --db DIR/more.db …`
+    ");
+    assert!(!world.path("ddcp.db").exists());
+    // A file that is there, and in no repository, is not guessed to be meant either.
+    fs::write(world.path("ddcp.db"), "").unwrap();
+    world.run(["serve"]).assert_status(10);
+    // Who asks for a new one gets it.
+    world.run(["init"]).assert_status(0);
+    world.run(["status"]).assert_status(0);
+}
+
+#[test]
+fn a_state_directory_without_its_database_is_an_error_of_every_command() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.notes("b"));
+    b.follows(&[&a]);
+    let mut daemon = Daemon::start(&world, &b);
+    let address = daemon.line.clone();
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    b.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    let aside = world.path("aside.db");
+    fs::rename(b.db(), &aside).unwrap();
+    let commands: [&[&str]; 16] = [
+        &["init"],
+        &["clone", "a.db"],
+        &["serve"],
+        &["stop"],
+        &["address"],
+        &["remote", "list"],
+        &["remote", "add", "c", "c.db"],
+        &["config", "get"],
+        &["fetch"],
+        &["merge"],
+        &["pull"],
+        &["verify"],
+        &["bundle", "create", "b.bundle"],
+        &["status"],
+        &["log"],
+        &["shell", "SELECT 1"],
+    ];
+    for is_empty in [false, true] {
+        if is_empty {
+            // As `sqlite3 b.db .tables` leaves it.
+            fs::write(b.db(), "").unwrap();
+        }
+        for command in commands {
+            let run = b.run(command).assert_status(10);
+            let hint = format!(
+                "hint: mount its disk, or restore the file from a backup; to begin anew under another \
+                 address, remove {}",
+                b.state("").display()
+            );
+            assert!(
+                run.stderr.contains(&format!("the database {} is missing", b.db().display())),
+                "{command:?}: {run}"
+            );
+            assert!(run.stderr.contains(hint.trim_end_matches('/')), "{command:?}: {run}");
+            assert_eq!(run.stdout, "");
+        }
+        let doctor = b.run(["doctor", "--offline", "--trouble"]).assert_status(5);
+        assert!(doctor.stdout.contains("mend: mount its disk"), "{doctor}");
+        assert_eq!(b.db().exists(), is_empty);
+    }
+    assert_snapshot!(b.run(["serve"]), @"
+    status 10
+    --- stderr
+    error: the database DIR/b.db is missing, and its state directory DIR/.ddcp/b.db is there: its disk may not be mounted
+    hint: mount its disk, or restore the file from a backup; to begin anew under another address, remove DIR/.ddcp/b.db
+    ");
+    fs::rename(&aside, b.db()).unwrap();
+    let mut daemon = Daemon::start(&world, &b);
+    assert_eq!(daemon.line, address);
+    wait_until("it serves", || fs::read_to_string(world.path("serve.log")).unwrap().contains("serving"));
+    // One that loses its database while it runs can be ended.
+    fs::rename(b.db(), &aside).unwrap();
+    b.run(["status"]).assert_status(10);
+    b.ok(["stop"]);
+    assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    assert!(!b.db().exists());
+}
+
+#[test]
+fn a_state_directory_that_is_named_tells_where_its_database_was() {
+    let world = World::new();
+    let a = world.repo("a");
+    a.ok(["--state-dir", "state", "init"]);
+    let run = world.run(["--state-dir", "state", "serve"]).assert_status(10);
+    assert!(run.stderr.contains(&format!("(the database was last at {})", a.db().display())), "{run}");
+    assert!(!world.path("ddcp.db").exists());
 }
 
 #[test]

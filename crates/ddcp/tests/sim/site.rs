@@ -11,7 +11,7 @@ use std::{
 use ddcp::{
     config::SyncMode,
     database::{Database, OpenOptions},
-    repo::{Layout, Lock, Options, Repository},
+    repo::{Held, Layout, Options, Repository},
     transport::Signer,
 };
 use rusqlite::Connection;
@@ -106,7 +106,7 @@ pub(crate) struct Site {
     pub(crate) habits: Habits,
     /// The application's connection, except while the file is replaced.
     database: Option<Database>,
-    daemon: Option<(Process, Repository, Lock)>,
+    daemon: Option<(Process, Repository, Held)>,
     pub(crate) expected: Expected,
     /// Under which number it writes rows that nobody else writes.
     pub(crate) writer: usize,

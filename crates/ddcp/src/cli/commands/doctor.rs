@@ -24,6 +24,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Failed> {
+    session.check_named()?;
     let (layout, options) = (session.layout.clone(), session.options.clone());
     let looked = tokio::task::spawn_blocking(move || repo::examine(&layout, &options, args.thorough)).await;
     let mut findings = looked.map_err(|error| crate::Error::Interrupted(error.to_string()))?;

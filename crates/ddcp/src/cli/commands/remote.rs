@@ -4,7 +4,8 @@ use crate::{
     cli::{Failed, Session, output},
     config::SyncMode,
     control::Command,
-    repo::{RemoteEntry, RemovedRemote},
+    repo::{RemoteEntry, RemovedRemote, is_same_repository},
+    transport::Address,
 };
 
 /// Add, list and change the repositories that this one fetches from.
@@ -77,7 +78,9 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
         Verb::List => list(session).await,
         // A path is meant from the folder this command runs in, which is not the daemon's.
         Verb::Add { name, address, sync } => {
-            session.run(Command::RemoteAdd { name, address: absolute(&address)?, sync }).await
+            let address = absolute(&address)?;
+            session.run::<()>(Command::RemoteAdd { name: name.clone(), address: address.to_string(), sync }).await?;
+            tell_same(session, &name, &address).await
         }
         Verb::Remove { name } => remove(session, name).await,
         Verb::Rename { old, new } => session.run(Command::RemoteRename { old, new }).await,
@@ -85,13 +88,30 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
             session.run(Command::RemoteSetSync { name, sync: value }).await
         }
         Verb::SetAddress { name, address } => {
-            session.run(Command::RemoteSetAddress { name, address: absolute(&address)? }).await
+            let address = absolute(&address)?;
+            let command = Command::RemoteSetAddress { name: name.clone(), address: address.to_string() };
+            session.run::<()>(command).await?;
+            tell_same(session, &name, &address).await
         }
     }
 }
 
-fn absolute(address: &str) -> Result<String, Failed> {
-    Ok(crate::repo::absolute_address(address)?.to_string())
+fn absolute(address: &str) -> Result<Address, Failed> {
+    Ok(crate::repo::absolute_address(address)?)
+}
+
+/// Says which other remotes are the repository at `address` too, which is the remote `name`.
+async fn tell_same(session: &Session, name: &str, address: &Address) -> Result<(), Failed> {
+    let remotes: Vec<RemoteEntry> = session.run(Command::RemoteList {}).await?;
+    for other in remotes.iter().filter(|other| other.name != name) {
+        if other.address.parse().is_ok_and(|its: Address| is_same_repository(&its, address)) {
+            session.say(format_args!(
+                "{name} is the same repository as {}: what one has fetched, the other has",
+                other.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn remove(session: &Session, name: String) -> Result<(), Failed> {

@@ -10,7 +10,8 @@ use crate::{
 
 /// Answer peers until SIGINT or SIGTERM.
 ///
-/// Creates what is missing. Prints the repository's address on stdout, at once and as one line; logs go to stderr.
+/// Makes a database that is named with `--db` a repository, and makes a new one where there is none; without `--db` only in
+/// a folder that holds no other repository. Prints the repository's address on stdout, at once and as one line; logs go to stderr.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  ddcp --db notes.db serve\n  ddcp --db notes.db serve --control 127.0.0.1:4711\n  ddcp --db notes.db serve --metrics 127.0.0.1:9184"
@@ -26,6 +27,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) async fn run(mut session: Session, args: Args) -> Result<(), Failed> {
+    session.check_named()?;
     let format = session.format;
     session.options.control = args.control;
     session.options.metrics = args.metrics;

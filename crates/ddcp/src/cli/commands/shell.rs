@@ -24,6 +24,14 @@ pub(in crate::cli) struct Args {
 pub(in crate::cli) async fn run(session: Session, args: Args) -> Result<(), Failed> {
     let work = move || {
         let repository = session.repository()?;
+        // Before something is written to it: what a restored copy writes under its old site id, no peer asks for.
+        if let Err(error) = repository.look_whose() {
+            match error {
+                Error::OtherState { .. } | Error::ForeignState { .. } => return Err(error.into()),
+                // What cannot be written can be looked at.
+                error => tracing::debug!(%error, "it was not looked at whose the database is"),
+            }
+        }
         let database = repository.database_to_read()?;
         let options =
             ShellOptions { sql: args.sql.as_deref(), format: session.format, history: Some(session.layout.history()) };

@@ -15,8 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(in crate::cli) struct Args {}
 
 pub(in crate::cli) async fn run(session: &Session, _: Args) -> Result<(), Failed> {
-    let repository = session.repository()?;
-    let Some(connection) = Connection::open(repository.layout()).await? else {
+    // A daemon whose database is gone can be ended as well.
+    let Some(connection) = Connection::open(&session.layout).await? else {
+        session.repository()?;
         session.say("`ddcp serve` does not run here");
         return Ok(());
     };
@@ -24,7 +25,7 @@ pub(in crate::cli) async fn run(session: &Session, _: Args) -> Result<(), Failed
     // It gives the lock back when its node is down.
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        match repository.try_lock() {
+        match session.layout.try_lock() {
             Err(Error::Locked { .. }) if tokio::time::Instant::now() < deadline => {}
             outcome => return Ok(outcome.map(drop)?),
         }

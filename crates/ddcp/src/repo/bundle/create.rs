@@ -94,11 +94,12 @@ impl Stop {
 
 impl Repository {
     /// Makes a bundle of this database's changes: of everything up to the version at the beginning, and of what is
-    /// written meanwhile as far as it is reached. Memory is bounded by a few packs. `stop` ends it early.
+    /// written meanwhile as far as it is reached. Memory is bounded by a few packs. `stop` ends it early. Others may work
+    /// on the repository meanwhile.
     ///
     /// # Errors
-    /// [`Error::BundleRequest`], [`Error::FileExists`], [`Error::Io`], [`Error::Database`], [`Error::Config`]; there
-    /// is no file then.
+    /// [`Error::BundleRequest`], [`Error::FileExists`], [`Error::Io`], [`Error::Database`], [`Error::Config`],
+    /// [`Error::State`]; there is no file then.
     pub async fn create_bundle(
         &self,
         target: BundleTarget,
@@ -109,7 +110,7 @@ impl Repository {
     }
 
     fn make_bundle(&self, target: BundleTarget, request: &BundleRequest, stop: &Stop) -> Result<BundleReport, Error> {
-        let database = self.database_to_read()?;
+        let database = self.database_to_give(self.look_whose_to_read()?.as_ref())?;
         let plan = self.plan(&database, request)?;
         let report = match target {
             BundleTarget::File { path, replace } => {

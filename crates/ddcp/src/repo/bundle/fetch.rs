@@ -14,7 +14,7 @@ use crate::{
     config::{Limits, RemoteName},
     protocol::{ClientError, Meter},
     repo::{
-        Event, LogEvent, Monitor, Outcome, Repository, State,
+        Event, Held, LogEvent, Monitor, Outcome, Repository, State,
         report::FetchReport,
         state::{Cause, Kept},
     },
@@ -66,7 +66,7 @@ impl Repository {
         shown: Option<String>,
         monitor: &Monitor,
     ) -> Result<BundleFetchReport, Error> {
-        let _lock = self.hold().await?;
+        let held = self.hold().await?;
         let began = Timestamp::now();
         let checked = self
             .blocking(move |repository| {
@@ -76,18 +76,15 @@ impl Repository {
             })
             .await?;
         let site = checked.header.source;
-        let names = self.blocking(move |repository| repository.names_of(&site)).await?;
-        // Of one source one fetch at a time, and of all bundles one; always in this order.
-        let mut alone = vec![self.inner.importing.clone().lock_owned().await];
-        for name in &names {
-            alone.push(self.fetching(name).await);
-        }
-        let label = names.first().map_or_else(|| format!("site {site}"), RemoteName::to_string);
+        let name = self.blocking(move |repository| repository.name_of(&site)).await?;
+        // Of all bundles one at a time, and of one source one fetch; always in this order.
+        let alone = (self.inner.importing.clone().lock_owned().await, self.alone_with(&site).await);
+        let label = name.map_or_else(|| format!("site {site}"), |name| name.to_string());
         let meter = monitor.meter(&label);
         let (taken, shown) = (label.clone(), meter.clone());
         let work = self.blocking(move |repository| {
             let _alone = alone;
-            let report = repository.take_bundle(checked, &label, &meter)?;
+            let report = repository.take_bundle(&held, checked, &label, &meter)?;
             tracing::info!(remote = %label, changes = report.changes, bytes = report.bytes, "fetched from a bundle");
             let fetched = FetchReport { changes: report.changes, bytes: report.bytes, ..FetchReport::default() };
             let outcome = Outcome::Done(fetched);
@@ -98,22 +95,27 @@ impl Repository {
         self.telling_progress(&taken, &shown, work).await
     }
 
-    /// The remotes that last answered as `site`.
-    fn names_of(&self, site: &SiteId) -> Result<Vec<RemoteName>, Error> {
+    /// The first of the remotes that last answered as `site`.
+    fn name_of(&self, site: &SiteId) -> Result<Option<RemoteName>, Error> {
         let state = self.state()?;
-        let mut names = Vec::new();
         for (name, remote) in self.config()?.remotes {
             if state.contact(name.as_str(), &remote.address)?.site_id == Some(*site) {
-                names.push(name);
+                return Ok(Some(name));
             }
         }
-        Ok(names)
+        Ok(None)
     }
 
-    fn take_bundle(&self, checked: Checked, label: &str, meter: &Meter) -> Result<BundleFetchReport, Error> {
+    fn take_bundle(
+        &self,
+        held: &Held,
+        checked: Checked,
+        label: &str,
+        meter: &Meter,
+    ) -> Result<BundleFetchReport, Error> {
         let Checked { header, end, .. } = &checked;
         let site = header.source;
-        let database = self.database()?;
+        let database = self.own_database(held)?;
         let reader = database.site_id()?;
         if site == reader {
             return Err(Error::OwnBundle { file: checked.shown });

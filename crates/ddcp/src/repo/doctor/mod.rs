@@ -121,6 +121,10 @@ pub fn examine(layout: &Layout, options: &Options, thorough: bool) -> Vec<Findin
 }
 
 fn examine_database(layout: &Layout, options: &Options, thorough: bool, advice: &Advice, findings: &mut Vec<Finding>) {
+    if let Err(error) = layout.check_database() {
+        findings.push(Finding::error("database", error.to_string(), error.hint().unwrap_or_default()));
+        return;
+    }
     let path = layout.database();
     let with = |extension| OpenOptions { read_only: true, extension, ..OpenOptions::default() };
     let database = match Database::open(path, &with(options.extension.clone())) {

@@ -83,6 +83,7 @@ impl Repository {
         };
         match self.inner.options.host.timeout(ANSWER_PATIENCE, asked).await {
             Some(Ok(status)) => of_answer(name, &status, own, advice),
+            Some(Err(Error::OwnAddress(_))) => itself(name, advice),
             Some(Err(error)) => {
                 let mend = mend_remote(name, &error, advice);
                 Finding::error("remote", format!("{name}: {error}"), mend)
@@ -118,8 +119,7 @@ fn mend_remote(name: &RemoteName, error: &Error, advice: &Advice) -> String {
 
 fn of_answer(name: &RemoteName, status: &RemoteStatus, own: &Own, advice: &Advice) -> Finding {
     if status.site_id == own.site {
-        let what = format!("{name} is this repository itself, or a copy of its file");
-        return Finding::error("remote", what, advice.run(&format!("remote remove {name}")));
+        return itself(name, advice);
     }
     if status.schema != own.schema {
         let what =
@@ -132,4 +132,9 @@ fn of_answer(name: &RemoteName, status: &RemoteStatus, own: &Own, advice: &Advic
         return Finding::warning("remote", what, mend);
     }
     Finding::ok("remote", format!("{name} answers, at version {}, with the same tables", status.db_version))
+}
+
+fn itself(name: &RemoteName, advice: &Advice) -> Finding {
+    let what = format!("{name} is this repository itself, or a copy of its file");
+    Finding::error("remote", what, advice.run(&format!("remote remove {name}")))
 }

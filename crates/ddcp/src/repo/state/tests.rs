@@ -187,7 +187,7 @@ fn what_is_put_aside_waits_under_the_site_that_the_remote_has_now() {
 #[test]
 fn nobody_is_waited_for_who_is_writing() {
     let (dir, mut state) = state();
-    state.note_error("a", &Address::Path("/a.db".into()), "gone").unwrap();
+    state.note_error("a", &Address::Path("/a.db".into()), "gone", 7).unwrap();
     let path = dir.path().join("state.db");
     let writer = Connection::open(&path).unwrap();
     writer.execute_batch("BEGIN IMMEDIATE; DELETE FROM contact").unwrap();
