@@ -390,7 +390,10 @@ fn run_change(c: &Connection, model: &mut Model, change: &Change) {
         Change::Rename(from, to) => {
             // A renamed column keeps its default, so only names with equal defaults are exchanged.
             let ((from, a), (to, b)) = (NAMES[from], NAMES[to]);
-            if a != b || !model.columns.contains(&from) || model.columns.contains(&to) {
+            // Nor can it be known of a column that is new and gets the name of one that was dropped.
+            let named = |name: &str| !model.tracked && model.names.iter().any(|(_, now)| *now == name);
+            let forgotten = named(to) && !named(from);
+            if a != b || forgotten || !model.columns.contains(&from) || model.columns.contains(&to) {
                 return;
             }
             c.execute_batch(&format!("ALTER TABLE foo RENAME COLUMN {from} TO {to}")).unwrap();
