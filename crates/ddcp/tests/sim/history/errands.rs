@@ -137,7 +137,8 @@ impl History<'_> {
         });
         let done = process.run(cloning).await.expect("it lives");
         process.kill();
-        self.world.note(&format!("{index} cloned {origin}: {done:?}"));
+        // The folder has another name each time.
+        self.world.note(&format!("{index} clones {origin}: {:?}", done.as_ref().map(Result::is_ok)));
         match done {
             Some(Ok(report)) => Ok(failed(report.pull.fetched).into_iter().chain(failed(report.pull.merged)).collect()),
             Some(Err(error)) => Err(error.report()),
