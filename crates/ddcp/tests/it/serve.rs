@@ -176,7 +176,7 @@ fn commands_are_done_by_the_daemon() {
     status 3
     --- stdout
     a: fetched 1 change in SIZE
-    a: merged 1 change (note 1)
+    a: merged 1 change (note 1); 1 row deleted (note 1)
 
     --- stderr
     error: dead: there is no database at DIR/dead.db
