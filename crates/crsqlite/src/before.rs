@@ -166,7 +166,7 @@ impl Tracked {
     /// its columns are what their names say.
     pub(crate) fn seen_from(self, name: &str) -> Tracked {
         if self.table.as_deref().is_some_and(|table| same_name(table, name)) {
-            return Tracked { columns: one_for_each_name(self.columns), ..self };
+            return Tracked { columns: one_for_each_name(&self.columns), ..self };
         }
         let by_name = |pairs: Vec<(String, String)>| pairs.into_iter().map(|(old, _)| (old.clone(), old)).collect();
         Tracked { table: None, keys: by_name(self.keys), columns: by_name(self.columns) }
@@ -175,7 +175,7 @@ impl Tracked {
 
 /// SQLite leaves the name of a dropped column in the list, and another column may have taken it since. That is one that was
 /// renamed to it, the last one if there are several.
-fn one_for_each_name(columns: Vec<(String, String)>) -> Vec<(String, String)> {
+fn one_for_each_name(columns: &[(String, String)]) -> Vec<(String, String)> {
     let renamed = |(old, now): &(String, String)| !same_name(old, now);
     let better = |other: &(String, String), this: &(String, String)| renamed(other) || !renamed(this);
     let beaten = |at: usize| {
@@ -236,7 +236,7 @@ mod tests {
         let pairs = |columns: &[(&str, &str)]| {
             columns.iter().map(|(old, now)| ((*old).to_owned(), (*now).to_owned())).collect::<Vec<_>>()
         };
-        let kept = |columns: &[(&str, &str)]| one_for_each_name(pairs(columns));
+        let kept = |columns: &[(&str, &str)]| one_for_each_name(&pairs(columns));
         assert_eq!(kept(&[("a", "a"), ("b", "z")]), pairs(&[("a", "a"), ("b", "z")]));
         assert_eq!(kept(&[("a", "a"), ("b", "A")]), pairs(&[("b", "A")]));
         assert_eq!(kept(&[("b", "a"), ("a", "a")]), pairs(&[("b", "a")]));

@@ -208,7 +208,7 @@ impl<'a> Merge<'_, 'a, '_> {
                 Err(error) if ends_a_merge(&error) => return Err(error.into()),
                 Err(error) => {
                     row.forget(self.engine)?;
-                    refused.push(Refused { row, refusal: refusal(error) });
+                    refused.push(Refused { row, refusal: refusal(&error) });
                 }
             }
         }

@@ -145,6 +145,6 @@ pub(super) fn ends_a_merge(error: &Error) -> bool {
 }
 
 /// The refusal that an error stands for.
-pub(super) fn refusal(error: Error) -> Refusal {
+pub(super) fn refusal(error: &Error) -> Refusal {
     Refusal::Schema { code: error.code(), message: error.to_string() }
 }

@@ -28,10 +28,13 @@ pub(super) struct Stamp {
     pub(super) ordinal: i64,
 }
 
+/// What is written: whether free of the conflict clauses of constraints, and which columns.
+type SetKey = (bool, Box<[usize]>);
+
 /// The statements that write whole rows of one table.
 #[derive(Default)]
 pub(crate) struct RowStatements {
-    sets: RefCell<HashMap<(bool, Box<[usize]>), Rc<SetStatements>>>,
+    sets: RefCell<HashMap<SetKey, Rc<SetStatements>>>,
     fresh: RefCell<HashMap<usize, Rc<Slot>>>,
 }
 
@@ -319,7 +322,7 @@ impl Base<'_, '_, '_> {
         let run = || slot.get(self.writer.engine.db)?.exec(params);
         run().map_err(|error: Error| match ends_a_merge(&error) {
             true => Unwritten::Failed(error),
-            false => Unwritten::Refused(refusal(error)),
+            false => Unwritten::Refused(refusal(&error)),
         })
     }
 }
