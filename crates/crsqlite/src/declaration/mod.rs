@@ -68,7 +68,7 @@ impl<'a> Declaration<'a> {
         let (name, open) = head(&tokens)?;
         let (elements, close) = elements(&tokens, open)?;
         let is_constraint = |element: &&[Token<'_>]| element.first().is_some_and(|t| t.is_one_of(&CONSTRAINTS));
-        let first = elements.iter().position(|element| is_constraint(element)).unwrap_or(elements.len());
+        let first = elements.iter().position(is_constraint).unwrap_or(elements.len());
         let (columns, constraints) = elements.split_at(first);
         let columns = columns.iter().map(|tokens| Column::of(sql, tokens)).collect::<Result<Vec<_>, _>>()?;
         let last = elements[..first].last().and_then(|tokens| tokens.last()).ok_or(NotATable)?.end();
