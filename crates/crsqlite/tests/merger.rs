@@ -143,9 +143,12 @@ fn triggers_that_merge_are_reckoned_with() {
     assert_eq!(query(&c, "SELECT v FROM bar"), ["'trigger'"]);
 }
 
-/// What an observer was told: change, applied, value, version, site.
+/// Change, applied, value, version, site.
+type ToldCell = (usize, bool, Value, Option<i64>, Option<Vec<u8>>);
+
+/// What an observer was told.
 #[derive(Default)]
-struct Told(Vec<(usize, bool, Value, Option<i64>, Option<Vec<u8>>)>);
+struct Told(Vec<ToldCell>);
 
 impl Observer for Told {
     fn cell(&mut self, cell: &Cell<'_>) {

@@ -193,6 +193,10 @@ fn a_folder_that_is_closed_to_writers_is_fetched_from_and_an_open_one_is_not_tak
     let path = folder.join("a.db");
     fs::rename(a.db(), &path).unwrap();
     b.ok(["remote", "add", "a", "folder/a.db"]);
+    // An empty log is left beside it by whoever has read it, and would let others read it, too.
+    for end in ["-wal", "-shm"] {
+        let _ = fs::remove_file(folder.join(format!("a.db{end}")));
+    }
     for path in [b.db().to_owned(), world.path(".ddcp"), b.state("")] {
         give(&path);
     }
