@@ -301,7 +301,7 @@ impl Repository {
         self.blocking(move |repository| {
             let Some(site) = repository.state()?.contact(name.as_str(), &address)?.site_id else { return Ok(()) };
             let told = RemoteDigest { site, version, schema, total, known };
-            Ok(repository.with_digests(|digests| digests.note_remote(name.as_str(), &address, &told))?)
+            repository.with_digests(|digests| digests.note_remote(name.as_str(), &address, &told))
         })
         .await
     }

@@ -30,15 +30,6 @@ fn setting(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// The parts of histories that are in them; the others show what is known to be wrong still.
-const PARTS: &[&str] = &["hooks", "rows", "utf8"];
-
-/// Whether a part is in the histories: one of [`PARTS`], or one that `DDCP_SIM_WITH` names, separated by commas.
-pub(crate) fn is_on(part: &str) -> bool {
-    let more = std::env::var("DDCP_SIM_WITH").unwrap_or_default();
-    PARTS.contains(&part) || more == "all" || more.split(',').any(|on| on == part)
-}
-
 /// `DDCP_SIM_SEEDS` histories, with seeds from `DDCP_SIM_FROM` on. A single one is told in full.
 #[test]
 fn all_are_equal_in_the_end_and_nothing_is_lost() {

@@ -163,7 +163,7 @@ impl<'a> Maker<'a> {
     }
 
     fn make(mut self) -> Declaration {
-        let is_calm = !crate::is_on("rows") || self.world.chance(0.35);
+        let is_calm = self.world.chance(0.35);
         self.own_columns(is_calm);
         if !is_calm {
             let features: [fn(&mut Self); 6] =
@@ -327,9 +327,6 @@ impl<'a> Maker<'a> {
 
 /// A name as it is, mostly, or in another case, which is the same to SQLite.
 fn in_some_case(world: &World, name: &str) -> String {
-    if !crate::is_on("case") {
-        return name.to_owned();
-    }
     match world.number(0..8) {
         0 => name.to_uppercase(),
         1 => name[..1].to_uppercase() + &name[1..],

@@ -19,7 +19,6 @@ use rusqlite::Connection;
 use crate::{
     cells::{Cell, line},
     identity::{Keys, Owner},
-    is_on,
     network::Network,
     schemas::{Declaration, Table},
     world::{Process, World},
@@ -84,9 +83,9 @@ impl Habits {
         Self {
             utf16: !bytes && world.chance(0.1),
             journal: world.chance(0.1),
-            hooks: is_on("hooks") && world.chance(0.3),
+            hooks: world.chance(0.3),
             foreign_keys: world.chance(0.2),
-            linked: is_on("links") && world.chance(0.3),
+            linked: world.chance(0.3),
             networked,
             private: networked && world.chance(0.5),
         }
@@ -209,7 +208,7 @@ impl Site {
     pub(crate) fn follow<'a>(&self, world: &World, others: impl IntoIterator<Item = &'a Site>) {
         for other in others {
             self.add_remote(&other.index.to_string(), &other.address(world));
-            if crate::is_on("twice") && world.chance(0.1) {
+            if world.chance(0.1) {
                 self.add_remote(&format!("{}-again", other.index), &other.address(world));
             }
         }

@@ -26,7 +26,7 @@ pub(super) fn dangling(connection: &Connection, table: &str, keys: &[&[u8]]) -> 
         let sql = format!("SELECT EXISTS (SELECT 1 FROM main.{child} WHERE {})", condition.join(" AND "));
         let mut refers = connection.prepare(&sql)?;
         for key in keys {
-            let Ok(values) = key_values(key).map(|values| values.collect::<Result<Vec<_>, _>>()) else { continue };
+            let Ok(values) = key_values(key).map(Iterator::collect::<Result<Vec<_>, _>>) else { continue };
             let Ok(values) = values else { continue };
             for (at, &place) in reference.places.iter().enumerate() {
                 refers.raw_bind_parameter(at + 1, to_sql(values[place]))?;
@@ -47,6 +47,9 @@ fn to_sql(value: ValueRef<'_>) -> rusqlite::types::ToSqlOutput<'_> {
     rusqlite::types::ToSqlOutput::Borrowed(value)
 }
 
+/// A foreign key's number and child table, and each child column with the parent's that it refers to.
+type ForeignKey = (i64, String, Vec<(String, Option<String>)>);
+
 fn references(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Reference>> {
     let sql = "SELECT m.name, f.id, f.\"from\", f.\"to\" FROM main.sqlite_master AS m
                JOIN pragma_foreign_key_list(m.name, 'main') AS f
@@ -54,7 +57,7 @@ fn references(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Refe
     let parent = schema::table(connection, table.to_owned())?.key_names();
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([table])?;
-    let mut keys: Vec<(i64, String, Vec<(String, Option<String>)>)> = Vec::new();
+    let mut keys: Vec<ForeignKey> = Vec::new();
     while let Some(row) = rows.next()? {
         let (child, id): (String, i64) = (row.get(0)?, row.get(1)?);
         if !keys.last().is_some_and(|(last, name, _)| *last == id && *name == child) {

@@ -98,15 +98,17 @@ impl History<'_> {
         self.start_anew(origin).await;
         // Nobody answers: the clone begins, and gets an id that the seed tells before anything comes.
         self.network.cut(index, origin);
-        assert!(self.try_clone(&layout, index, origin, u32::MAX).await.is_err());
+        let (name, address) = (origin.to_string(), self.sites[origin].address(self.world));
+        let from = (&*name, &*address);
+        assert!(self.try_clone(&layout, index, from, u32::MAX).await.is_err());
         give_id(layout.database(), index);
         self.network.mend();
         let polls = self.world.number(0..60) as u32;
-        drop(self.try_clone(&layout, index, origin, polls).await);
+        drop(self.try_clone(&layout, index, from, polls).await);
         self.network.set_weather(Weather::FAIR);
         self.start_anew(origin).await;
         if Repository::is_unfinished_clone(&layout) {
-            let failures = self.try_clone(&layout, index, origin, u32::MAX).await;
+            let failures = self.try_clone(&layout, index, from, u32::MAX).await;
             assert_eq!(failures.unwrap_or_else(|failure| vec![failure]), [], "{index}: cloning {origin}");
         }
         self.tally.lock().unwrap().cloned += 1;
@@ -120,7 +122,7 @@ impl History<'_> {
         &self,
         layout: &Layout,
         index: usize,
-        origin: usize,
+        (name, from): (&str, &str),
         polls: u32,
     ) -> Result<Vec<Failure>, Failure> {
         let process = self.world.start_process();
@@ -130,15 +132,14 @@ impl History<'_> {
             host: process.host(),
             ..Options::default()
         };
-        let address = self.sites[origin].address(self.world);
-        let (layout, name) = (layout.clone(), origin.to_string());
+        let (layout, name, address) = (layout.clone(), name.to_owned(), from.to_owned());
         let cloning = DroppedAfter::new(polls, async move {
             Repository::clone_of(layout, options, &name, &address, &Monitor::default()).await
         });
         let done = process.run(cloning).await.expect("it lives");
         process.kill();
         // The folder has another name each time.
-        self.world.note(&format!("{index} clones {origin}: {:?}", done.as_ref().map(Result::is_ok)));
+        self.world.note(&format!("{index} clones: {:?}", done.as_ref().map(Result::is_ok)));
         match done {
             Some(Ok(report)) => Ok(failed(report.pull.fetched).into_iter().chain(failed(report.pull.merged)).collect()),
             Some(Err(error)) => Err(error.report()),
