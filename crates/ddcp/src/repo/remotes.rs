@@ -61,7 +61,7 @@ impl Repository {
     /// Forgets all that is known of names that are no remotes.
     fn forget_others(&self) -> Result<(), Error> {
         let config = self.config()?;
-        let names: Vec<&str> = config.remotes.keys().map(RemoteName::as_str).collect();
+        let names: Vec<&str> = config.remotes.keys().map(crate::config::RemoteName::as_str).collect();
         self.state()?.retain_remotes(&names)?;
         if let Some(digests) = self.kept_digests()? {
             digests.retain_remotes(&names)?;
