@@ -84,15 +84,13 @@ fn added_columns_are_as_they_were_written() {
 fn a_table_is_made_anew_for_what_cannot_be_added() {
     let c = open();
     let schema = |columns: &str| {
-        format!(
-            "CREATE TABLE IF NOT EXISTS t (id TEXT PRIMARY KEY NOT NULL, a, -- a comment, (with all)
+        "CREATE TABLE IF NOT EXISTS t (id TEXT PRIMARY KEY NOT NULL, a, -- a comment, (with all)
                 CHECK (t.a <> 'no')) ; SELECT crsql_as_crr('t');
             CREATE TABLE IF NOT EXISTS plain (n INTEGER PRIMARY KEY AUTOINCREMENT, x, a);
             CREATE TABLE IF NOT EXISTS log (x);
             CREATE INDEX IF NOT EXISTS by_a ON t (a);"
-        )
-        .replace(", --", &format!("{columns}, --"))
-        .replace(", a)", &format!(", a{columns})"))
+            .replace(", --", &format!("{columns}, --"))
+            .replace(", a)", &format!(", a{columns})"))
     };
     migrated(&c, &schema(""));
     c.execute_batch(

@@ -107,10 +107,12 @@ fn no_command_fails_for_ever() {
     }
 }
 
-/// What is done to a state file.
-fn damages(state: &Path) -> Vec<(String, Box<dyn Fn(&Path)>)> {
+/// What is done to a state file, and what that is called.
+type Damage = (String, Box<dyn Fn(&Path)>);
+
+fn damages(state: &Path) -> Vec<Damage> {
     let length = fs::metadata(state).unwrap().len();
-    let mut damages: Vec<(String, Box<dyn Fn(&Path)>)> = Vec::new();
+    let mut damages: Vec<Damage> = Vec::new();
     for length in [0, 1, 100, 4096, length / 2, length - 4096, length - 1] {
         let cut = move |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
         damages.push((format!("cut to {length} bytes"), Box::new(cut)));
@@ -214,7 +216,8 @@ fn what_was_broken_off_is_gone_on_with() {
             }
         }
     };
-    let places: [(&str, &dyn Fn(&Repo)); 7] = [
+    type Place<'a> = (&'a str, &'a dyn Fn(&Repo));
+    let places: [Place<'_>; 7] = [
         ("suspected, and sound", &|repo| mark(repo, "")),
         ("half a mark", &|repo| mark(repo, "state.db.dam")),
         ("nothing moved", &|repo| mark(repo, &named)),
