@@ -317,7 +317,7 @@ impl World {
             Action::Respell(_) => {}
             Action::Foreign(write, after_own) => self.foreign(write, *after_own),
             Action::AsCrr => {
-                self.site.execute_batch(&format!("SELECT crsql_as_crr('{}')", self.spell("item"))).unwrap()
+                self.site.execute_batch(&format!("SELECT crsql_as_crr('{}')", self.spell("item"))).unwrap();
             }
             Action::Pull => self.pull(),
         }

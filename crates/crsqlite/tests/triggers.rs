@@ -1,4 +1,5 @@
 //! What the engine says of a CRR's triggers is what it makes.
+#![allow(clippy::unwrap_used)]
 
 use rusqlite::Connection;
 
