@@ -292,4 +292,5 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[path = "files/tests.rs"]
 mod tests;

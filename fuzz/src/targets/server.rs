@@ -25,8 +25,8 @@ use crate::{
     config,
     database::{Digest, Mark, RANGES, RowDigest, TableDefinition, TakePack, ToldRows},
     protocol::{
-        Client, ClientError, Credentials, Door, Drops, Guarded, Limits as ClientLimits, Reached, RemoteStatus, Rules, Server,
-        Source,
+        Client, ClientError, Credentials, Door, Drops, Guarded, Limits as ClientLimits, Reached, RemoteStatus, Rules,
+        Server, Source,
         message::{self, Answer, CHUNK_BYTES, Manifest, Request, Session},
     },
     transport::{BoxFuture, Handler, LocalPeer, MAX_MESSAGE, Party, RecordId, SignatureBytes, Signer, TransportError},
@@ -181,7 +181,14 @@ impl Source for Versions {
     fn rows(&self, ranges: &[usize], fits: &dyn Fn(usize, usize) -> bool) -> Result<Option<ToldRows>, String> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         assert!(fits(ranges.len(), 0) && ranges.iter().all(|range| *range < RANGES));
-        let row = |range: &usize| RowDigest { table: 0, name: *range as u128, key: vec![1, 9, 1], length: 1, number: 1, id: 0 };
+        let row = |range: &usize| RowDigest {
+            table: 0,
+            name: *range as u128,
+            key: vec![1, 9, 1],
+            length: 1,
+            number: 1,
+            id: 0,
+        };
         let rows = ranges.iter().map(row).collect();
         Ok(Some(ToldRows { version: LAST, schema: [1; 32], ranges: ranges.to_vec(), rows }))
     }
@@ -282,7 +289,8 @@ impl Scene {
         let machine = Sandbox::default();
         let reads = Arc::<AtomicUsize>::default();
         let server = Server::new(Versions { reads: Arc::clone(&reads) }, None, machine.host());
-        let door = Door::new(own.party.repository, Arc::new(Keys(vec![own, friend, stranger])), [0xd0; 32], machine.host());
+        let door =
+            Door::new(own.party.repository, Arc::new(Keys(vec![own, friend, stranger])), [0xd0; 32], machine.host());
         let guarded = Guarded::new(server.clone(), door, rules.subscribe(), Arc::new(Drops::default()));
         Self {
             server,
