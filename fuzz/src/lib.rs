@@ -14,12 +14,16 @@ mod changeset;
 mod config;
 #[path = "../../crates/ddcp/src/database/mod.rs"]
 mod database;
+#[path = "../../crates/ddcp/src/denied.rs"]
+mod denied;
 #[path = "../../crates/ddcp/src/disk.rs"]
 mod disk;
 #[path = "../../crates/ddcp/src/files.rs"]
 mod files;
 #[path = "../../crates/ddcp/src/host.rs"]
 mod host;
+#[path = "../../crates/ddcp/src/medium.rs"]
+mod medium;
 #[path = "../../crates/ddcp/src/protocol/mod.rs"]
 mod protocol;
 #[path = "../../crates/ddcp/src/transport/veilid/record.rs"]

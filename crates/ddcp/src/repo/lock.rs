@@ -4,11 +4,17 @@ use std::{
     path::Path,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
 use crate::files;
+
+/// How long a lock of this process is waited for: one that was given back just now may have been inherited by a process
+/// that another thread is starting, which lets it go as soon as it runs its own program.
+const INHERITED: Duration = Duration::from_millis(100);
 
 /// Held by the one process that works on a repository, until the last clone is dropped. The operating system releases
 /// it when the process ends, however it ends.
@@ -68,10 +74,18 @@ impl Slot {
     /// [`LockError`].
     pub(super) fn take(&self, path: &Path) -> Result<Lock, LockError> {
         let mut file = files::open_private(path).map_err(LockError::Io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
-            Err(TryLockError::WouldBlock) => return Err(LockError::Held(holder(&mut file))),
+        let until = Instant::now() + INHERITED;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let holder = holder(&mut file);
+            if holder != Some(std::process::id()) || Instant::now() >= until {
+                return Err(LockError::Held(holder));
+            }
+            thread::sleep(INHERITED / 20);
         }
         write_holder(&mut file).map_err(LockError::Io)?;
         *self.holding() = Holding { file: Some(file), holders: 1 };
@@ -125,6 +139,7 @@ impl Lock {
 
 fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
+    file.rewind().ok()?;
     file.take(16).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
