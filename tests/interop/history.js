@@ -142,7 +142,7 @@ class History {
     expectSuccess(peer.run("SELECT crsql_commit_alter(?)", [name]));
     this.counts.alterations += 1;
     // What upstream does then is a known difference, see docs/interoperability.md: it goes on with our file.
-    if (writes > 0 || sql.includes("RENAME COLUMN")) await peer.shareOurs();
+    if (writes > 0 || /(RENAME|DROP) COLUMN/.test(sql)) await peer.shareOurs();
   }
 
   // Exchange
