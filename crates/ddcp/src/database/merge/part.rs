@@ -186,11 +186,15 @@ impl Inserting<'_, '_> {
         Ok(refused)
     }
 
-    /// What a row's changes altered is known of all of them together only.
+    /// Shares out among a row's changes how many records they altered, which is known of all of them together only.
     fn note(&mut self, row: &[usize], applied: usize) {
-        row.iter().for_each(|&at| self.part.outcomes[at] = Outcome::Known);
-        if let (Some(&first), 1..) = (row.first(), applied) {
-            self.part.outcomes[first] = Outcome::Applied(applied);
+        let surplus = applied.saturating_sub(row.len());
+        for (number, &at) in row.iter().enumerate() {
+            self.part.outcomes[at] = match number {
+                0 if applied > 0 => Outcome::Applied(1 + surplus),
+                number if number < applied => Outcome::Applied(1),
+                _ => Outcome::Known,
+            };
         }
     }
 
