@@ -327,9 +327,9 @@ impl Error {
             | Self::FileExists(_)
             | Self::CloneTarget(_) => ErrorKind::Usage,
             Self::Remote(ClientError::Transport(error)) => transport_kind(error),
-            Self::Node(TransportError::Offline(_)) | Self::RemoteDatabase(_) | Self::Remote(ClientError::Busy(_)) => {
-                ErrorKind::Unreachable
-            }
+            Self::Node(TransportError::Offline(_))
+            | Self::RemoteDatabase(_)
+            | Self::Remote(ClientError::Busy(_) | ClientError::TooSlow { .. }) => ErrorKind::Unreachable,
             Self::Interrupted(_) => ErrorKind::Internal,
             _ => ErrorKind::Failed,
         }
@@ -419,6 +419,7 @@ impl Error {
                     .into()
             }
             Self::Remote(ClientError::Busy(_) | ClientError::PacksVanish) => "try again later".into(),
+            Self::Remote(ClientError::TooSlow { .. }) => "try again later: it goes on where it stopped".into(),
             Self::Remote(ClientError::NoRoom { .. }) => {
                 "`ddcp merge` merges what has been fetched, then fetch again: it goes on where it stopped; \
                  `limits.inbox_bytes` of `ddcp config` is the limit"

@@ -98,6 +98,22 @@ pub(crate) fn open_private(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Opens the regular file `path` for reading. What is none, such as a pipe, is refused and not waited for.
+///
+/// # Errors
+/// Those of the operating system, and [`io::ErrorKind::InvalidInput`].
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let check = |metadata: fs::Metadata| match metadata.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+    };
+    // Looked at before it is opened, since opening a device may do something, and after, since it may be another by then.
+    check(fs::metadata(path)?)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    check(file.metadata()?)?;
+    Ok(file)
+}
+
 /// Makes the empty file `path`, with mode 0600, unless one is there. Nobody has it open when it appears, nor does this
 /// open one that is there: it may be a database that is being used.
 ///

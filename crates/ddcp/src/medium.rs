@@ -64,6 +64,13 @@ pub(crate) fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
+/// The first of the database at `path` and the files that SQLite opens beside it that is there and is no regular file:
+/// who opens a pipe may wait for ever. Nothing is opened to find that out.
+pub(crate) fn irregular(path: &Path) -> Option<PathBuf> {
+    let is_irregular = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
+    ["", "-wal", "-journal", "-shm"].into_iter().map(|end| beside(path, end)).find(is_irregular)
+}
+
 /// Opens the database at `path` for reading only. Where SQLite cannot, since it would have to write beside it, but
 /// nobody can change it, it is read as immutable, and its stamp is returned.
 ///
@@ -139,6 +146,17 @@ mod tests {
         let value: i64 = connection.query_row("SELECT x FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(value, 7);
         assert_eq!(dir.path().read_dir().unwrap().count(), 1, "neither log nor index was made");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_found_beside_a_database_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path());
+        assert_eq!((irregular(&path), irregular(&dir.path().join("none.db"))), (None, None));
+        let pipe = beside(&path, "-journal");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(irregular(&path), Some(pipe.clone()));
+        assert_eq!(irregular(&pipe), Some(pipe));
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! The socket speaks JSON-RPC 2.0, one object a line; `docs/control.md` describes it.
 
 use std::{
-    fs::File,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +14,7 @@ use serde_json::Value;
 use crate::{
     Error, ErrorKind, Failure,
     config::SyncMode,
+    files,
     repo::{
         BundleReport, BundleRequest, BundleTarget, Finding, Held, Monitor, Repository, Since, Stop, WaitingSelection,
         verify_bundle,
@@ -309,7 +309,7 @@ async fn execute(repository: &Repository, command: Command, serving: bool, monit
 fn verify_file(repository: &Repository, path: &Path) -> Result<BundleReport, Error> {
     let shown = path.display().to_string();
     let limits = repository.limits_for_bundle(path, &shown)?;
-    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let file = files::open_regular(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     verify_bundle(file, &shown, &limits)
 }
 

@@ -49,7 +49,7 @@ impl Database {
     #[must_use]
     pub fn owner_of(path: &Path, is_other_name: bool) -> Option<Owner> {
         // Whoever opens a pipe waits for ever.
-        fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        fs::metadata(path).ok().filter(|metadata| metadata.is_file() && medium::irregular(path).is_none())?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = match is_other_name {
             true => Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI),
@@ -70,6 +70,9 @@ impl Database {
     /// it cannot be read.
     #[must_use]
     pub fn repository_id_of(path: &Path) -> Option<RepositoryId> {
+        if medium::irregular(path).is_some() {
+            return None;
+        }
         let (connection, _) = medium::open_to_read(path, Duration::ZERO).ok()?;
         entry(&connection, REPOSITORY).ok()?
     }

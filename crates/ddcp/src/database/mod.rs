@@ -340,7 +340,11 @@ fn connect(path: &Path, options: &OpenOptions) -> Result<(Connection, Option<Sta
 /// Says whether the file is new (absent or empty), or why it cannot be a database.
 fn check_file(path: &Path, options: &OpenOptions) -> Result<bool, DatabaseError> {
     let cannot_open = |detail: String| DatabaseError::CannotOpen { path: path.to_owned(), detail };
-    match fs::metadata(path) {
+    let metadata = fs::metadata(path);
+    if let (Ok(false), Some(other)) = (metadata.as_ref().map(fs::Metadata::is_dir), medium::irregular(path)) {
+        return Err(cannot_open(format!("{} is no regular file", other.display())));
+    }
+    match metadata {
         Ok(metadata) if metadata.is_dir() => Err(cannot_open("it is a folder".to_owned())),
         // SQLite takes a file of a few bytes for an empty one, and would overwrite it.
         Ok(metadata) if (1..MIN_FILE_SIZE).contains(&metadata.len()) => {

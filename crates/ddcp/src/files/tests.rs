@@ -30,6 +30,18 @@ fn what_is_created_is_the_owners_alone() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let [file, pipe] = ["file", "pipe"].map(|name| dir.path().join(name));
+    fs::write(&file, "content").unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(io::read_to_string(open_regular(&file).unwrap()).unwrap(), "content");
+    for other in [pipe.as_path(), dir.path(), Path::new("/dev/null")] {
+        assert_eq!(open_regular(other).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{}", other.display());
+    }
+}
+
+#[test]
 fn open_folders_are_narrowed() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -25,6 +25,7 @@ use super::{
         Request, Session,
     },
     parts::{Assembly, AssemblyError, Parts},
+    rate::{LeastRate, Rate},
     rows::RowsError,
     window::{Gate, MOST},
 };
@@ -59,11 +60,14 @@ pub struct Limits {
     pub packs: usize,
     /// How long a peer that has answered before may answer nothing but "busy" or "working", or nothing at all.
     pub patience: Duration,
+    /// How fast a peer must send.
+    pub least_rate: LeastRate,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pack_bytes: 1 << 30, room: 16 << 30, packs: 64, patience: Duration::from_secs(120) }
+        let (patience, least_rate) = (Duration::from_secs(120), LeastRate::default());
+        Self { pack_bytes: 1 << 30, room: 16 << 30, packs: 64, patience, least_rate }
     }
 }
 
@@ -83,6 +87,14 @@ pub enum ClientError {
     /// The peer kept saying that it is busy.
     #[error("it has been busy for {} s", .0.as_secs())]
     Busy(Duration),
+    /// The peer sends, but next to nothing.
+    #[error("it sends too slowly: {bytes} bytes in {} s", .within.as_secs())]
+    TooSlow {
+        /// What came.
+        bytes: u64,
+        /// In this time.
+        within: Duration,
+    },
     /// What was downloaded is not what was offered.
     #[error("a pack arrived damaged (its hash is not the one that was offered)")]
     Damaged,
@@ -199,6 +211,7 @@ pub struct Client {
     gate: Arc<Gate>,
     /// When the peer last gave something.
     given: Arc<Mutex<Option<Instant>>>,
+    rate: Arc<Rate>,
     credentials: Option<Arc<Credentials>>,
     session: Session,
     meter: Meter,
@@ -209,6 +222,7 @@ impl Client {
     #[must_use]
     pub fn new(peer: Arc<dyn Peer>, limits: Limits, host: Host) -> Self {
         let gate = Arc::new(Gate::new(host.now()));
+        let rate = Arc::new(Rate::new(limits.least_rate, host.now()));
         let session = host.random_bytes().into();
         Self {
             peer,
@@ -217,6 +231,7 @@ impl Client {
             parts: Parts::in_memory(),
             gate,
             given: Arc::default(),
+            rate,
             credentials: None,
             session,
             meter: Meter::default(),
@@ -291,6 +306,7 @@ impl Client {
         sink: &mut S,
     ) -> Result<(), S::Error> {
         self.meter.update(|progress| (progress.version, progress.target) = (after.version, up_to));
+        self.begin_to_measure();
         let mut wanted = Wanted { after, up_to, reader };
         let mut store = Store { client: self, sink, reached: after, packs: 0 };
         let mut lost = 0;
@@ -395,7 +411,11 @@ impl Client {
         let request =
             Request::Offer { job: self.host.random(), after: after.into(), reader: reader.as_bytes().to_vec() };
         match self.ask(request).await? {
-            Answer::Offer(manifest) => self.check(after, manifest),
+            Answer::Offer(manifest) => {
+                let content = |pack: &PackEntry| pack.content.as_ref().map_or(0, |content| content.len() as u64);
+                self.check_rate(manifest.packs.iter().map(content).sum())?;
+                self.check(after, manifest)
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -477,7 +497,10 @@ impl Client {
     pub(super) async fn chunk(&self, pack: [u8; 32], length: u64, index: u32) -> Result<Option<Vec<u8>>, ClientError> {
         let rest = length.saturating_sub(u64::from(index) * CHUNK_BYTES as u64);
         match self.ask(Request::Chunk { pack, index }).await? {
-            Answer::Chunk { bytes } if bytes.len() as u64 == rest.min(CHUNK_BYTES as u64) => Ok(Some(bytes)),
+            Answer::Chunk { bytes } if bytes.len() as u64 == rest.min(CHUNK_BYTES as u64) => {
+                self.check_rate(bytes.len() as u64)?;
+                Ok(Some(bytes))
+            }
             Answer::Gone => Ok(None),
             other => Err(unexpected(&other)),
         }
@@ -498,6 +521,17 @@ impl Client {
             Answer::NotAuthorised { .. } => Err(ClientError::NotAuthorised),
             answer => Ok(answer),
         }
+    }
+
+    /// The peer is asked for much from now on, and was not before.
+    pub(super) fn begin_to_measure(&self) {
+        self.rate.begin(self.host.now());
+    }
+
+    /// Notes that so many bytes have come of what was asked for; gives up a peer of which too few have come for long.
+    fn check_rate(&self, bytes: u64) -> Result<(), ClientError> {
+        let within = self.rate.least().within;
+        self.rate.note(bytes, self.host.now()).map_err(|bytes| ClientError::TooSlow { bytes, within })
     }
 
     /// What time, chance and threads are taken from.
@@ -604,8 +638,15 @@ struct Store<'a, S> {
 }
 
 impl<S: Sink> Store<'_, S> {
-    /// Whether to go on.
+    /// Whether to go on. Meanwhile the peer is asked for little more.
     async fn take(&mut self, arrival: Arrival) -> Result<bool, S::Error> {
+        let (host, began) = (self.client.host.clone(), self.client.host.now());
+        let stored = self.store(arrival).await;
+        self.client.rate.excuse(host.since(began));
+        stored
+    }
+
+    async fn store(&mut self, arrival: Arrival) -> Result<bool, S::Error> {
         match arrival {
             Arrival::Gone => return Ok(false),
             Arrival::LeftOut(left_out) => self.sink.take(Fetched::LeftOut(left_out)).await?,

@@ -33,6 +33,7 @@ impl Client {
         document: impl Fn(Answer) -> Result<Document, ClientError>,
         read: impl FnOnce(Option<Vec<u8>>) -> T + Send + 'static,
     ) -> Result<T, ClientError> {
+        self.begin_to_measure();
         for _ in 0..MOST_LOST {
             let Document { id, bytes: length, content } = document(self.ask(request()).await?)?;
             let bytes = match content {

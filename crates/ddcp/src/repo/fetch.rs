@@ -18,7 +18,8 @@ use crate::{
     config::{self, Config, RemoteName},
     database::{Database, OpenOptions},
     protocol::{
-        Client, ClientError, Credentials, Fetched, Limits, Meter, OfferedPack, Parts, RemoteStatus, Server, Sink,
+        Client, ClientError, Credentials, Fetched, LeastRate, Limits, Meter, OfferedPack, Parts, RemoteStatus, Server,
+        Sink,
     },
     transport::{Address, LocalPeer, Peer, Signer},
 };
@@ -179,11 +180,11 @@ impl Repository {
 
     /// What asks the repository at `address`.
     pub(super) async fn client(&self, address: &Address, limits: &config::Limits) -> Result<Client, Error> {
-        let limits = Limits {
-            pack_bytes: limits.pack_bytes.get(),
-            patience: Duration::from_secs(u64::from(limits.patience_seconds.get())),
-            ..Limits::default()
-        };
+        let patience = Duration::from_secs(u64::from(limits.patience_seconds.get()));
+        let least_rate = LeastRate::default();
+        // Whoever may take so long for an answer may take that for a few.
+        let least_rate = LeastRate { within: least_rate.within.max(5 * patience), ..least_rate };
+        let limits = Limits { pack_bytes: limits.pack_bytes.get(), patience, least_rate, ..Limits::default() };
         let client = Client::new(self.connect(address).await?, limits, self.inner.options.host.clone());
         // Who may read a file may read the database.
         let Some(server) = address.repository() else { return Ok(client) };

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use jiff::Timestamp;
 
 use super::{
-    Event, LogEvent, MergeReport, Monitor, Outcome, PerRemote, Repository, State,
+    Event, LogEvent, MergeReport, Outcome, PerRemote, Repository, State,
     state::{Cause, Kept, Stamp},
 };
 use crate::{
@@ -29,15 +29,22 @@ impl Repository {
     /// [`Error::Config`], [`Error::Database`], [`Error::State`], [`Error::NothingFetched`]. What concerns one
     /// remote's changes only is in its report.
     pub async fn merge(&self, name: Option<&str>) -> Result<Vec<PerRemote<MergeReport>>, Error> {
+        let (chosen, everything) = (self.chosen(name)?, name.is_none());
+        self.merge_sites(move |state| sites(state, &chosen, everything)).await
+    }
+
+    /// Merges what was fetched from the sites that `choose` chooses.
+    pub(super) async fn merge_sites(
+        &self,
+        choose: impl FnOnce(&State) -> Result<Vec<(String, SiteId)>, Error> + Send + 'static,
+    ) -> Result<Vec<PerRemote<MergeReport>>, Error> {
         let held = self.hold().await?;
         let alone = self.inner.merging.clone().lock_owned().await;
-        let chosen = self.chosen(name)?;
-        let everything = name.is_none();
         self.blocking(move |repository| {
             // Merging goes on when the caller is gone, and keeps others out to its end.
             let _alone = alone;
             let state = repository.state()?;
-            let sites = sites(&state, &chosen, everything)?;
+            let sites = choose(&state)?;
             let mut merger = Merger { repository, database: repository.own_database(&held)?, state };
             let reports = merger.merge(sites);
             merger.state.note_version(merger.database.version()?)?;
@@ -66,30 +73,14 @@ impl Repository {
         })
         .await
     }
-
-    /// Fetches from the remote `name` or from all, then merges what came.
-    ///
-    /// # Errors
-    /// As [`Repository::merge`]; what goes wrong with a remote is in its report.
-    pub async fn pull(&self, name: Option<&str>) -> Result<super::PullReport, Error> {
-        self.pull_watched(name, &Monitor::default()).await
-    }
-
-    /// As [`Repository::pull`]; `monitor` shows how far the fetch is.
-    ///
-    /// # Errors
-    /// As [`Repository::pull`].
-    pub async fn pull_watched(&self, name: Option<&str>, monitor: &Monitor) -> Result<super::PullReport, Error> {
-        let _lock = self.hold().await?;
-        let fetched = self.fetch_watched(name, monitor).await?;
-        let any_came = fetched.iter().any(|remote| matches!(remote.outcome, Outcome::Done(_)));
-        let merged = if name.is_none() || any_came { self.merge(name).await? } else { Vec::new() };
-        Ok(super::PullReport { fetched, merged })
-    }
 }
 
 /// The sites to merge from, with the names to call them by. Of all, also those of which no remote tells any more.
-fn sites(state: &State, chosen: &[(RemoteName, Address)], everything: bool) -> Result<Vec<(String, SiteId)>, Error> {
+pub(super) fn sites(
+    state: &State,
+    chosen: &[(RemoteName, Address)],
+    everything: bool,
+) -> Result<Vec<(String, SiteId)>, Error> {
     let mut sites = BTreeMap::new();
     for (name, address) in chosen {
         match state.contact(name.as_str(), address)?.site_id {

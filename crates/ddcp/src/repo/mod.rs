@@ -38,6 +38,7 @@ mod guard;
 mod held;
 mod hint;
 mod identity;
+mod in_order;
 mod layout;
 mod lock;
 mod log;
@@ -50,6 +51,7 @@ mod names;
 mod node;
 mod pin;
 mod program;
+mod pull;
 mod reading;
 mod remotes;
 mod report;
@@ -135,6 +137,8 @@ struct Inner {
     node: node::NodeSlot,
     /// Held while something is merged.
     merging: Arc<Mutex<()>>,
+    /// Held while the digest is made to compare with a remote's: others are compared with meanwhile.
+    digesting: Mutex<()>,
     /// Held, per remote, while it is fetched from.
     fetching: StdMutex<HashMap<RemoteName, Arc<Mutex<()>>>>,
     /// Who fetches from which site: several remotes may be one.
@@ -223,6 +227,7 @@ impl Repository {
                 options,
                 node: node::NodeSlot::default(),
                 merging: Arc::default(),
+                digesting: Mutex::default(),
                 fetching: StdMutex::default(),
                 turns: turns::Turns::default(),
                 claiming: StdMutex::default(),

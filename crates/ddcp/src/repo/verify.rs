@@ -17,6 +17,7 @@ use super::{
     FetchReport, Lock, Monitor, Outcome, PerRemote, Repository,
     digest::{Making, RemoteDigest},
     fetch::ReadFrom,
+    in_order::in_order,
 };
 use crate::{
     Error, Failure,
@@ -107,7 +108,8 @@ struct Look {
 }
 
 impl Repository {
-    /// Pulls from the remote `name`, or from all one after the other, and compares: this database is read as a whole.
+    /// Pulls from the remote `name`, or from all one after the other, and compares: this database is read as a whole. One
+    /// that takes long holds up none of the others.
     /// Without `mend` it only compares, what is there now, and changes nothing, here or there. With it, what is missing
     /// here though it should not be is fetched again from the start.
     ///
@@ -124,16 +126,15 @@ impl Repository {
             true => (Some(self.hold().await?), None),
             false => (None, self.lock_for_node(&chosen)?),
         };
-        let mut reports = Vec::new();
-        for (name, address) in chosen {
+        let work = |(name, address): (RemoteName, Address)| async move {
             let report = match mend {
-                true => self.verify_one(&name, &address, monitor).await,
+                true => Box::pin(self.verify_one(&name, &address, monitor)).await,
                 false => Box::pin(self.check_one(&name, &address)).await.map_err(|error| error.report()),
             };
             let outcome = report.map_or_else(Outcome::Failed, Outcome::Done);
-            reports.push(PerRemote { remote: name.to_string(), outcome });
-        }
-        Ok(reports)
+            PerRemote { remote: name.to_string(), outcome }
+        };
+        Ok(in_order(&self.inner.options.host, chosen.into_iter().map(work)).await)
     }
 
     /// The lock, where one of the remotes is reached by the node of this repository, which one process at a time may
@@ -282,7 +283,9 @@ impl Repository {
     async fn compare(&self, name: &RemoteName, address: &Address, making: Making) -> Result<Compared, Error> {
         let limits = self.blocking(Self::config).await?.limits;
         let held = self.hold().await?;
+        let alone = self.inner.digesting.lock().await;
         let own = self.blocking(move |repository| repository.own_digest(&held, making)).await?;
+        drop(alone);
         let own = own.ok_or_else(|| Error::Interrupted("no digest was made".into()))?;
         let client = self.client(address, &limits).await?;
         let status = client.status().await.map_err(|error| self.explain(error))?;

@@ -7,11 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{sys::stat::Mode, unistd::mkfifo};
-
 use crate::{
     serve::Daemon,
-    support::{NOTE, PATIENCE, Repo, World, assert_converged},
+    support::{NOTE, PATIENCE, Repo, World, assert_converged, hang},
 };
 
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -74,12 +72,14 @@ fn a_failing_remote_holds_up_none_and_is_followed_once_it_is_there() {
 fn remotes_that_hang_hold_up_none() {
     let world = World::new();
     let [a, b] = world.all_notes(["a", "b"]);
-    // More than may be fetched from at once. Who opens such a file waits for ever, as on a server that is gone.
-    for number in 0..12 {
-        let name = format!("hangs{number}");
-        mkfifo(&world.path(&format!("{name}.db")), Mode::S_IRWXU).unwrap();
-        b.ok(["remote", "add", &name, &format!("{name}.db"), "--sync", "auto"]);
-    }
+    // More than may be fetched from at once.
+    let hanging: Vec<_> = (0..12)
+        .map(|number| {
+            let name = format!("hangs{number}");
+            b.ok(["remote", "add", &name, &format!("{name}.db"), "--sync", "auto"]);
+            hang(&world.path(&format!("{name}.db")))
+        })
+        .collect();
     let _serve = Daemon::start(&world, &b);
     // Its name sorts after theirs, and it is added after them.
     b.ok(["remote", "add", "well", "a.db", "--sync", "auto"]);
@@ -88,6 +88,7 @@ fn remotes_that_hang_hold_up_none() {
         wait_until("a is followed", || b.notes() == [format!("a|from a|{stars}")]);
     }
     b.ok(["status"]);
+    drop(hanging);
 }
 
 #[test]

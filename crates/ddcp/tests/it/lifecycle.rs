@@ -6,15 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::{signal::Signal, stat::Mode},
-    unistd::mkfifo,
-};
+use nix::sys::signal::Signal;
 
 use crate::{
     follow::wait_until,
     serve::{Daemon, serve},
-    support::{PATIENCE, Repo, World, assert_converged},
+    support::{PATIENCE, Repo, World, assert_converged, hang},
 };
 
 /// What a service manager waits before it kills.
@@ -101,8 +98,7 @@ fn end_in_time(daemon: &mut Daemon) {
 fn it_ends_in_time_though_a_fetch_never_does() {
     let world = World::new();
     let [a, b] = world.all_notes(["a", "b"]);
-    // Who opens such a file waits for ever.
-    mkfifo(&world.path("hangs.db"), Mode::S_IRWXU).unwrap();
+    let _hanging = hang(&world.path("hangs.db"));
     let mut daemon = Daemon::start(&world, &b);
     b.ok(["remote", "add", "hangs", "hangs.db", "--sync", "auto"]);
     b.ok(["remote", "add", "a", "a.db", "--sync", "auto"]);

@@ -36,6 +36,7 @@ mod repositories;
 mod schemas;
 mod serve;
 mod shell;
+mod slow;
 mod support;
 mod sync;
 mod verify;

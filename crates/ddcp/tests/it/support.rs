@@ -26,6 +26,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) const NOTE: &str = "CREATE TABLE note (id TEXT NOT NULL PRIMARY KEY, body TEXT, stars INTEGER);
      SELECT crsql_as_crr('note');";
 
+/// Makes a database at `path` that nobody can open until what is returned is dropped: who tries waits for a minute, as for
+/// a server that is gone.
+pub(crate) fn hang(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection.execute_batch("CREATE TABLE t (x); BEGIN EXCLUSIVE").unwrap();
+    connection
+}
+
 /// A folder of its own, in which repositories lie side by side.
 pub(crate) struct World {
     _dir: TempDir,

@@ -1,5 +1,4 @@
 use std::{
-    fs::File,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
 };
@@ -12,6 +11,7 @@ use crate::{
     Error, ErrorKind, Failure,
     cli::{Failed, Format, Session, output},
     control::{self, Command},
+    files,
     repo::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Stop, verify_bundle},
 };
 
@@ -124,7 +124,7 @@ async fn verify(session: &Session, file: PathBuf) -> Result<(), Failed> {
     let work = move || match is_dash(&file) {
         true => verify_bundle(io::stdin(), STDIN, &limits),
         false => {
-            let input = File::open(&file).map_err(|source| Error::Io { path: file.clone(), source })?;
+            let input = files::open_regular(&file).map_err(|source| Error::Io { path: file.clone(), source })?;
             verify_bundle(input, &file.display().to_string(), &limits)
         }
     };

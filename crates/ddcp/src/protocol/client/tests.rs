@@ -67,6 +67,31 @@ async fn packs_arrive_checked_and_in_order() {
     assert_eq!((one.as_slice(), two.as_slice(), *end), (&b"one"[..], &b"two"[..], at(3)));
 }
 
+/// Offers ever new packs, each after a pause and of few bytes.
+struct Dripping(AtomicUsize);
+
+impl Peer for Dripping {
+    fn call(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+        let version = self.0.fetch_add(1, Ordering::SeqCst) as i64;
+        let pack = PackEntry { content: Some(vec![0].into()), ..entry(&[0], version, version + 1) };
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok(message::encode(offer(vec![pack], version + 1, true)))
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_drips_is_given_up_and_what_it_sent_is_kept() {
+    let least_rate = LeastRate { bytes: 1000, within: Duration::from_millis(100) };
+    let limits = Limits { least_rate, ..Limits::default() };
+    let client = Client::new(Arc::new(Dripping(AtomicUsize::new(0))), limits, Host::default());
+    let (reader, mut kept) = (SiteId::from_bytes(&[1; 16]).unwrap(), Kept::default());
+    let fetched = client.fetch(Cursor::ZERO, i64::MAX, &reader, &mut kept).await;
+    assert!(matches!(fetched, Err(ClientError::TooSlow { bytes: 1..1000, .. })), "{fetched:?}");
+    assert!(kept.0.iter().any(|step| matches!(step, Fetched::Pack(..))), "{kept:?}");
+}
+
 #[tokio::test]
 async fn what_is_not_what_was_offered_is_refused() {
     let chunk = Answer::Chunk { bytes: b"two".to_vec() };

@@ -12,6 +12,7 @@ use crate::{
     Error,
     changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack, SiteId},
     config::{Limits, RemoteName},
+    files,
     protocol::{ClientError, Meter},
     repo::{
         Event, Held, LogEvent, Monitor, Outcome, Repository, State,
@@ -166,7 +167,7 @@ impl Repository {
 impl Checked {
     /// Reads the file to its end, so that what was cut off or altered is noticed before anything is taken.
     fn open(path: &Path, shown: String, limits: Limits) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let file = files::open_regular(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let wrong = |source| Error::Bundle { file: shown.clone(), source };
         let mut reader = BundleReader::open(&file).map_err(wrong)?.with_pack_bytes(limits.pack_bytes.get());
         while reader.next_pack().map_err(wrong)?.is_some() {}

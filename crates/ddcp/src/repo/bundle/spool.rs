@@ -55,7 +55,7 @@ impl Repository {
 fn remove_left_behind(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
-        let is_free = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        let is_free = files::open_regular(&entry.path()).is_ok_and(|file| file.try_lock().is_ok());
         if is_free {
             let _ = fs::remove_file(entry.path());
         }
