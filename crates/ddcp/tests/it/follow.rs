@@ -72,17 +72,14 @@ fn a_failing_remote_holds_up_none_and_is_followed_once_it_is_there() {
 fn remotes_that_hang_hold_up_none() {
     let world = World::new();
     let [a, b] = world.all_notes(["a", "b"]);
-    // More than may be fetched from at once.
-    let hanging: Vec<_> = (0..12)
-        .map(|number| {
-            let name = format!("hangs{number}");
-            b.ok(["remote", "add", &name, &format!("{name}.db"), "--sync", "auto"]);
-            hang(&world.path(&format!("{name}.db")))
-        })
-        .collect();
-    let _serve = Daemon::start(&world, &b);
-    // Its name sorts after theirs, and it is added after them.
+    // More than may be fetched from at once, whose names sort before the other's.
+    let files: Vec<_> = (0..12).map(|number| format!("hangs{number}.db")).collect();
+    for file in &files {
+        b.ok(["remote", "add", file, file, "--sync", "auto"]);
+    }
     b.ok(["remote", "add", "well", "a.db", "--sync", "auto"]);
+    let hanging: Vec<_> = files.iter().map(|file| hang(&world.path(file))).collect();
+    let _serve = Daemon::start(&world, &b);
     for stars in ["1", "2", "3"] {
         a.sql(&format!("INSERT OR REPLACE INTO note VALUES ('a', 'from a', {stars})"));
         wait_until("a is followed", || b.notes() == [format!("a|from a|{stars}")]);

@@ -37,14 +37,26 @@ fn files_that_are_none_are_refused_and_not_waited_for() {
     let [a, b] = world.all_notes(["a", "b"]);
     a.sql("PRAGMA wal_checkpoint(TRUNCATE)");
     fs::copy(a.db(), world.path("copy.db")).unwrap();
-    for pipe in ["pipe.db", "copy.db-wal"] {
+    for pipe in ["pipe.db", "pipe.bundle", "copy.db-wal"] {
         mkfifo(&world.path(pipe), Mode::S_IRWXU).unwrap();
     }
     b.ok(["remote", "add", "pipe", "pipe.db"]);
     b.ok(["remote", "add", "beside", "copy.db"]);
-    assert_snapshot!(b.run(["pull"]), @"");
-    assert_snapshot!(b.run(["bundle", "fetch", "pipe.db"]), @"");
-    assert_snapshot!(b.run(["bundle", "verify", "copy.db-wal"]), @"");
-    assert_snapshot!(world.run(["clone", "pipe.db", "c.db"]), @"");
-    assert_snapshot!(world.run(["--db", "pipe.db", "status"]), @"");
+    assert_snapshot!(b.run(["pull"]), @"
+    status 4
+    --- stderr
+    error: beside: the database DIR/copy.db cannot be opened (DIR/copy.db-wal is no regular file): check the path, its permissions and the disk
+    hint: check the path with `ddcp remote list`; `ddcp remote set-address` changes it
+    error: pipe: the database DIR/pipe.db cannot be opened (DIR/pipe.db is no regular file): check the path, its permissions and the disk
+    hint: check the path with `ddcp remote list`; `ddcp remote set-address` changes it
+    ");
+    let others = [
+        b.run(["bundle", "fetch", "pipe.bundle"]),
+        b.run(["bundle", "verify", "pipe.bundle"]),
+        world.run(["clone", "pipe.db", "c.db"]),
+        world.run(["--db", "pipe.db", "init"]),
+    ];
+    for run in others {
+        assert!(run.status != Some(0) && run.stderr.contains("no regular file"), "{run}");
+    }
 }
