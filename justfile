@@ -45,9 +45,9 @@ fuzz TARGET SECONDS="1800":
 memcheck:
     PROPTEST_CASES=3 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" cargo test --release -p crsqlite --lib --tests -- --test-threads 1 --exact --skip tables
 
-# Licences, duplicate and unwanted crates, known vulnerabilities (needs cargo-deny).
+# Licences, unwanted crates, sources, known vulnerabilities.
 deny:
-    cargo deny check
+    tests/deny/check
 
 # The public interface of the library, taken as it is into docs/api.txt.
 api:

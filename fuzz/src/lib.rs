@@ -29,4 +29,6 @@ mod protocol;
 #[path = "../../crates/ddcp/src/transport/veilid/record.rs"]
 mod record;
 pub mod targets;
+#[path = "../../crates/ddcp/src/text.rs"]
+mod text;
 mod transport;

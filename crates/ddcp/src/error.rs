@@ -175,6 +175,9 @@ pub enum Error {
     /// A remote's tables cannot be declared in this database, or may not.
     #[error("its tables cannot be declared here: {0}")]
     BadSchema(#[source] BadDefinition),
+    /// The statements that would adopt the schema of the remote of this name are others than those that were shown.
+    #[error("the tables of {0}, or those here, have changed since the statements were shown; nothing was run")]
+    OtherStatements(String),
     /// What a clone would make is there already.
     #[error("{} exists already: a clone makes a new database", .0.display())]
     CloneTarget(PathBuf),
@@ -408,6 +411,7 @@ impl Error {
                  merged"
                     .into()
             }
+            Self::OtherStatements(remote) => format!("`ddcp schema adopt {remote}` shows what it would run now"),
             Self::BadSchema(_) | Self::Remote(ClientError::Definitions(_)) => {
                 "check that the peer is who you think; what you trust of its tables can be made by hand (`ddcp shell`), and \
                  what waits for them is then merged"

@@ -204,7 +204,7 @@ impl NewFile {
     /// [`io::ErrorKind::AlreadyExists`], and others of the operating system.
     pub(crate) fn create(path: &Path, replace: bool) -> io::Result<Self> {
         check_place(path, replace)?;
-        let new = Self::begin(path, replace, 0o666, Owner::of(path))?;
+        let new = Self::begin(path, replace, 0o600, Owner::of(path))?;
         if let (true, Ok(old)) = (replace, path.symlink_metadata()) {
             new.file.get_ref().set_permissions(old.permissions())?;
         }

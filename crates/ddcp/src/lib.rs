@@ -115,6 +115,7 @@ mod follow;
 pub mod host;
 mod medium;
 mod metrics;
+mod newcomers;
 #[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
@@ -122,6 +123,7 @@ pub mod repo;
 mod serving;
 mod settings;
 mod systemd;
+mod text;
 #[doc(hidden)]
 pub mod transport;
 
@@ -132,7 +134,7 @@ pub use error::{Error, ErrorKind, Failure};
 pub use host::{Host, Machine};
 pub use protocol::{DropReport, Progress};
 pub use repo::{
-    AdoptReport, Builder, BundleFetchReport, BundleReport, BundleRequest, BundleTarget, CloneReport, Difference,
+    Adopt, AdoptReport, Builder, BundleFetchReport, BundleReport, BundleRequest, BundleTarget, CloneReport, Difference,
     DifferingRow, Event, Events, FetchReport, Finding, Layout, Level, LogEntry, LogEvent, MergeFailure, MergeReport,
     Monitor, OtherSiteReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport, RemovedRemote,
     Repository, RowState, SchemaReport, Since, StatusReport, Stop, VerifyReport, WaitingDropReport, WaitingReport,

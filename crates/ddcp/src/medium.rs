@@ -21,7 +21,7 @@ use nix::{
     sys::statvfs::{FsFlags, statvfs},
     unistd::{AccessFlags, faccessat},
 };
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 /// Whether what is at `path`, or its folder while it is missing, lies on a file system that is mounted read-only.
 pub(crate) fn is_read_only(path: &Path) -> bool {
@@ -94,8 +94,17 @@ pub(crate) fn open_to_read(path: &Path, busy_timeout: Duration) -> rusqlite::Res
 /// Reads the first page: before that SQLite does not know how the file is to be read.
 fn probe(connection: Connection, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     connection.busy_timeout(busy_timeout)?;
+    distrust(&connection)?;
     connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
     Ok(connection)
+}
+
+/// Has nothing that the file itself says run with more than SQL's own means, and damage noticed before it is followed: who
+/// only reads a file may have it from somebody else.
+fn distrust(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.pragma_update(None, "cell_size_check", true)
 }
 
 /// Whether nobody can change the database at `path`: its file system is mounted read-only, or file and folder are
@@ -157,6 +166,16 @@ mod tests {
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(irregular(&path), Some(pipe.clone()));
         assert_eq!(irregular(&pipe), Some(pipe));
+    }
+
+    #[test]
+    fn what_a_file_says_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path());
+        let (connection, _) = open_to_read(&path, Duration::ZERO).unwrap();
+        assert!(!connection.db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA).unwrap());
+        assert!(connection.db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE).unwrap());
+        assert!(connection.pragma_query_value(None, "cell_size_check", |row| row.get::<_, bool>(0)).unwrap());
     }
 
     #[test]

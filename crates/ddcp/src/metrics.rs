@@ -1,6 +1,11 @@
 //! Metrics of the daemon, as Prometheus and its likes collect them: `GET /metrics`.
 
-use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::text::encode,
@@ -10,17 +15,19 @@ use prometheus_client::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::Mutex,
+    task::JoinSet,
 };
 
 use crate::{
     Error, ErrorKind,
     config::RemoteName,
+    newcomers::Newcomers,
     repo::{Measured, Repository},
 };
 
-/// Collectors that are answered at once.
-const MOST_CLIENTS: usize = 8;
+/// Collectors that are answered at once; the oldest gives way.
+const MOST_CLIENTS: usize = 32;
 
 /// The longest head of a request.
 const LONGEST_HEAD: usize = 8 * 1024;
@@ -47,15 +54,15 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 /// Answers collectors until the future is dropped; without a `listener` nobody.
 pub(crate) async fn serve(repository: Repository, listener: Option<TcpListener>) {
     let Some(listener) = listener else { return std::future::pending().await };
-    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let (newcomers, mut clients) = (Newcomers::new(MOST_CLIENTS), JoinSet::new());
+    // However many ask, one looks at a time.
+    let source = Arc::new(Mutex::new(repository));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let repository = repository.clone();
-                tokio::spawn(async move {
-                    let _place = place;
-                    let answered = tokio::time::timeout(PATIENCE, answer(stream, &repository)).await;
+                let source = Arc::clone(&source);
+                newcomers.spawn(&mut clients, async move {
+                    let answered = tokio::time::timeout(PATIENCE, answer(stream, &source)).await;
                     if !matches!(answered, Ok(Ok(()))) {
                         tracing::debug!("a collector of metrics went away or was too slow");
                     }
@@ -71,12 +78,16 @@ pub(crate) async fn serve(repository: Repository, listener: Option<TcpListener>)
 }
 
 /// Answers one request; then the connection is closed.
-async fn answer(mut stream: TcpStream, repository: &Repository) -> std::io::Result<()> {
-    let (status, kind, body) = match asked(&mut stream).await? {
-        Asked::Metrics => match repository.blocking(Repository::measure).await {
+async fn answer(mut stream: TcpStream, source: &Mutex<Repository>) -> std::io::Result<()> {
+    let is_local = stream.local_addr()?.ip().to_canonical().is_loopback();
+    let (status, kind, body) = match asked(&mut stream, is_local).await? {
+        Asked::Metrics => match source.lock().await.blocking(Repository::measure).await {
             Ok(measured) => ("200 OK", CONTENT_TYPE, render(&measured, &Process::look())),
             Err(error) => ("500 Internal Server Error", "text/plain", format!("{error}\n")),
         },
+        Asked::OtherHost => {
+            ("403 Forbidden", "text/plain", "ask by an address of this machine, or as localhost\n".to_owned())
+        }
         Asked::Other => ("404 Not Found", "text/plain", "metrics are at /metrics\n".to_owned()),
         Asked::WrongMethod => ("405 Method Not Allowed", "text/plain", "GET only\n".to_owned()),
         Asked::Nonsense => ("400 Bad Request", "text/plain", "that is no request\n".to_owned()),
@@ -93,17 +104,19 @@ async fn answer(mut stream: TcpStream, repository: &Repository) -> std::io::Resu
 enum Asked {
     Metrics,
     Other,
+    /// The client takes this machine for one of another name: a web page whose name leads here.
+    OtherHost,
     WrongMethod,
     Nonsense,
 }
 
-async fn asked(stream: &mut TcpStream) -> std::io::Result<Asked> {
+async fn asked(stream: &mut TcpStream, is_local: bool) -> std::io::Result<Asked> {
     let mut head = Vec::new();
     loop {
         let mut part = [0; 1024];
         let read = stream.read(&mut part).await?;
         head.extend_from_slice(&part[..read]);
-        match parse(&head) {
+        match parse(&head, is_local) {
             Some(asked) => return Ok(asked),
             None if read == 0 || head.len() > LONGEST_HEAD => return Ok(Asked::Nonsense),
             None => {}
@@ -111,8 +124,8 @@ async fn asked(stream: &mut TcpStream) -> std::io::Result<Asked> {
     }
 }
 
-/// What a request asks for; `None` if its head is not there yet.
-fn parse(head: &[u8]) -> Option<Asked> {
+/// What a request asks for, which came by this machine alone if it `is_local`; `None` if its head is not there yet.
+fn parse(head: &[u8], is_local: bool) -> Option<Asked> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
@@ -120,6 +133,10 @@ fn parse(head: &[u8]) -> Option<Asked> {
         Err(_) => Some(Asked::Nonsense),
         Ok(httparse::Status::Complete(_)) => {
             let path = request.path.unwrap_or_default();
+            let mut hosts = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
+            if is_local && !hosts.all(|host| is_own_name(host.value)) {
+                return Some(Asked::OtherHost);
+            }
             Some(match (request.method, path.split('?').next()) {
                 (Some("GET"), Some("/metrics")) => Asked::Metrics,
                 (Some("GET"), _) => Asked::Other,
@@ -127,6 +144,18 @@ fn parse(head: &[u8]) -> Option<Asked> {
             })
         }
     }
+}
+
+/// Whether a `Host` names this machine itself. Names that others give out may lead to it too.
+fn is_own_name(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let host = host.trim();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let is_address = |text: &str| text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    name.eq_ignore_ascii_case("localhost") || is_address(name) || is_address(host)
 }
 
 /// What the operating system says of this process.
@@ -270,14 +299,17 @@ mod tests {
 
     #[test]
     fn requests_are_read_as_they_come() {
-        let request = b"GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n";
+        let request = b"GET /metrics?x=1 HTTP/1.1\r\nHost: localhost:9184\r\n\r\n";
         for end in 0..request.len() {
-            assert_eq!(parse(&request[..end]), None, "{end}");
+            assert_eq!(parse(&request[..end], true), None, "{end}");
         }
-        assert_eq!(parse(request), Some(Asked::Metrics));
-        assert_eq!(parse(b"GET / HTTP/1.0\r\n\r\n"), Some(Asked::Other));
-        assert_eq!(parse(b"POST /metrics HTTP/1.1\r\n\r\n"), Some(Asked::WrongMethod));
-        assert_eq!(parse(b"\x16\x03\x01"), Some(Asked::Nonsense));
+        assert_eq!(parse(request, true), Some(Asked::Metrics));
+        assert_eq!(parse(b"GET / HTTP/1.0\r\n\r\n", true), Some(Asked::Other));
+        assert_eq!(parse(b"POST /metrics HTTP/1.1\r\n\r\n", true), Some(Asked::WrongMethod));
+        assert_eq!(parse(b"\x16\x03\x01", true), Some(Asked::Nonsense));
+        let elsewhere = b"GET /metrics HTTP/1.1\r\nHost: server.example\r\n\r\n";
+        assert_eq!(parse(elsewhere, true), Some(Asked::OtherHost));
+        assert_eq!(parse(elsewhere, false), Some(Asked::Metrics), "that machine is called so");
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! What systemd is told where it runs this program, with `Type=notify` or `notify-reload`; elsewhere nothing happens.
 
-use std::time::Duration;
+use std::{os::fd::AsFd, time::Duration};
 
+use nix::sys::stat::fstat;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::repo::Repository;
+use crate::{repo::Repository, text::shown};
 
 /// The daemon has started, or has done what a reload asks for.
 pub(crate) fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    tell(&[NotifyState::Ready, NotifyState::Status(&shown(status))]);
 }
 
 /// The settings are about to be read anew.
@@ -27,7 +28,7 @@ pub(crate) fn stopping() {
 
 /// What the daemon does, or why it does not, for `systemctl status`.
 pub(crate) fn status(text: &str) {
-    tell(&[NotifyState::Status(text)]);
+    tell(&[NotifyState::Status(&shown(text))]);
 }
 
 /// Tells that the daemon is alive as often as is wanted, while it is: as long as its tasks and the threads for
@@ -42,6 +43,12 @@ pub(crate) async fn keep_watchdog(repository: &Repository) {
             tell(&[NotifyState::Watchdog]);
         }
     }
+}
+
+/// Whether what is written to `output` goes to the journal, which others than the owner may read.
+pub(crate) fn is_journal(output: impl AsFd) -> bool {
+    let Some(journal) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    fstat(output).is_ok_and(|file| journal.to_str() == Some(&format!("{}:{}", file.st_dev, file.st_ino)))
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use rusqlite::types::ValueRef;
 
 use super::key_values;
+use crate::text::is_plain;
 
 /// The values of a packed key as SQL writes them, with commas between; `None` if it is none.
 #[must_use]
@@ -20,17 +21,11 @@ fn shown(value: ValueRef<'_>) -> String {
         ValueRef::Integer(integer) => integer.to_string(),
         ValueRef::Real(real) => format!("{real:?}"),
         ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) if is_harmless(text) => format!("'{}'", text.replace('\'', "''")),
+            Ok(text) if text.chars().all(is_plain) => format!("'{}'", text.replace('\'', "''")),
             _ => format!("CAST({} AS TEXT)", hexadecimal(bytes)),
         },
         ValueRef::Blob(bytes) => hexadecimal(bytes),
     }
-}
-
-/// Whether nothing but quotes and backslashes would be escaped.
-fn is_harmless(text: &str) -> bool {
-    let is_plain = |c: char| matches!(c, '\'' | '"' | '\\') || c.escape_debug().len() == 1;
-    text.chars().all(is_plain)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

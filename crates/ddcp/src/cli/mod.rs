@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -13,10 +13,14 @@ use crate::{
     Error, ErrorKind, Failure,
     config::load_network,
     repo::{Layout, Monitor, Options, Repository, program},
+    text::{shown, shown_of},
 };
 
+mod address;
 mod commands;
+mod core_dumps;
 mod heap;
+mod logging;
 mod output;
 mod progress;
 mod shell;
@@ -120,7 +124,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { ErrorKind::Usage.exit_code() } else { 0 });
         }
     };
-    init_logging(&arguments.global, matches!(arguments.command, Command::Serve(_)));
+    let is_serving = matches!(arguments.command, Command::Serve(_));
+    logging::init(&arguments.global, is_serving);
+    if is_serving {
+        core_dumps::off();
+    }
     let quiet = arguments.global.quiet;
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -248,7 +256,7 @@ impl Session {
     /// Prints what only people want to know.
     fn say(&self, text: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{text}");
+            eprintln!("{}", shown_of(text));
         }
     }
 }
@@ -279,9 +287,9 @@ impl Failed {
     fn print(&self, quiet: bool) {
         let mut stderr = io::stderr().lock();
         for failure in &self.failures {
-            let _ = writeln!(stderr, "error: {}", failure.message);
+            let _ = writeln!(stderr, "error: {}", shown(&failure.message));
             if let Some(hint) = failure.hint.as_ref().filter(|_| !quiet) {
-                let _ = writeln!(stderr, "hint: {hint}");
+                let _ = writeln!(stderr, "hint: {}", shown(hint));
             }
         }
     }
@@ -307,25 +315,6 @@ impl From<io::Error> for Failed {
         }
         Failure { kind: ErrorKind::Failed, message: format!("stdout: {error}"), hint: None }.into()
     }
-}
-
-/// Logs go to stderr: for `serve` what happens, for other commands only what their own message does not say. Of
-/// Veilid's own events nothing, unless `RUST_LOG` asks.
-fn init_logging(global: &Global, serving: bool) {
-    let level = match (global.quiet, global.verbose, serving) {
-        (true, ..) => "error",
-        // That a database was given a new site id, or a state file was damaged, nobody expects to hear: it is said unasked.
-        (_, 0, false) => "error,ddcp::repo::identity=warn,ddcp::repo::mend=warn",
-        (_, 0, true) | (_, 1, false) => "info",
-        _ => "debug",
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("off,ddcp={level}")));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
-        .try_init();
 }
 
 fn command_tree() -> clap::Command {

@@ -13,7 +13,33 @@ use crate::{
     ErrorKind, Failure,
     database::{LeftOut, Unsent},
     repo::{Outcome, PerRemote},
+    text::{shown, shown_json},
 };
+
+/// Lines for people: each that is written at once is one, whatever is in it, and nothing in it is obeyed by a terminal.
+pub(super) struct Lines<W>(pub(super) W);
+
+impl<W: Write> Write for Lines<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    fn write_fmt(&mut self, line: fmt::Arguments<'_>) -> io::Result<()> {
+        let text = line.to_string();
+        let (line, end) = text.strip_suffix('\n').map_or((text.as_str(), ""), |line| (line, "\n"));
+        self.0.write_all(shown(line).as_bytes())?;
+        self.0.write_all(end.as_bytes())
+    }
+}
+
+/// A text that has lines of its own, such as a statement.
+pub(super) fn lines_of(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    text.lines().try_for_each(|line| writeln!(out, "{}", line.replace('\t', "    ")))
+}
 
 /// Prints `data` as one JSON document, or as `lines` writes it.
 pub(super) fn print<T: Serialize>(
@@ -23,14 +49,14 @@ pub(super) fn print<T: Serialize>(
 ) -> Result<(), Failed> {
     let mut out = BufWriter::new(io::stdout().lock());
     match format {
-        Format::Table => lines(&mut out)?,
+        Format::Table => lines(&mut Lines(&mut out))?,
         Format::Json => {
             let text = serde_json::to_string_pretty(data).map_err(|error| Failure {
                 kind: ErrorKind::Internal,
                 message: error.to_string(),
                 hint: None,
             })?;
-            writeln!(out, "{text}")?;
+            writeln!(out, "{}", shown_json(&text))?;
         }
     }
     Ok(out.flush()?)
@@ -142,9 +168,7 @@ fn by_table(numbers: &BTreeMap<String, u64>) -> String {
 /// Lines about changes that cannot be sent.
 pub(super) fn left_out(out: &mut dyn Write, LeftOut { count: number, first }: &LeftOut) -> io::Result<()> {
     for Unsent { table, key, column, reason } in first {
-        // Names that somebody else chose.
-        let place = format!("table {table}, key {key}, column {column}: {reason}");
-        writeln!(out, "  {}", place.chars().filter(|c| !c.is_control()).collect::<String>())?;
+        writeln!(out, "  table {table}, key {key}, column {column}: {reason}")?;
     }
     match number.saturating_sub(first.len() as u64) {
         0 => Ok(()),
@@ -158,7 +182,7 @@ pub(super) fn unavailable<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) 
         "make such a table by hand, without what is not known here (`ddcp shell`); what waits for it is then merged";
     let failure = |(table, why): (&str, &str)| Failure {
         kind: ErrorKind::Partly,
-        message: format!("table {} cannot be had here: {}", table.escape_debug(), why.escape_debug()),
+        message: format!("table {table} cannot be had here: {why}"),
         hint: None,
     };
     let mut failures: Vec<Failure> = tables.map(failure).collect();
@@ -181,6 +205,17 @@ pub(super) fn bytes(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_chose_begins_no_line_and_moves_no_cursor() {
+        let mut out = Vec::new();
+        let out_lines: &mut dyn Write = &mut Lines(&mut out);
+        let table = "a\nerror: b\u{1b}[2J\u{202e}";
+        writeln!(out_lines, "table {table}").unwrap();
+        lines_of(out_lines, "CREATE TABLE a (\n\tx, -- \u{202e}\n)").unwrap();
+        let expected = "table a\\nerror: b\\u{1b}[2J\\u{202e}\nCREATE TABLE a (\n    x, -- \\u{202e}\n)\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
 
     #[test]
     fn what_became_of_changes_is_told_apart() {

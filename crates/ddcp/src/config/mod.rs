@@ -34,6 +34,7 @@ use crate::{
 
 mod access;
 mod control_address;
+mod kept;
 mod limits;
 mod name;
 mod network;
@@ -42,6 +43,8 @@ mod sync_mode;
 
 pub use access::{Access, AccessError};
 pub use control_address::{ControlAddress, ControlAddressError};
+pub use kept::KeptPrivate;
+pub(crate) use kept::keep_private;
 pub use limits::Limits;
 pub use name::{NameError, RemoteName};
 pub use network::NetworkConfig;
@@ -53,6 +56,8 @@ pub use sync_mode::{SyncMode, SyncModeError};
 pub struct Config {
     /// Whom the daemon answers.
     pub access: Access,
+    /// Why only remotes are answered, where the settings do not say so.
+    pub kept_private: Option<KeptPrivate>,
     /// What others may cost.
     pub limits: Limits,
     /// The configured remotes, by name.
@@ -63,6 +68,8 @@ pub struct Config {
     pub network: Option<NetworkConfig>,
     /// Where, besides its socket, the daemon takes control requests.
     pub control: Option<ControlAddress>,
+    /// Whether the node asks the router, by `UPnP`, to let others in.
+    pub upnp: bool,
 }
 
 /// A repository to fetch from.
@@ -129,8 +136,7 @@ pub enum ConfigError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileShape {
-    #[serde(default)]
-    access: Access,
+    access: Option<Access>,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -138,6 +144,8 @@ struct FileShape {
     metrics: Option<SocketAddr>,
     network: Option<NetworkConfig>,
     control: Option<ControlAddress>,
+    #[serde(default)]
+    upnp: bool,
 }
 
 #[derive(Deserialize)]
@@ -149,17 +157,20 @@ struct RemoteShape {
 }
 
 impl Config {
-    /// Reads the settings in `path`; a missing file means no settings.
+    /// Reads the settings in `path`. A missing file has no settings, and then nobody but remotes is answered.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] naming the file and the place, [`ConfigError::Io`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = read_or_empty(path)?;
-        Self::parse(&text).map_err(|reason| ConfigError::Invalid { path: path.to_owned(), reason })
+        let text = read(path)?;
+        let parsed = Self::parse(text.as_deref().unwrap_or_default());
+        let (config, said) = parsed.map_err(|reason| ConfigError::Invalid { path: path.to_owned(), reason })?;
+        let (access, kept_private) = kept::effective(path, text.as_deref(), said);
+        Ok(Self { access, kept_private, ..config })
     }
 
-    /// The settings in `text`, or what is wrong with it.
-    fn parse(text: &str) -> Result<Self, String> {
+    /// The settings in `text` and whom they say is answered, or what is wrong with it.
+    fn parse(text: &str) -> Result<(Self, Option<Access>), String> {
         let mut shape: FileShape = toml::from_str(text).map_err(|error| one_line(&error, text))?;
         let remotes = std::mem::take(&mut shape.remotes)
             .into_iter()
@@ -169,8 +180,9 @@ impl Config {
                 Ok((name, Remote { address, sync: remote.sync }))
             })
             .collect::<Result<_, String>>()?;
-        let FileShape { access, limits, metrics, network, control, .. } = shape;
-        Ok(Self { access, limits, remotes, metrics, network, control })
+        let FileShape { access: said, limits, metrics, network, control, upnp, .. } = shape;
+        let access = said.unwrap_or_default();
+        Ok((Self { access, kept_private: None, limits, remotes, metrics, network, control, upnp }, said))
     }
 
     /// The remote `name`.
@@ -289,17 +301,27 @@ fn edit_document(
     let lock = files::open_private(&path.with_extension("lock")).map_err(io)?;
     lock.lock().map_err(io)?;
     let config = Config::load(path)?;
-    let text = read_or_empty(path)?;
+    let text = read(path)?.unwrap_or_default();
     let invalid = |reason: String| ConfigError::Invalid { path: path.to_owned(), reason };
     let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| invalid(error.to_string()))?;
     change(&config, &mut document)?;
-    files::replace(path, document.to_string().as_bytes()).map_err(io)
+    // Settings that are lost must not open it by being begun anew.
+    let text = document.to_string();
+    let (_, said) = Config::parse(&text).map_err(invalid)?;
+    if said.unwrap_or(config.access) == Access::Private {
+        keep_private(path).map_err(io)?;
+    }
+    files::replace(path, text.as_bytes()).map_err(io)?;
+    match said {
+        Some(Access::Address) => kept::forget_private(path).map_err(io),
+        _ => Ok(()),
+    }
 }
 
-fn read_or_empty(path: &Path) -> Result<String, ConfigError> {
+fn read(path: &Path) -> Result<Option<String>, ConfigError> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ConfigError::Io { path: path.to_owned(), source }),
     }
 }
@@ -336,8 +358,45 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_means_no_settings() {
-        assert_eq!(Config::load(Path::new("/nonexistent/config.toml")).unwrap(), Config::default());
+    fn a_missing_file_means_no_settings_and_opens_nothing() {
+        let expected =
+            Config { access: Access::Private, kept_private: Some(KeptPrivate::SettingsLost), ..Config::default() };
+        assert_eq!(Config::load(Path::new("/nonexistent/config.toml")).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_was_private_stays_so_until_the_settings_say_otherwise() {
+        let access = |path: &Path| Config::load(path).map(|config| (config.access, config.kept_private)).unwrap();
+        let kept = (Access::Private, Some(KeptPrivate::WasPrivate));
+        let (_dir, path) = file("# mine\n");
+        assert_eq!(access(&path), (Access::Address, None));
+        set_setting(&path, "access", "private").unwrap();
+        assert_eq!(access(&path), (Access::Private, None));
+        for lost in ["", " \n", "# mine\n", "[limits]\ncallers = 7\n"] {
+            fs::write(&path, lost).unwrap();
+            assert_eq!(access(&path), kept, "{lost:?}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(access(&path), kept);
+        // However the mark is damaged, it is one.
+        fs::write(path.with_extension("private"), [0xff; 100]).unwrap();
+        assert_eq!(access(&path), kept);
+        fs::remove_file(path.with_extension("private")).unwrap();
+        std::os::unix::fs::symlink("nowhere", path.with_extension("private")).unwrap();
+        assert_eq!(access(&path), kept);
+        set_setting(&path, "access", "address").unwrap();
+        assert_eq!(access(&path), (Access::Address, None));
+        fs::write(&path, "# mine\n").unwrap();
+        assert_eq!(access(&path), (Access::Address, None), "the owner has opened it");
+    }
+
+    #[test]
+    fn settings_that_are_begun_anew_open_nothing() {
+        let (_dir, path) = file("");
+        assert_eq!(Config::load(&path).unwrap().kept_private, Some(KeptPrivate::SettingsLost));
+        add_remote(&path, &name("bob"), &at("bob.db")).unwrap();
+        let config = Config::load(&path).unwrap();
+        assert_eq!((config.access, config.kept_private), (Access::Private, Some(KeptPrivate::WasPrivate)));
     }
 
     #[test]

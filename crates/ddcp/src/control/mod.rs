@@ -16,8 +16,8 @@ use crate::{
     config::SyncMode,
     files,
     repo::{
-        BundleReport, BundleRequest, BundleTarget, Finding, Held, Monitor, Repository, Since, Stop, WaitingSelection,
-        verify_bundle,
+        Adopt, BundleReport, BundleRequest, BundleTarget, Finding, Held, Monitor, Repository, Since, Stop,
+        WaitingSelection, verify_bundle,
     },
 };
 
@@ -164,6 +164,9 @@ pub enum Command {
         /// Whether to do it; else it is only said what would be done.
         #[serde(default)]
         apply: bool,
+        /// Only if the statements have this hash, with which they were shown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shown: Option<String>,
     },
     /// Pulls, compares and mends, or only compares: a list of [`PerRemote`](crate::repo::PerRemote)`<`[`VerifyReport`](crate::repo::VerifyReport)`>`.
     #[serde(rename = "verify")]
@@ -293,7 +296,14 @@ async fn execute(repository: &Repository, command: Command, serving: bool, monit
             json(repository.waiting_drop(WaitingSelection { remote, table }, apply).await?)
         }
         Command::SchemaDiff { remote } => json(repository.schema_diff(&remote).await?),
-        Command::SchemaAdopt { remote, apply } => json(repository.schema_adopt(&remote, apply).await?),
+        Command::SchemaAdopt { remote, apply, shown } => {
+            let adopt = match (apply, shown) {
+                (false, _) => Adopt::Show,
+                (true, None) => Adopt::Now,
+                (true, Some(hash)) => Adopt::Shown(hash),
+            };
+            json(repository.schema_adopt(&remote, adopt).await?)
+        }
         Command::Verify { remote, mend } => json(repository.verify(remote.as_deref(), mend, monitor).await?),
         Command::Doctor {} => json(repository.examine_network(serving).await?),
         Command::BundleCreate { file, since, tables, mark, force } => {

@@ -8,9 +8,9 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::{AsyncWrite, AsyncWriteExt},
     net::{TcpListener, UnixListener},
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     task::JoinSet,
     time::timeout,
 };
@@ -20,7 +20,7 @@ use super::{
     session, socket,
     token::Token,
 };
-use crate::{Error, ErrorKind, config::ControlAddress, repo::Repository};
+use crate::{Error, ErrorKind, config::ControlAddress, newcomers::Newcomers, repo::Repository};
 
 /// Clients that are served at once on the socket, and as many on TCP; further ones are told so.
 const MOST_CLIENTS: usize = 64;
@@ -98,10 +98,10 @@ impl Server {
 
     /// Answers clients until the future is dropped; what they asked for is then broken off.
     pub async fn run(self) {
-        let on_socket = accept_all(&self.asked, None, &self.socket);
+        let on_socket = accept_all(&self.asked, &self.socket);
         match &self.tcp {
             Some((listener, token)) => {
-                let on_tcp = accept_all(&self.asked, Some(token), listener);
+                let on_tcp = accept_strangers(&self.asked, token, listener);
                 tokio::join!(on_socket, on_tcp);
             }
             None => on_socket.await,
@@ -115,63 +115,96 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Where clients come from.
-trait Listener: Sync {
-    fn next_client(&self) -> impl Future<Output = io::Result<impl Stream>> + Send;
-}
-
-/// The way to a client and back.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
-
-impl Listener for UnixListener {
-    async fn next_client(&self) -> io::Result<impl Stream> {
-        Ok(self.accept().await?.0)
-    }
-}
-
-impl Listener for TcpListener {
-    async fn next_client(&self) -> io::Result<impl Stream> {
-        Ok(self.accept().await?.0)
-    }
-}
-
-/// Serves whoever connects; with a `token`, those who show it.
-async fn accept_all(asked: &Asked, token: Option<&Token>, listener: &impl Listener) {
+/// Serves whoever connects to the socket: the owner's programs.
+async fn accept_all(asked: &Asked, listener: &UnixListener) {
     let places = Arc::new(Semaphore::new(MOST_CLIENTS));
     let mut clients = JoinSet::new();
     loop {
-        match listener.next_client().await {
-            Ok(stream) => match Arc::clone(&places).try_acquire_owned() {
+        match listener.accept().await {
+            Ok((stream, _)) => match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
-                    let (asked, token) = (asked.clone(), token.cloned());
+                    let asked = asked.clone();
                     clients.spawn(async move {
                         let _place = place;
-                        if let Err(error) = session::serve(stream, asked, token).await {
-                            tracing::debug!(%error, "a control client went away");
-                        }
+                        note_end(session::serve(stream, asked, None).await);
                     });
                 }
                 Err(_) => turn_away(stream).await,
             },
-            Err(error) => {
-                // Out of file descriptors, for instance: not for ever.
-                tracing::warn!(%error, "a control client could not be accepted");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+            Err(error) => cannot_accept(&error).await,
         }
         while clients.try_join_next().is_some() {}
     }
 }
 
+/// Serves whoever connects to the port and shows the token. Until they have, they take nobody's place.
+async fn accept_strangers(asked: &Asked, token: &Token, listener: &TcpListener) {
+    let door = Door {
+        token: token.clone(),
+        strangers: Newcomers::new(MOST_CLIENTS),
+        places: Arc::new(Semaphore::new(MOST_CLIENTS)),
+    };
+    let mut clients = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (asked, inner) = (asked.clone(), door.clone());
+                let session = async move { note_end(session::serve(stream, asked, Some(inner)).await) };
+                door.strangers.spawn(&mut clients, session);
+            }
+            Err(error) => cannot_accept(&error).await,
+        }
+    }
+}
+
+/// Where those who come on TCP wait until they have shown the token.
+#[derive(Clone)]
+pub(super) struct Door {
+    token: Token,
+    strangers: Newcomers,
+    places: Arc<Semaphore>,
+}
+
+impl Door {
+    /// Whether `shown` is the token.
+    pub(super) fn opens_to(&self, shown: &str) -> bool {
+        self.token.is(shown)
+    }
+
+    /// Gives the client whose task this is, and who has shown the token, a place.
+    ///
+    /// # Errors
+    /// The refusal, where there is none.
+    pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| too_many())?;
+        self.strangers.graduate(tokio::task::id());
+        Ok(place)
+    }
+}
+
+fn note_end(result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "a control client went away");
+    }
+}
+
+/// Out of file descriptors, for instance: not for ever.
+async fn cannot_accept(error: &io::Error) {
+    tracing::warn!(%error, "a control client could not be accepted");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
 /// Tells a client that there are too many. Nobody is waited for: a new connection takes so short a line at once.
 async fn turn_away(mut stream: impl AsyncWrite + Unpin) {
+    let line = format!("{}\n", too_many().answer(&serde_json::Value::Null));
+    let _ = timeout(GOODBYE, stream.write_all(line.as_bytes())).await;
+}
+
+fn too_many() -> Refusal {
     let message = format!("the daemon serves {MOST_CLIENTS} control clients already");
     let mut refusal = Refusal::wrong(TOO_MANY_CLIENTS, message).with_hint("end some of them, and try again");
     refusal.failure.kind = ErrorKind::Failed;
-    let line = format!("{}\n", refusal.answer(&serde_json::Value::Null));
-    let _ = timeout(GOODBYE, stream.write_all(line.as_bytes())).await;
+    refusal
 }
 
 impl Drop for Server {

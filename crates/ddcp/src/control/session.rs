@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
-    sync::{Mutex, Notify},
+    sync::{Mutex, Notify, OwnedSemaphorePermit},
     task::JoinSet,
     time::timeout,
 };
@@ -23,8 +23,7 @@ use super::{
         self, EVENT, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, NOT_AUTHORISED, OTHER_VERSION, PROGRESS,
         Refusal, Request,
     },
-    server::Asked,
-    token::Token,
+    server::{Asked, Door},
 };
 use crate::{
     Error, ErrorKind, Failure,
@@ -43,18 +42,18 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 const PROGRESS_PAUSE: Duration = Duration::from_millis(250);
 
 /// Serves the client at the other end of `stream`, until it hangs up, breaks the rules or does not read. What it asked
-/// for before is still finished. A `token` has to be shown first.
+/// for before is still finished. Who comes by a `door` has to show its token first.
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
     asked: Asked,
-    token: Option<Token>,
+    door: Option<Door>,
 ) -> io::Result<()> {
     let (read, write) = tokio::io::split(stream);
     let client =
         Arc::new(Client { writer: Mutex::new(Box::pin(write)), is_cut: AtomicBool::new(false), cut: Notify::new() });
     let mut session = Session { client: Arc::clone(&client), asked, subscription: JoinSet::new() };
     tokio::select! {
-        result = session.answer_all(BufReader::new(read), token) => result,
+        result = session.answer_all(BufReader::new(read), door) => result,
         () = client.cut.notified() => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read")),
     }
 }
@@ -93,17 +92,15 @@ struct Session {
 }
 
 impl Session {
-    async fn answer_all(
-        &mut self,
-        mut input: BufReader<impl AsyncRead + Unpin>,
-        token: Option<Token>,
-    ) -> io::Result<()> {
-        if let Some(token) = token {
+    async fn answer_all(&mut self, mut input: BufReader<impl AsyncRead + Unpin>, door: Option<Door>) -> io::Result<()> {
+        let mut _place = None;
+        if let Some(door) = door {
             let line = timeout(HELLO_PATIENCE, read_line(&mut input, LONGEST_HELLO)).await??;
             let Line::Whole(line) = line else { return Ok(()) };
-            if let Err((id, refusal)) = self.let_in(&line, &token).await? {
-                return self.client.send(&refusal.answer(&id)).await;
-            }
+            _place = match self.let_in(&line, &door).await? {
+                Ok(place) => Some(place),
+                Err((id, refusal)) => return self.client.send(&refusal.answer(&id)).await,
+            };
         }
         loop {
             match read_line(&mut input, LONGEST_REQUEST).await? {
@@ -118,15 +115,22 @@ impl Session {
         }
     }
 
-    /// Takes the first request of a client that has to show the token. All it learns otherwise is that it has not.
-    async fn let_in(&mut self, line: &[u8], token: &Token) -> io::Result<Result<(), (Value, Refusal)>> {
+    /// Takes the first request of a client that has to show the token, and gives it its place. All it learns otherwise is
+    /// that it has not.
+    async fn let_in(&mut self, line: &[u8], door: &Door) -> io::Result<Result<OwnedSemaphorePermit, (Value, Refusal)>> {
         let request = match rpc::parse(line) {
             Ok(request) => request,
             Err(refused) => return Ok(Err(refused)),
         };
         let shown = request.params.get("token").and_then(Value::as_str);
-        if request.method == "hello" && shown.is_some_and(|shown| token.is(shown)) {
-            return Ok(Ok(self.answer(line).await?));
+        if request.method == "hello" && shown.is_some_and(|shown| door.opens_to(shown)) {
+            return Ok(match door.enter() {
+                Ok(place) => {
+                    self.answer(line).await?;
+                    Ok(place)
+                }
+                Err(refusal) => Err((request.id.unwrap_or_default(), refusal)),
+            });
         }
         let refusal = Refusal::wrong(NOT_AUTHORISED, "the first request must be `hello` with the token").with_hint(
             "the token is in `control.token` in the state directory; it is another each time the daemon starts",

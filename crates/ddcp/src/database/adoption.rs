@@ -72,27 +72,28 @@ impl Declared {
         Ok(adopted)
     }
 
-    /// Gives `database` the tables and columns that it lacks, each table whole or not at all.
+    /// Gives `database` the tables and columns that it lacks, each table whole or not at all; of `shown` statements no others
+    /// than these are run.
     ///
     /// # Errors
     /// [`DatabaseError`], where none could be adopted any more; those that were before stay.
-    pub fn adopt(&self, database: &Database) -> Result<Adopted, DatabaseError> {
+    pub fn adopt(&self, database: &Database, shown: Option<&[String]>) -> Result<Adopted, DatabaseError> {
         // Making a table anew is no reason to delete what refers to it.
         let enforced: bool =
             database.wrap(database.connection.pragma_query_value(None, "foreign_keys", |row| row.get(0)))?;
         database.wrap(database.connection.pragma_update(None, "foreign_keys", false))?;
-        let adopted = self.adopt_each(database);
+        let adopted = self.adopt_each(database, shown);
         database.wrap(database.connection.pragma_update(None, "foreign_keys", enforced))?;
         adopted
     }
 
-    fn adopt_each(&self, database: &Database) -> Result<Adopted, DatabaseError> {
+    fn adopt_each(&self, database: &Database, shown: Option<&[String]>) -> Result<Adopted, DatabaseError> {
         let mut adopted = Adopted::default();
         for definition in &self.definitions {
             // Most have nothing to adopt, and need no lock to know it.
             let result = match self.statements(database, definition) {
                 Ok(statements) if statements.is_empty() => continue,
-                Ok(_) => self.adopt_table(database, definition),
+                Ok(_) => self.adopt_table(database, definition, shown),
                 Err(failed) => Err(failed),
             };
             match result {
@@ -104,10 +105,19 @@ impl Declared {
         Ok(adopted)
     }
 
-    fn adopt_table(&self, database: &Database, definition: &TableDefinition) -> Result<Vec<String>, Failed> {
+    fn adopt_table(
+        &self,
+        database: &Database,
+        definition: &TableDefinition,
+        shown: Option<&[String]>,
+    ) -> Result<Vec<String>, Failed> {
         database.begin_immediate()?;
         let run = || {
             let statements = self.statements(database, definition)?;
+            let is_shown = |shown: &[String]| shown.windows(statements.len()).any(|part| part == statements);
+            if !statements.is_empty() && !shown.is_none_or(is_shown) {
+                return Err(Failed::Table("it was altered here after the statements had been shown".to_owned()));
+            }
             database.wrap(statements.iter().try_for_each(|sql| run_one(&database.connection, sql)))?;
             self.check_adopted(database, definition)?;
             database.wrap(database.connection.execute_batch("COMMIT"))?;

@@ -21,9 +21,10 @@ use super::{
     Database, DatabaseError, TableDifference, TableShape,
     difference::{TableDetails, compare},
     error::message,
-    functions, schema,
+    functions, growth, schema,
+    tokens::{Token, tokens},
 };
-use crate::changeset::MAX_NAME;
+use crate::{changeset::MAX_NAME, text::shown};
 
 /// The longest statement in bytes.
 const MAX_STATEMENT: usize = 256 * 1024;
@@ -47,7 +48,7 @@ pub struct TableDefinition {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{reason}", .table.as_ref().map(|table| format!("table {table}: ")).unwrap_or_default())]
 pub struct BadDefinition {
-    /// The table, as the peer calls it, without control characters; `None` if it is about all of them.
+    /// The table, as the peer calls it, for people to read; `None` if it is about all of them.
     pub table: Option<String>,
     /// What is wrong.
     pub reason: String,
@@ -177,7 +178,7 @@ impl Declared {
                 true => declared.declare_whole(&definition),
                 false => Err(Refusal::hostile("it is declared twice")),
             };
-            let name = || definition.name.chars().filter(|c| !c.is_control()).take(100).collect();
+            let name = || shown(&definition.name.chars().take(100).collect::<String>());
             match declaration {
                 Ok(shape) => {
                     declared.shapes.push(shape);
@@ -239,7 +240,7 @@ fn declare(connection: &Connection, definition: &TableDefinition) -> Result<(), 
             _ => return Err(Refusal::hostile("the declaration of one of its indexes declares something else")),
         }
     }
-    check_growth(&asked, &std::iter::once(sql).chain(indexes).map(String::as_str).collect::<Vec<_>>())
+    check_growth(&asked, sql, indexes)
 }
 
 /// Declares the table `name` and nothing else, and checks its defaults.
@@ -249,15 +250,25 @@ fn declare_table(connection: &Connection, name: &str, sql: &str, asked: &Asking)
     if !matches!(made.as_slice(), [only] if only.kind == "table" && only.name.eq_ignore_ascii_case(name)) {
         return Err(Refusal::hostile("its declaration declares something else"));
     }
+    check_conflicts(sql)?;
     check_defaults(connection, name, asked)
 }
 
-/// Refuses statements that call functions so that they make much out of little.
-fn check_growth(asked: &Asking, statements: &[&str]) -> Result<(), Refusal> {
+/// Refuses a table and its indexes that make much out of little.
+fn check_growth(asked: &Asking, table: &str, indexes: &[String]) -> Result<(), Refusal> {
     let called = std::mem::take(&mut lock(asked).called);
-    match called.iter().find(|name| statements.iter().any(|sql| functions::may_grow(name, sql))) {
-        Some(name) => Err(Refusal::unavailable(format!(
-            "its declaration calls {name}() with an argument that may make it take much memory"
+    growth::check(table, indexes, &called).map_err(Refusal::unavailable)
+}
+
+/// Refuses a constraint that does anything about a row that breaks it but refuse it: a peer's changes would delete other
+/// rows, change values, or undo the owner's own transactions.
+fn check_conflicts(sql: &str) -> Result<(), Refusal> {
+    let tokens = tokens(sql);
+    let acts = |three: &&[Token<'_>]| three[0].is("ON") && three[1].is("CONFLICT") && !three[2].is("ABORT");
+    match tokens.windows(3).find(acts) {
+        Some(three) => Err(Refusal::unavailable(format!(
+            "its declaration has ON CONFLICT {}, which a peer's may not",
+            shown(&three[2].text.to_ascii_uppercase())
         ))),
         None => Ok(()),
     }
@@ -277,7 +288,7 @@ pub(super) fn check_columns(
     let all: Vec<String> = quoted.chain(definitions.iter().map(|&definition| definition.to_owned())).collect();
     let sql = format!("CREATE TABLE {} ({}\n)", schema::quote(name), all.join(", "));
     declare_table(&connection, name, &sql, &asked)?;
-    check_growth(&asked, definitions)?;
+    check_growth(&asked, &sql, &[])?;
     let expected: Vec<&String> = beside.iter().chain(columns).collect();
     let made = TableDetails::read(&connection, name)?.names();
     match made.iter().eq(expected) {
@@ -410,7 +421,7 @@ fn authorize(context: &AuthContext<'_>, doing: Doing, asked: &Asking) -> Authori
         (_, AuthAction::Function { function_name }) => {
             let name = function_name.to_ascii_lowercase();
             let is_refused = !functions::is_allowed(&name);
-            let refused = is_refused.then(|| Refused::Call(name.escape_debug().to_string()));
+            let refused = is_refused.then(|| Refused::Call(shown(&name)));
             lock(asked).called.insert(name);
             refused
         }

@@ -191,8 +191,7 @@ impl fmt::Display for TableDifference {
 
 /// What may be shown of a peer's text: all but what a terminal would not show as it is.
 fn shown(text: &str) -> String {
-    let is_quote = |c: char| matches!(c, '\'' | '"');
-    text.chars().map(|c| if is_quote(c) { c.to_string() } else { c.escape_debug().to_string() }).collect()
+    crate::text::shown(text)
 }
 
 /// All of a table's declaration that decides which rows it takes and how they compare.

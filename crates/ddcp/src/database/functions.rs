@@ -2,7 +2,7 @@
 
 /// What people write into defaults, checks, indexes and generated columns: every built-in scalar function of SQLite that is
 /// deterministic, but `sqlite_log`, and the ones for times and chance. None reads files, loads code, or changes
-/// anything; those of [`GROWING`] only as [`is_bounded`] says.
+/// anything; those that make much out of little only as [`growth`](super::growth) allows.
 const FUNCTIONS: &[&str] = &[
     "->",
     "->>",
@@ -116,47 +116,9 @@ const FUNCTIONS: &[&str] = &[
     "zeroblob",
 ];
 
-/// Functions that make much out of little.
-const GROWING: &[&str] = &["format", "printf", "randomblob", "zeroblob"];
-
 /// Whether a declaration may call the function `name`, which is in small letters.
 pub(super) fn is_allowed(name: &str) -> bool {
     FUNCTIONS.contains(&name)
-}
-
-/// Whether `name` is a function that makes much out of little, and `sql` may call it so.
-pub(super) fn may_grow(name: &str, sql: &str) -> bool {
-    GROWING.contains(&name) && !is_bounded(name, sql)
-}
-
-/// Whether every call of the function `name` of [`GROWING`] in `sql` is one whose result is small: of `randomblob` and
-/// `zeroblob` with a number of at most four digits, of the others with a format in which no number has more than three.
-/// No other text of SQL names a function than its name, so none is overlooked.
-fn is_bounded(name: &str, sql: &str) -> bool {
-    let sql = sql.to_ascii_lowercase();
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    sql.match_indices(name).filter(|(at, _)| !sql[..*at].ends_with(is_word)).all(|(at, _)| {
-        let rest = &sql[at + name.len()..];
-        if rest.starts_with(is_word) {
-            return true;
-        }
-        let Some(argument) = rest.trim_start().strip_prefix('(').map(str::trim_start) else { return false };
-        match name {
-            "randomblob" | "zeroblob" => {
-                let after = argument.trim_start_matches(|c: char| c.is_ascii_digit());
-                (1..=4).contains(&(argument.len() - after.len())) && after.trim_start().starts_with(')')
-            }
-            _ => is_bounded_format(argument),
-        }
-    })
-}
-
-/// Whether what begins `arguments` is a text, and as a format makes little of a value.
-fn is_bounded_format(arguments: &str) -> bool {
-    let text = arguments.strip_prefix('\'').and_then(|text| text.split_once('\''));
-    let Some((format, rest)) = text else { return false };
-    let numbers = format.split(|c: char| !c.is_ascii_digit());
-    !rest.starts_with('\'') && !format.contains('*') && numbers.map(str::len).all(|digits| digits <= 3)
 }
 
 #[cfg(test)]

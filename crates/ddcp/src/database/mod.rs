@@ -27,6 +27,7 @@ mod error;
 mod examine;
 mod files;
 mod functions;
+mod growth;
 mod identity;
 mod library;
 mod merge;
@@ -56,6 +57,9 @@ pub use unsent::{LeftOut, Unsent};
 
 /// Layouts before this one are refused.
 const OLDEST_VERSION: i64 = 150_000;
+
+/// Bytes that a log keeps which begins anew.
+const LOG_BYTES: i64 = 8 << 20;
 
 /// Bytes of the smallest database: one page of the smallest size.
 const MIN_FILE_SIZE: u64 = 512;
@@ -116,6 +120,10 @@ impl Database {
         }
         if is_new {
             connection.pragma_update(None, "journal_mode", "wal").map_err(sqlite)?;
+        }
+        if !options.read_only {
+            // What a long log has taken is given back once it begins anew.
+            connection.pragma_update(None, "journal_size_limit", LOG_BYTES).map_err(sqlite)?;
         }
 
         let mut database = Self {
@@ -302,6 +310,25 @@ impl Database {
                 result => return self.wrap(result),
             }
         }
+    }
+
+    /// Has the write-ahead log written into the database and emptied, unless somebody reads or writes. Whether it is
+    /// empty. Writers are held up only for what was written since most of it was done.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn empty_log(&self) -> Result<bool, DatabaseError> {
+        /// How long somebody who writes is waited for.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let checkpoint = |mode: &str| -> rusqlite::Result<bool> {
+            let sql = format!("PRAGMA main.wal_checkpoint({mode})");
+            self.connection.query_row(&sql, [], |row| Ok(row.get::<_, i64>(0)? == 0))
+        };
+        self.wrap(checkpoint("PASSIVE"))?;
+        self.wrap(self.connection.busy_timeout(PATIENCE))?;
+        let emptied = checkpoint("TRUNCATE");
+        self.wrap(self.connection.busy_timeout(self.busy_timeout))?;
+        self.wrap(emptied)
     }
 
     fn error(&self, error: rusqlite::Error) -> DatabaseError {

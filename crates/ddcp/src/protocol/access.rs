@@ -29,8 +29,9 @@ const ADMISSION_LIFE: Duration = Duration::from_secs(15 * 60);
 /// Sessions of one remote at a time; the oldest leaves. Each fetch is one.
 const MOST_SESSIONS: usize = 64;
 
-/// Used nonces that are remembered. Each was used by a remote, so this is never reached without malice.
-const MOST_USED: usize = 4096;
+/// Used nonces that are remembered of one remote. An honest one uses one for each session, so this is never reached
+/// without malice, and shuts out nobody but the one remote.
+const MOST_USED: usize = 1024;
 
 /// Names what the signature is for: the key signs other things too.
 const DOMAIN: &[u8] = b"ddcp proof of access, version 1\0";
@@ -61,8 +62,8 @@ pub struct Door {
 #[derive(Default)]
 struct Known {
     admitted: HashMap<[u8; 16], Admission>,
-    /// Nonces, with the moment from which on they would be refused for their age.
-    used: HashMap<Nonce, Instant>,
+    /// Nonces by who has used them, with the moment from which on they would be refused for their age.
+    used: HashMap<RecordId, HashMap<Nonce, Instant>>,
 }
 
 struct Admission {
@@ -136,17 +137,21 @@ impl Door {
             return false;
         };
         let mut known = self.known();
-        known.used.retain(|_, expiry| *expiry > now);
+        known.used.retain(|_, nonces| {
+            nonces.retain(|_, expiry| *expiry > now);
+            !nonces.is_empty()
+        });
         known.admitted.retain(|_, admission| admission.until > now);
-        if known.used.contains_key(&proof.nonce) {
+        let caller = proof.caller.repository;
+        let used = known.used.entry(caller).or_default();
+        if used.contains_key(&proof.nonce) {
             // A transport may bring a message twice: what it did it has done, and it does no more.
             return known.admitted.get(&**session).is_some_and(|admission| admission.nonce == proof.nonce);
         }
-        if expiry <= now || known.used.len() >= MOST_USED {
+        if expiry <= now || used.len() >= MOST_USED {
             return false;
         }
-        known.used.insert(proof.nonce, expiry);
-        let caller = proof.caller.repository;
+        used.insert(proof.nonce, expiry);
         known.make_room(caller);
         let admission = Admission { caller, nonce: proof.nonce, until: now + ADMISSION_LIFE };
         known.admitted.insert(**session, admission);

@@ -33,6 +33,7 @@ use crate::{
     changeset::{Cursor, SiteId},
     database::{LeftOut, RANGES},
     host::Host,
+    text::shown,
     transport::{Peer, TransportError},
 };
 
@@ -700,9 +701,9 @@ pub(super) fn unexpected(answer: &Answer) -> ClientError {
     ClientError::Protocol(format!("it answers {what}, which was not the question"))
 }
 
-/// A peer's words may go to a terminal: no control characters, and not many.
+/// A peer's words go to terminals and logs, and are not many.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+    shown(&text.chars().take(200).collect::<String>())
 }
 
 #[cfg(test)]

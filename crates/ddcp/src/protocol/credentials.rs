@@ -46,6 +46,14 @@ impl Credentials {
         if self.proofs() != proofs {
             return Ok(());
         }
+        match self.prove_once(client).await {
+            // A server that was restarted after it gave the nonce does not know it as its own.
+            Err(ClientError::NotAuthorised) => self.prove_once(client).await,
+            proved => proved,
+        }
+    }
+
+    async fn prove_once(&self, client: &Client) -> Result<(), ClientError> {
         let caller = self.signer.party().await.map_err(ClientError::Identity)?;
         let challenge = Request::Challenge { caller: caller.repository.0, key: caller.key };
         let nonce = match client.exchange(challenge).await? {

@@ -29,6 +29,12 @@ const OVER_RATE: f64 = 1.0;
 /// Points of a request that no honest client sends.
 const FAULT: f64 = 500.0;
 
+/// Challenges and proofs that are answered in a second though strangers have had their share, of all those who claim to be
+/// repositories of one of so many parts of all: who is a remote, and who knows a remote's name, does not matter, so that
+/// the answers do not tell it.
+const KNOCKS: f64 = 1000.0;
+const KNOCK_PARTS: usize = 64;
+
 /// Log lines about dropped callers in a second, and in a burst: callers are free to come back under another name.
 const LINES: (f64, f64) = (1.0, 10.0);
 
@@ -59,13 +65,18 @@ impl fmt::Display for Caller {
 /// Keeps the accounts of all callers.
 pub(crate) struct Gate {
     table: Mutex<Table>,
+    knocks: Mutex<[Bucket; KNOCK_PARTS]>,
+    /// Nobody can choose a name that shares its part with somebody else's.
+    secret: [u8; 32],
     drops: Arc<Drops>,
     host: Host,
 }
 
+/// Strangers, however many, have nothing of what is there for remotes.
 #[derive(Default)]
 struct Table {
-    accounts: HashMap<Caller, Arc<Account>>,
+    strangers: HashMap<Caller, Arc<Account>>,
+    remotes: HashMap<Caller, Arc<Account>>,
     requests: Bucket,
 }
 
@@ -108,7 +119,16 @@ pub(crate) struct Preparing {
 
 impl Gate {
     pub(crate) fn new(drops: Arc<Drops>, host: Host) -> Self {
-        Self { table: Mutex::default(), drops, host }
+        let secret = *blake3::hash(&host.random_bytes()).as_bytes();
+        Self { table: Mutex::default(), knocks: Mutex::new([Bucket::default(); KNOCK_PARTS]), secret, drops, host }
+    }
+
+    /// Lets one who claims to be `claimed` show that it is, whatever strangers have had; `None` where too many claim to be it.
+    pub(crate) fn knock(&self, claimed: RecordId) -> Option<Pass> {
+        let part = usize::from(blake3::keyed_hash(&self.secret, &claimed.0).as_bytes()[0]) % KNOCK_PARTS;
+        let is_let_in = lock(&self.knocks)[part].take(now(&self.host), KNOCKS, 1.0);
+        let state = AccountState { at_once: 1, ..AccountState::default() };
+        is_let_in.then(|| Pass { account: Arc::new(Account { bounds: None, state: Mutex::new(state) }) })
     }
 
     /// Lets one request of `caller` in, or says what to answer instead.
@@ -131,20 +151,24 @@ impl Gate {
 impl Table {
     /// The account of `caller`, a new one if need be; `None` if there are too many, all at work.
     fn account(&mut self, caller: Caller, limits: &Limits, drops: &Arc<Drops>, host: &Host) -> Option<Arc<Account>> {
-        if let Some(account) = self.accounts.get(&caller) {
+        let accounts = match caller {
+            Caller::Remote(_) => &mut self.remotes,
+            Caller::Session(_) | Caller::Unnamed => &mut self.strangers,
+        };
+        if let Some(account) = accounts.get(&caller) {
             if let Some(bounds) = &account.bounds {
                 *lock(&bounds.limits) = *limits;
             }
             return Some(Arc::clone(account));
         }
-        if self.accounts.len() >= limits.callers.get() as usize {
-            let idle = self.accounts.iter().filter_map(|(caller, account)| Some((account.idle_since()?, *caller)));
+        if accounts.len() >= limits.callers.get() as usize {
+            let idle = accounts.iter().filter_map(|(caller, account)| Some((account.idle_since()?, *caller)));
             let (_, longest) = idle.min_by_key(|(since, _)| *since)?;
-            self.accounts.remove(&longest);
+            accounts.remove(&longest);
         }
         let bounds = Bounds { caller, limits: Mutex::new(*limits), drops: Arc::clone(drops), host: host.clone() };
         let account = Arc::new(Account { bounds: Some(bounds), state: Mutex::default() });
-        self.accounts.insert(caller, Arc::clone(&account));
+        accounts.insert(caller, Arc::clone(&account));
         Some(account)
     }
 }
@@ -470,9 +494,9 @@ mod tests {
         advance(Duration::from_secs(1));
         for other in 2..100 {
             assert!(gate.enter(session(other), &limits).is_ok());
-            assert_eq!(lock(&gate.table).accounts.len(), 2);
+            assert_eq!(lock(&gate.table).strangers.len(), 2);
         }
-        assert!(lock(&gate.table).accounts.contains_key(&session(1)), "it is at work");
+        assert!(lock(&gate.table).strangers.contains_key(&session(1)), "it is at work");
         let _second = gate.enter(session(2), &limits).ok().unwrap();
         assert!(matches!(gate.enter(session(3), &limits), Err(Answer::Busy)), "all are at work");
         drop(busy);

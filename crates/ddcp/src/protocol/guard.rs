@@ -74,9 +74,13 @@ impl Guarded {
             (None, Some(session)) => Caller::Session(session),
             (None, None) => Caller::Unnamed,
         };
-        let pass = match self.gate.enter(caller, &rules.limits) {
-            Ok(pass) => pass,
-            Err(instead) => return instead,
+        let pass = match (self.gate.enter(caller, &rules.limits), claimed(&request)) {
+            (Ok(pass), _) => pass,
+            (Err(Answer::Busy), Some(claimed)) => match self.gate.knock(claimed) {
+                Some(pass) => pass,
+                None => return Answer::Busy,
+            },
+            (Err(instead), _) => return instead,
         };
         let request = match request {
             Ok(request) => request,
@@ -123,6 +127,14 @@ impl Guarded {
         }
         account.fault("offers proofs that are none");
         Answer::NotAuthorised { change: None }
+    }
+}
+
+/// Whom a request that is about a proof claims to come from.
+fn claimed<E>(request: &Result<Request, E>) -> Option<RecordId> {
+    match request {
+        Ok(Request::Challenge { caller, .. } | Request::Proof { caller, .. }) => Some(RecordId(*caller)),
+        _ => None,
     }
 }
 

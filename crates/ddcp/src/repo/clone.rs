@@ -79,7 +79,7 @@ impl Repository {
             .blocking(move |repository| {
                 let declared = Declared::new(definitions).map_err(Error::BadSchema)?;
                 let database = repository.own_database(&held)?;
-                let adopted = declared.adopt(&database)?;
+                let adopted = declared.adopt(&database, None)?;
                 let left = SchemaReport::whole(named(database.differences(&declared)?, adopted.left_out));
                 let left_out = left.unavailable().map(|(table, why)| (table.to_owned(), why.to_owned())).collect();
                 Ok((database.tables()?.into_iter().map(|table| table.name).collect(), left_out))

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::Repository;
 use crate::{
     Error,
-    config::{Access, Config},
+    config::{self, Access, Config, ConfigError},
     protocol::{Door, DropReport, Drops, Guarded, Hints, Rules},
     transport::{RecordId, Verifier},
 };
@@ -46,9 +46,25 @@ impl Repository {
     /// [`Error::Config`].
     pub(crate) fn reload(&self) -> Result<Config, Error> {
         let config = self.config()?;
+        self.keep_private(&config)?;
         replace(&self.inner.guarding.rules, rules_of(&config));
         replace(&self.inner.guarding.settings, config.clone());
         Ok(config)
+    }
+
+    /// Keeps in a second place that the repository is private, and says it where the settings do not.
+    fn keep_private(&self, config: &Config) -> Result<(), Error> {
+        if config.access != Access::Private {
+            return Ok(());
+        }
+        let path = self.inner.layout.config();
+        config::keep_private(&path).map_err(|source| ConfigError::Io { path, source })?;
+        if let Some(why) =
+            config.kept_private.filter(|_| config.kept_private != self.inner.guarding.settings.borrow().kept_private)
+        {
+            tracing::warn!("{why}");
+        }
+        Ok(())
     }
 
     /// The settings that [`Repository::reload`] puts in force; none before it was called.

@@ -169,6 +169,12 @@ impl Layout {
         self.state.join("config.toml")
     }
 
+    /// Which statements of remotes have been shown.
+    #[must_use]
+    pub fn shown(&self) -> PathBuf {
+        self.state.join("shown")
+    }
+
     /// What was fetched and is known of remotes.
     #[must_use]
     pub fn state_db(&self) -> PathBuf {

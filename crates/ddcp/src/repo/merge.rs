@@ -19,6 +19,7 @@ use crate::{
     changeset::{self, Change, Cursor, Pack, PackTable, SiteId},
     config::RemoteName,
     database::{self, Database, Reason, Refused},
+    text::shown_of,
     transport::Address,
 };
 
@@ -420,7 +421,7 @@ fn keep_waiting(
     let mut by_reason: BTreeMap<(Cause, String), Vec<Change>> = BTreeMap::new();
     for refused in refused {
         // The peer chose the names, and they go to a terminal.
-        let reason = format!("table {}: {}", refused.change.table, refused.reason).escape_debug().to_string();
+        let reason = shown_of(format_args!("table {}: {}", refused.change.table, refused.reason));
         by_reason.entry((cause(&refused.reason), reason)).or_default().push(refused.change.clone());
     }
     let groups: Vec<(Cause, String, Pack)> = lump(by_reason)

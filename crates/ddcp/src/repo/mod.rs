@@ -52,6 +52,7 @@ mod node;
 mod pin;
 mod program;
 mod pull;
+mod readers;
 mod reading;
 mod remotes;
 mod report;
@@ -85,7 +86,7 @@ pub use report::{
     FetchReport, MergeReport, OtherSiteReport, Outcome, PerRemote, PullReport, RemoteEntry, RemoteStatusReport,
     StatusReport,
 };
-pub use schema::{AdoptReport, SchemaReport};
+pub use schema::{Adopt, AdoptReport, SchemaReport};
 pub use source::DatabaseSource;
 use source::OwnSource;
 pub(crate) use source::status_of;
@@ -189,6 +190,9 @@ impl Repository {
         }
         files::create_private_dir(layout.state(), files::Owner::of(layout.database())).map_err(io)?;
         if !layout.config().exists() {
+            if !is_new {
+                config::keep_private(&layout.config()).map_err(io)?;
+            }
             files::replace(&layout.config(), CONFIG_TEMPLATE.as_bytes()).map_err(io)?;
         }
         if is_new {
@@ -513,8 +517,8 @@ fn is_missing_or_empty(folder: &Path) -> std::io::Result<bool> {
 
 /// As [`is_missing_or_empty`], also of a state directory from which the state file was taken away.
 fn is_missing_or_ours(folder: &Path) -> std::io::Result<bool> {
-    let names = ["lock", "veilid", "clone", "parts", "history", "control.token", "control.sock"];
-    has_only(folder, &names, &["config.", ".state.db.partial-", "state.db", "digest.db"])
+    let names = ["lock", "veilid", "clone", "parts", "history", "shown", "control.token", "control.sock"];
+    has_only(folder, &names, &["config.", "shown.new-", ".state.db.partial-", "state.db", "digest.db"])
 }
 
 /// Whether all that is in a folder has one of these names, or a name that begins with one of these beginnings.

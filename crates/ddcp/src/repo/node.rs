@@ -49,12 +49,13 @@ impl Repository {
         if let Some(node) = self.inner.node.running() {
             return Ok(node);
         }
+        let config = self.config()?;
         let network = match (&self.inner.options.network, &self.inner.options.network_file) {
             (Some(network), _) => Some(network.clone()),
             (None, Some(file)) => Some(load_network(file)?),
-            (None, None) => self.config()?.network,
+            (None, None) => config.network,
         };
-        let options = NodeOptions { dir: self.inner.layout.node(), network, lasting: *lasting };
+        let options = NodeOptions { dir: self.inner.layout.node(), network, lasting: *lasting, upnp: config.upnp };
         let node = Node::start(options).await.map_err(Error::Node)?;
         self.inner.node.put(Some(node.clone()));
         Ok(node)

@@ -112,6 +112,9 @@ pub struct StatusReport {
     /// Whom `ddcp serve` answers.
     #[serde(default)]
     pub access: Access,
+    /// Why it is private, where its settings do not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_private: Option<String>,
     /// Whether `ddcp serve` runs here.
     pub serving: bool,
     /// Callers that it has dropped, if any.

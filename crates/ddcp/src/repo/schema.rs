@@ -1,15 +1,17 @@
 //! How the tables of remotes differ from this database's, and what mends that.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use data_encoding::HEXLOWER;
 use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-use super::{MergeReport, PerRemote, Repository, State, StateError};
+use super::{Layout, MergeReport, PerRemote, Repository, State, StateError};
 use crate::{
     Error,
     config::RemoteName,
     database::{Adopted, Database, Declared, TableDefinition, TableDifference},
+    files,
     protocol::{Client, ClientError, RemoteStatus},
     transport::Address,
 };
@@ -35,11 +37,28 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// Which statements `schema adopt` runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopt {
+    /// None: it only says which it would run.
+    Show,
+    /// Those that it finds.
+    Now,
+    /// Those that it finds, if they are the ones that were shown with this [`AdoptReport::hash`].
+    Shown(String),
+}
+
 /// What `schema adopt` does, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptReport {
     /// The statements that add the tables and columns that are not here, in their order.
     pub statements: Vec<String>,
+    /// Of these statements, in hexadecimal: what to name who wants them run and no others.
+    #[serde(default)]
+    pub hash: String,
+    /// The hash of those that were shown the last time, if any were that have not been run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown_before: Option<String>,
     /// Whether any were run.
     pub adopted: bool,
     /// What differs and stays so, among it the tables that cannot be had here.
@@ -118,13 +137,13 @@ impl Repository {
         .await
     }
 
-    /// Adds to this database the tables and columns of the remote `name` that are not here, or without `apply` only
-    /// says how. Each table is adopted whole or not at all; those that cannot be had here are named in the report.
+    /// Adds to this database the tables and columns of the remote `name` that are not here, as `adopt` says, or only says
+    /// how. Each table is adopted whole or not at all; those that cannot be had here are named in the report.
     /// Nothing is ever dropped or altered otherwise. Then merges what was fetched from the remote and waited for them.
     ///
     /// # Errors
-    /// As [`Repository::schema_diff`]; the tables that were adopted before stay.
-    pub async fn schema_adopt(&self, name: &str, apply: bool) -> Result<AdoptReport, Error> {
+    /// As [`Repository::schema_diff`]; the tables that were adopted before stay. [`Error::OtherStatements`].
+    pub async fn schema_adopt(&self, name: &str, adopt: Adopt) -> Result<AdoptReport, Error> {
         let held = self.hold().await?;
         let asked = self.ask_who(name).await?;
         let definitions = asked.client.definitions().await.map_err(|error| self.explain(error))?;
@@ -132,14 +151,19 @@ impl Repository {
             .blocking(move |repository| {
                 let database = repository.own_database(&held)?;
                 let declared = Declared::new(definitions).map_err(Error::BadSchema)?;
-                let Adopted { statements, left_out } = match apply {
-                    true => declared.adopt(&database)?,
-                    false => declared.adoption(&database)?,
-                };
+                let shown = Shown::open(repository.layout());
+                let shown_before = shown.last(&asked.name);
+                let apply = adopt != Adopt::Show;
+                let Adopted { statements, left_out } = adopt_as(&adopt, &asked.name, &declared, &database)?;
+                let hash = hash_of(&statements);
+                match apply {
+                    true => shown.forget(&asked.name)?,
+                    false => shown.note(&asked.name, &hash)?,
+                }
                 let differences = named(database.differences(&declared)?, left_out);
                 asked.note(repository, &database, &SchemaReport::of(differences.clone()))?;
                 let (adopted, left) = (apply && !statements.is_empty(), SchemaReport::of(lasting(differences)));
-                Ok(AdoptReport { statements, adopted, left, merged: Vec::new() })
+                Ok(AdoptReport { statements, hash, shown_before, adopted, left, merged: Vec::new() })
             })
             .await?;
         if report.adopted {
@@ -216,6 +240,61 @@ impl Repository {
             Ok(report)
         })
         .await
+    }
+}
+
+fn adopt_as(adopt: &Adopt, remote: &RemoteName, declared: &Declared, database: &Database) -> Result<Adopted, Error> {
+    let found = declared.adoption(database)?;
+    match adopt {
+        Adopt::Show => return Ok(found),
+        Adopt::Shown(hash) if *hash != hash_of(&found.statements) => {
+            return Err(Error::OtherStatements(remote.to_string()));
+        }
+        Adopt::Now | Adopt::Shown(_) => {}
+    }
+    Ok(declared.adopt(database, Some(&found.statements))?)
+}
+
+fn hash_of(statements: &[String]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for sql in statements {
+        hasher.update(&(sql.len() as u64).to_le_bytes()).update(sql.as_bytes());
+    }
+    HEXLOWER.encode(&hasher.finalize().as_bytes()[..16])
+}
+
+/// Of each remote, the hash of the statements that were shown last and have not been run.
+struct Shown(PathBuf);
+
+impl Shown {
+    fn open(layout: &Layout) -> Self {
+        Self(layout.shown())
+    }
+
+    /// A file that cannot be read says nothing: what is run then is what is shown with it.
+    fn all(&self) -> BTreeMap<String, String> {
+        fs::read(&self.0).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    fn last(&self, remote: &RemoteName) -> Option<String> {
+        self.all().remove(remote.as_str())
+    }
+
+    fn note(&self, remote: &RemoteName, hash: &str) -> Result<(), Error> {
+        self.change(|all| all.insert(remote.to_string(), hash.to_owned()).as_deref() != Some(hash))
+    }
+
+    fn forget(&self, remote: &RemoteName) -> Result<(), Error> {
+        self.change(|all| all.remove(remote.as_str()).is_some())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, String>) -> bool) -> Result<(), Error> {
+        let mut all = self.all();
+        if !change(&mut all) {
+            return Ok(());
+        }
+        let text = serde_json::to_vec(&all).unwrap_or_default();
+        files::replace(&self.0, &text).map_err(|source| Error::Io { path: self.0.clone(), source })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     repo::Repository,
 };
 
-use super::{digest::Making, verify::whole_versions};
+use super::{digest::Making, readers::Readers, verify::whole_versions};
 
 /// Whether a connection may be used again.
 type Check = dyn Fn(&Database) -> Result<(), DatabaseError> + Send + Sync;
@@ -21,17 +21,37 @@ pub struct DatabaseSource {
     open: Box<dyn Fn() -> Result<Database, Error> + Send + Sync>,
     check: Box<Check>,
     idle: Mutex<Vec<Database>>,
+    /// Of a database with a log that may be emptied: the repository's own.
+    readers: Option<Readers>,
 }
 
 impl DatabaseSource {
     /// A source that opens its connections by `open`.
     pub fn new(open: impl Fn() -> Result<Database, Error> + Send + Sync + 'static) -> Self {
-        Self { open: Box::new(open), check: Box::new(Database::check_files), idle: Mutex::default() }
+        Self { open: Box::new(open), check: Box::new(Database::check_files), idle: Mutex::default(), readers: None }
     }
 
     /// The same, which uses a connection again only if `check` holds for it.
     fn with_check(self, check: impl Fn(&Database) -> Result<(), DatabaseError> + Send + Sync + 'static) -> Self {
         Self { check: Box::new(check), ..self }
+    }
+
+    /// The same, whose readers leave the log of the database moments in which it begins anew.
+    fn with_readers(self, readers: Readers) -> Self {
+        Self { readers: Some(readers), ..self }
+    }
+
+    /// Empties the log; whether it did.
+    fn empty_log(&self) -> bool {
+        let emptied = self.connection().and_then(|database| {
+            let is_empty = database.empty_log()?;
+            self.idle().push(database);
+            Ok(is_empty)
+        });
+        emptied.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the write-ahead log of the database is long and cannot be emptied");
+            false
+        })
     }
 
     /// Closes the connections that are not being used.
@@ -60,6 +80,12 @@ impl DatabaseSource {
 
     /// Runs `read` on a connection. One that failed is closed: its file may have been replaced.
     fn with<T>(&self, read: impl FnOnce(&Database) -> Result<T, DatabaseError>) -> Result<T, String> {
+        let _reading = self.readers.as_ref().map(|readers| readers.enter(|| self.empty_log()));
+        self.with_long(read)
+    }
+
+    /// As [`DatabaseSource::with`], for who has been let in.
+    fn with_long<T>(&self, read: impl FnOnce(&Database) -> Result<T, DatabaseError>) -> Result<T, String> {
         let result = self.connection().and_then(|database| {
             let value = read(&database)?;
             database.check_unchanged()?;
@@ -98,7 +124,11 @@ impl Source for DatabaseSource {
     }
 
     fn rows(&self, ranges: &[usize], fits: &dyn Fn(usize, usize) -> bool) -> Result<Option<ToldRows>, String> {
-        self.with(|database| database.rows_in(ranges, fits).map(Some))
+        let reading = self.readers.as_ref().map(Readers::enter_for_long);
+        if matches!(reading, Some(None)) {
+            return Ok(None);
+        }
+        self.with_long(|database| database.rows_in(ranges, fits).map(Some))
     }
 }
 
@@ -116,7 +146,11 @@ impl OwnSource {
     pub(super) fn new(repository: Repository) -> Self {
         let (opened, checked) = (repository.clone(), repository.clone());
         let open = move || opened.look_whose().and_then(|held| opened.own_database(&held));
+        let mut log = repository.layout().database().as_os_str().to_owned();
+        log.push("-wal");
+        let readers = Readers::new(log.into(), repository.inner.options.host.clone());
         let database = DatabaseSource::new(open).with_check(move |database| checked.check_open(database));
+        let database = database.with_readers(readers);
         Self { repository, database: Arc::new(database), noted: AtomicI64::new(0), digesting: Mutex::default() }
     }
 
@@ -167,6 +201,10 @@ impl Source for OwnSource {
         let Ok(_alone) = self.digesting.try_lock() else { return Ok(None) };
         // Before the digest: what is merged while that is made need not be in it.
         let known = self.database.with(|database| Ok(whole_versions(database.position(reader)?)))?;
+        let reading = self.database.readers.as_ref().map(Readers::enter_for_long);
+        if matches!(reading, Some(None)) {
+            return Ok(None);
+        }
         let held = self.repository.look_whose();
         let made = held.and_then(|held| self.repository.own_digest(&held, Making::Kept)).map_err(|error| {
             tracing::error!(%error, "a peer's request could not be answered");

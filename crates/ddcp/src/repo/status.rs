@@ -42,6 +42,7 @@ impl Repository {
                 tables: database.tables()?.into_iter().map(|table| table.name).collect(),
                 address: repository.address()?.map(|address| address.to_string()),
                 access: config.access,
+                kept_private: config.kept_private.map(|why| why.to_string()),
                 serving,
                 dropped: repository.dropped(),
                 remotes,

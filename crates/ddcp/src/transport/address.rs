@@ -38,11 +38,24 @@ pub struct AddressError {
     reason: &'static str,
 }
 
+impl AddressError {
+    /// As much of what looks like a record key as tells which one is meant: a damaged one may still open something, and
+    /// errors are logged.
+    fn new(text: &str, reason: &'static str) -> Self {
+        const TOLD: usize = 16;
+        let text = match text.char_indices().nth(TOLD) {
+            Some((end, _)) if is_kind_prefixed(text) => format!("{}…", &text[..end]),
+            _ => text.to_owned(),
+        };
+        Self { text, reason }
+    }
+}
+
 impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let error = |reason| AddressError { text: text.to_owned(), reason };
+        let error = |reason| AddressError::new(text, reason);
         if text.trim().is_empty() {
             return Err(error("it is empty"));
         }
@@ -110,6 +123,7 @@ mod tests {
         ] {
             let message = text.parse::<Address>().unwrap_err().to_string();
             assert!(message.contains(reason), "{text:?}: {message}");
+            assert!(message.starts_with(&format!("`{}…` is no address", &text[..16])), "errors are logged: {message}");
         }
     }
 

@@ -43,6 +43,44 @@ fn settings_are_shown_and_changed() {
 }
 
 #[test]
+fn a_private_repository_stays_private_when_its_settings_are_lost() {
+    let world = World::new();
+    let repo = world.notes("a");
+    repo.ok(["config", "set", "access", "private"]);
+    let config = repo.state("config.toml");
+    let is_private = |why: &str| {
+        let run = repo.run(["config", "get", "access"]);
+        assert_eq!((run.stdout.as_str(), run.status), ("private\n", Some(0)), "{run}");
+        assert!(run.stderr.contains(why), "{run}");
+        assert!(repo.ok(["status"]).contains(why));
+        assert!(repo.json(&["status"])["kept_private"].as_str().unwrap().contains(why));
+        assert!(repo.run(["doctor"]).assert_status(5).stdout.contains(why));
+    };
+    fs::remove_file(&config).unwrap();
+    is_private("it was private and stays so");
+    fs::write(&config, "").unwrap();
+    is_private("it was private and stays so");
+    // What begins the settings anew, does not open it.
+    repo.ok(["remote", "add", "b", "b.db"]);
+    is_private("it was private and stays so");
+    fs::remove_file(&config).unwrap();
+    repo.ok(["init"]);
+    is_private("it was private and stays so");
+    // Without what is known of it, too.
+    fs::remove_file(&config).unwrap();
+    fs::remove_file(repo.state("config.private")).unwrap();
+    is_private("config.toml is missing or empty");
+    repo.ok(["init"]);
+    is_private("it was private and stays so");
+
+    repo.ok(["config", "set", "access", "address"]);
+    let run = repo.run(["config", "get", "access"]);
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("address\n", ""));
+    fs::write(&config, "# mine\n").unwrap();
+    assert_eq!(repo.ok(["config", "get", "access"]), "address\n");
+}
+
+#[test]
 fn wrong_settings_are_refused() {
     let world = World::new();
     let repo = world.notes("a");

@@ -37,6 +37,21 @@ fn shell(world: &World, script: &str) -> std::process::Output {
 }
 
 #[test]
+fn a_bundle_is_its_owner_s_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    let repo = world.notes("a");
+    add(&repo, "1");
+    let mode = || fs::metadata(world.path("a.bundle")).unwrap().permissions().mode() & 0o777;
+    repo.ok(["bundle", "create", "a.bundle"]);
+    assert_eq!(mode(), 0o600);
+    // Whoever has opened it to others is not contradicted.
+    fs::set_permissions(world.path("a.bundle"), fs::Permissions::from_mode(0o644)).unwrap();
+    repo.ok(["bundle", "create", "a.bundle", "--force"]);
+    assert_eq!(mode(), 0o644);
+}
+
+#[test]
 fn a_bundle_is_made_checked_fetched_and_merged() {
     let world = World::new();
     let [a, b] = world.all_notes(["a", "b"]);

@@ -359,6 +359,25 @@ fn who_does_not_show_the_token_is_not_waited_for() {
 }
 
 #[test]
+fn who_does_not_show_the_token_takes_nobody_s_place() {
+    let world = World::new();
+    let repo = world.notes("a");
+    let mut command = serve(&world, &repo);
+    command.args(["--control", "127.0.0.1:0"]);
+    let _daemon = Daemon::spawn(&world, command);
+    let address = tcp_address(&repo);
+    let token = fs::read_to_string(repo.state("control.token")).unwrap().trim_end().to_owned();
+    let mut known = Client::connect_tcp(&address);
+    known.ok("hello", &json!({"token": token}));
+    let _silent: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let asked = Instant::now();
+    let mut further = Client::connect_tcp(&address);
+    further.ok("hello", &json!({"token": token}));
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert_eq!(known.ok("status", &json!({}))["serving"], true, "who has shown it stays");
+}
+
+#[test]
 fn control_stays_on_this_machine() {
     let world = World::new();
     let repo = world.notes("a");

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ddcp::{BundleRequest, BundleTarget, Event, Monitor, Repository, Stop, SyncMode, repo::examine};
+use ddcp::{Adopt, BundleRequest, BundleTarget, Event, Monitor, Repository, Stop, SyncMode, repo::examine};
 use regex::Regex;
 use rusqlite::Connection;
 
@@ -52,7 +52,7 @@ async fn work(repository: &Repository, folder: &Path, look: impl Fn(&str)) {
     checked(repository.merge(None), step("merge")).await;
     checked(repository.pull(None), step("pull")).await;
     checked(repository.schema_diff("a"), step("schema diff")).await;
-    checked(repository.schema_adopt("a", true), step("schema adopt")).await;
+    checked(repository.schema_adopt("a", Adopt::Now), step("schema adopt")).await;
     checked(repository.verify(None, true, &Monitor::default()), step("verify")).await;
     checked(create(bundle("b.bundle", false)), step("bundle create")).await;
     checked(create(bundle("b.bundle", true)), step("bundle create --force")).await;

@@ -28,7 +28,7 @@ fn ask(address: SocketAddr, request: &str) -> (String, String) {
 }
 
 fn scrape(address: SocketAddr) -> String {
-    let (status, body) = ask(address, "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n");
+    let (status, body) = ask(address, "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:9184\r\n\r\n");
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(body.ends_with("# EOF\n"), "{body}");
     body
@@ -100,7 +100,14 @@ fn other_requests_are_refused_and_slow_ones_hold_up_nobody() {
     let _ = stream.read_to_end(&mut answer);
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "it is not read to its end");
 
-    let idle: Vec<TcpStream> = (0..7).map(|_| TcpStream::connect(address).unwrap()).collect();
+    // A web page whose name was made to lead here.
+    assert_eq!(status("GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n"), "HTTP/1.1 403 Forbidden");
+    assert_eq!(status("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1.evil.example:80\r\n\r\n"), "HTTP/1.1 403 Forbidden");
+    for host in ["localhost", "LOCALHOST:9184", "127.0.0.1", "[::1]:9184", "::1"] {
+        assert_eq!(status(&format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n")), "HTTP/1.1 200 OK", "{host}");
+    }
+
+    let idle: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
     let started = Instant::now();
     scrape(address);
     assert!(started.elapsed() < PATIENCE / 10);

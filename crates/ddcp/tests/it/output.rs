@@ -168,7 +168,8 @@ fn help_of_a_command() {
     Arguments:
       <NAME>     What to call it: letters, digits, `-`, `_` and `.`
       <ADDRESS>  What `ddcp address` prints at the other side, or the path of another repository's
-                 database
+                 database. `-` reads it from standard input, `@FILE` from a file: other users see the
+                 arguments of programs
 
     Options:
           --db <FILE>            The database [default: ddcp.db] [env: DDCP_DB=]

@@ -50,6 +50,32 @@ fn relative_paths_are_meant_from_the_current_folder() {
 }
 
 #[test]
+fn an_address_need_not_be_an_argument() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    b.run_with_input(["remote", "add", "one", "-"], b"a.db\n").assert_status(0);
+    std::fs::write(world.path("address"), "a.db\n").unwrap();
+    b.ok(["remote", "add", "two", "@address"]);
+    b.ok(["remote", "add", "three", "none.db"]);
+    b.ok(["remote", "set-address", "three", "@address"]);
+    let path = a.db().display();
+    assert_eq!(b.ok(["remote", "list"]), format!("one {path}\nthree {path}\ntwo {path}\n"));
+
+    let clone = world.repo("c");
+    clone.run_with_input(["clone", "-"], b"a.db\n").assert_status(0);
+    assert_eq!(clone.notes(), ["1|one|1"]);
+    let another = world.repo("d");
+    another.ok(["clone", "@address", "d.db"]);
+    assert_eq!(another.notes(), ["1|one|1"]);
+
+    let run = b.run_with_input(["remote", "add", "four", "-"], b"\n").assert_status(2);
+    assert!(run.stderr.contains("standard input holds no address"), "{run}");
+    let run = b.run(["remote", "add", "four", "@none"]).assert_status(1);
+    assert!(run.stderr.contains("No such file"), "{run}");
+}
+
+#[test]
 fn odd_and_taken_names_are_refused() {
     let world = World::new();
     let repo = world.notes("a");
@@ -121,7 +147,7 @@ fn malformed_addresses_are_refused() {
     assert_snapshot!(repo.run(["remote", "add", "bad", &KEY[..48]]), @"
     status 2
     --- stderr
-    error: `VLD0:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8` is no address: its secret part is missing; expected VLD0:… as `ddcp address` prints it, or the path of a database
+    error: `VLD0:AAECAwQFBgc…` is no address: its secret part is missing; expected VLD0:… as `ddcp address` prints it, or the path of a database
     ");
     assert_snapshot!(repo.run(["remote", "list"]), @"
     status 0

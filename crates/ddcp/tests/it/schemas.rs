@@ -223,7 +223,7 @@ fn what_a_remote_has_more_is_shown_and_adopted() {
       table own: it is not there
 
     --- stderr
-    nothing was changed; `ddcp schema adopt a --yes` runs these statements
+    nothing was changed; `ddcp schema adopt a --yes=SITE` runs these statements
     "#);
     assert_eq!(b.rows("SELECT * FROM note ORDER BY id"), ["1|one|1", "2|two|2"]);
     let adopted = b.run(["schema", "adopt", "a", "--yes"]).assert_status(0);
@@ -337,7 +337,7 @@ fn what_a_remote_wrote_is_adopted_as_it_is() {
     UPDATE "seen__crsql_clock" SET col_version = 0 WHERE col_name = 'at';
 
     --- stderr
-    nothing was changed; `ddcp schema adopt b --yes` runs these statements
+    nothing was changed; `ddcp schema adopt b --yes=SITE` runs these statements
     "#);
     a.ok(["schema", "adopt", "b", "--yes"]);
     b.pull();
@@ -372,6 +372,36 @@ fn names_of_another_case_hold_nothing_up() {
     there is nothing to add
     ");
     assert!(b.json(&["fetch"])[0]["done"].get("schema").is_none());
+}
+
+#[test]
+fn what_was_shown_is_adopted_and_nothing_else() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    b.follows(&[&a]);
+    a.sql("CREATE TABLE one (id INTEGER PRIMARY KEY NOT NULL); SELECT crsql_as_crr('one')");
+    let shown = b.json(&["schema", "adopt", "a"]);
+    let hash = shown["hash"].as_str().unwrap();
+    assert!(b.run(["schema", "adopt", "a"]).stderr.contains(&format!("`ddcp schema adopt a --yes={hash}` runs")));
+    let tables = || b.rows("SELECT name FROM sqlite_master WHERE name IN ('one', 'two', 'three')");
+
+    // The remote declares another table meanwhile.
+    a.sql("CREATE TABLE two (id INTEGER PRIMARY KEY NOT NULL); SELECT crsql_as_crr('two')");
+    for yes in [format!("--yes={hash}"), "--yes".to_owned()] {
+        let run = b.run(["schema", "adopt", "a", &yes]).assert_status(1);
+        assert!(run.stderr.contains("have changed since the statements were shown; nothing was run"), "{run}");
+        assert!(run.stderr.contains("hint: `ddcp schema adopt a` shows what it would run now"), "{run}");
+        assert!(tables().is_empty());
+    }
+    // It has been shown by that, and is as it was shown.
+    b.ok(["schema", "adopt", "a", "--yes"]);
+    assert_eq!(tables().len(), 2);
+
+    // What was never shown is shown by the command that runs it.
+    a.sql("CREATE TABLE three (id INTEGER PRIMARY KEY NOT NULL); SELECT crsql_as_crr('three')");
+    assert!(b.ok(["schema", "adopt", "a", "--yes"]).contains("CREATE TABLE three"));
+    assert_eq!(tables().len(), 3);
+    b.ok(["schema", "adopt", "a", "--yes"]);
 }
 
 #[test]

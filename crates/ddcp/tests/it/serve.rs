@@ -4,7 +4,11 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Write},
     net::TcpListener,
-    os::unix::{fs::FileTypeExt, net::UnixStream, process::ExitStatusExt},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::UnixStream,
+        process::ExitStatusExt,
+    },
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -138,6 +142,39 @@ fn serve_prints_its_address_and_keeps_it() {
     let mut daemon = Daemon::start(&world, &repo);
     assert_eq!(daemon.line, address);
     assert_eq!(daemon.end(Signal::SIGINT), Some(0));
+}
+
+#[test]
+fn the_journal_is_not_told_the_address() {
+    let world = World::new();
+    let repo = world.notes("a");
+    let [out, log] = [world.path("out"), world.path("log")];
+    let stdout = File::create(&out).unwrap();
+    let file = stdout.metadata().unwrap();
+    let mut command = serve(&world, &repo);
+    command.env("JOURNAL_STREAM", format!("{}:{}", file.dev(), file.ino()));
+    let child = command.stdin(Stdio::null()).stdout(stdout).stderr(File::create(&log).unwrap()).spawn().unwrap();
+    let mut daemon = Daemon { child, line: String::new() };
+    let deadline = Instant::now() + PATIENCE;
+    while !fs::read_to_string(&log).unwrap().contains("`ddcp address` prints the address") {
+        assert!(Instant::now() < deadline, "{}", fs::read_to_string(&log).unwrap());
+        thread::sleep(Duration::from_millis(50));
+    }
+    let address = repo.ok(["address"]);
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    let secret = address.trim_end().rsplit(':').next().unwrap();
+    let told = fs::read_to_string(&out).unwrap() + &fs::read_to_string(&log).unwrap();
+    assert!(secret.len() > 20 && !told.contains(secret), "{told}");
+}
+
+#[test]
+fn nothing_of_it_is_dumped() {
+    let world = World::new();
+    let repo = world.notes("a");
+    let daemon = Daemon::start(&world, &repo);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.child.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"], "{core}");
 }
 
 fn start(mut command: Command) -> Child {

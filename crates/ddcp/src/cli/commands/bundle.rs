@@ -179,9 +179,9 @@ fn tell(session: &Session, report: &BundleReport) -> Result<(), Failed> {
     let mut text = Vec::new();
     match session.format {
         Format::Json => serde_json::to_writer(&mut text, report).map_err(io::Error::from)?,
-        Format::Table => lines(&mut text, report)?,
+        Format::Table => lines(&mut output::Lines(&mut text), report)?,
     }
-    session.say(String::from_utf8_lossy(&text).trim_end());
+    String::from_utf8_lossy(&text).lines().for_each(|line| session.say(line));
     Ok(())
 }
 
@@ -194,7 +194,7 @@ fn lines(out: &mut dyn Write, report: &BundleReport) -> io::Result<()> {
         false => writeln!(out, "versions none after {}", report.to_version)?,
     }
     if let Some(tables) = &report.only_tables {
-        writeln!(out, "only     {}", printable(&tables.join(", ")))?;
+        writeln!(out, "only     {}", tables.join(", "))?;
     }
     if let Some(site) = &report.without {
         writeln!(out, "without  what site {site} wrote itself")?;
@@ -202,7 +202,7 @@ fn lines(out: &mut dyn Write, report: &BundleReport) -> io::Result<()> {
     let (changes, packs) = (output::count(report.changes, "change"), output::count(report.packs, "pack"));
     writeln!(out, "content  {changes} ({packs}) in {}", output::bytes(report.bytes))?;
     for (table, changes) in &report.tables {
-        writeln!(out, "  {}: {}", printable(table), output::count(*changes, "change"))?;
+        writeln!(out, "  {}: {}", table, output::count(*changes, "change"))?;
     }
     if !report.left_out.is_empty() {
         writeln!(out, "lacks    {} that cannot be sent:", output::count(report.left_out.count, "change"))?;
@@ -228,9 +228,4 @@ fn fetched_lines(out: &mut dyn Write, report: &BundleFetchReport) -> io::Result<
 fn time(milliseconds: i64) -> String {
     let second = |time: Timestamp| Timestamp::from_second(time.as_second()).unwrap_or(time);
     Timestamp::from_millisecond(milliseconds).map_or_else(|_| "unknown".to_owned(), |time| second(time).to_string())
-}
-
-/// Names that somebody else chose, for a terminal.
-fn printable(name: &str) -> String {
-    name.escape_debug().to_string()
 }

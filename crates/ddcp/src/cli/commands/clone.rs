@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     Failure,
-    cli::{Failed, Session, output, progress},
+    cli::{Failed, Session, address, output, progress},
     repo::{CloneReport, Monitor, Repository},
     transport::Address,
 };
@@ -18,7 +18,8 @@ Examples:
   ddcp clone /media/stick/notes.db
   ddcp clone VLD0:… notes.db --name alice")]
 pub(in crate::cli) struct Args {
-    /// What `ddcp address` prints at the other side, or the path of another repository's database.
+    /// What `ddcp address` prints at the other side, or the path of another repository's database. `-` reads it from
+    /// standard input, `@FILE` from a file: other users see the arguments of programs.
     address: String,
     /// The new database. Without it `--db` says, or else the path's last part, in the current folder.
     file: Option<PathBuf>,
@@ -31,6 +32,7 @@ impl Args {
     /// The new database, if the words say which: `db` is what `--db` says.
     pub(in crate::cli) fn database(&self, db: Option<PathBuf>) -> Option<PathBuf> {
         let of_path = || match self.address.parse() {
+            _ if !address::is_plain(&self.address) => None,
             Ok(Address::Path(path)) => path.file_name().map(PathBuf::from),
             Ok(Address::Veilid(_)) | Err(_) => None,
         };
@@ -40,7 +42,8 @@ impl Args {
 
 pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Failed> {
     let (layout, options, monitor) = (session.layout.clone(), session.options.clone(), Monitor::default());
-    let work = Repository::clone_of(layout, options, &args.name, &args.address, &monitor);
+    let address = address::given(&args.address)?;
+    let work = Repository::clone_of(layout, options, &args.name, &address, &monitor);
     let report = progress::shown(session, &monitor, work).await.map_err(|error| {
         let failure = error.report();
         match Repository::is_unfinished_clone(&session.layout) {
@@ -60,7 +63,7 @@ fn print(session: &Session, report: &CloneReport) -> Result<(), Failed> {
             if report.tables.is_empty() { "none".to_owned() } else { report.tables.join(", ") }
         )?;
         for (table, why) in &report.left_out {
-            writeln!(out, "left out table {}: {}", table.escape_debug(), why.escape_debug())?;
+            writeln!(out, "left out table {table}: {why}")?;
         }
         output::each_done(&report.pull.fetched, |name, report| super::fetch::line(out, name, report))?;
         output::each_done(&report.pull.merged, |name, report| super::merge::lines(out, name, report))

@@ -62,5 +62,8 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
 }
 
 async fn settings(session: &Session) -> Result<BTreeMap<String, String>, Failed> {
+    if let Some(why) = session.repository()?.config()?.kept_private {
+        session.say(why);
+    }
     session.run(Command::ConfigGet {}).await
 }

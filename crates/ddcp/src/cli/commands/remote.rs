@@ -1,7 +1,7 @@
 use clap::{Subcommand, ValueEnum};
 
 use crate::{
-    cli::{Failed, Session, output},
+    cli::{Failed, Session, address::given, output},
     config::SyncMode,
     control::Command,
     repo::{RemoteEntry, RemovedRemote, is_same_repository},
@@ -13,6 +13,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   ddcp remote add alice VLD0:…
+  ddcp remote add alice @address-of-alice
   ddcp remote add bob VLD0:… --sync auto
   ddcp remote set alice sync fetch
   ddcp remote add backup /media/stick/notes.db
@@ -28,7 +29,8 @@ enum Verb {
     Add {
         /// What to call it: letters, digits, `-`, `_` and `.`.
         name: String,
-        /// What `ddcp address` prints at the other side, or the path of another repository's database.
+        /// What `ddcp address` prints at the other side, or the path of another repository's database. `-` reads it from
+        /// standard input, `@FILE` from a file: other users see the arguments of programs.
         address: String,
         /// What `ddcp serve` does by itself: `auto` fetches and merges, `fetch` fetches, `manual` does nothing.
         #[arg(long, default_value_t, value_name = "MODE")]
@@ -52,7 +54,7 @@ enum Verb {
     SetAddress {
         /// Its name.
         name: String,
-        /// Its new address.
+        /// Its new address; `-` reads it from standard input, `@FILE` from a file.
         address: String,
     },
     /// Change a setting of a remote.
@@ -97,7 +99,7 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Fai
 }
 
 fn absolute(address: &str) -> Result<Address, Failed> {
-    Ok(crate::repo::absolute_address(address)?)
+    Ok(crate::repo::absolute_address(&given(address)?)?)
 }
 
 /// Says which other remotes are the repository at `address` too, which is the remote `name`.

@@ -5,13 +5,14 @@ use serde_json::json;
 use crate::{
     cli::{Failed, Format, Session},
     config::ControlAddress,
-    daemon,
+    daemon, systemd,
 };
 
 /// Answer peers until SIGINT or SIGTERM.
 ///
 /// Makes a database that is named with `--db` a repository, and makes a new one where there is none; without `--db` only in
-/// a folder that holds no other repository. Prints the repository's address on stdout, at once and as one line; logs go to stderr.
+/// a folder that holds no other repository. Prints the repository's address on stdout, at once and as one line, unless that
+/// is systemd's journal; logs go to stderr.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  ddcp --db notes.db serve\n  ddcp --db notes.db serve --control 127.0.0.1:4711\n  ddcp --db notes.db serve --metrics 127.0.0.1:9184"
@@ -32,6 +33,10 @@ pub(in crate::cli) async fn run(mut session: Session, args: Args) -> Result<(), 
     session.options.control = args.control;
     session.options.metrics = args.metrics;
     daemon::serve(session.layout, session.options, |address| {
+        if systemd::is_journal(std::io::stdout()) {
+            tracing::info!("`ddcp address` prints the address; the journal, which others may read, is not told");
+            return;
+        }
         let address = address.to_string();
         let line = match format {
             Format::Table => address,

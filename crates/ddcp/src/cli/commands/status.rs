@@ -33,6 +33,9 @@ fn print(out: &mut dyn Write, status: &StatusReport) -> io::Result<()> {
     if status.access != Access::default() {
         writeln!(out, "access   {}", status.access)?;
     }
+    if let Some(why) = &status.kept_private {
+        writeln!(out, "         {why}")?;
+    }
     writeln!(out, "serving  {}", if status.serving { "yes" } else { "no" })?;
     if let Some(dropped) = &status.dropped {
         print_dropped(out, dropped)?;
@@ -43,7 +46,8 @@ fn print(out: &mut dyn Write, status: &StatusReport) -> io::Result<()> {
 
 /// What came in a bundle, or from a remote that was removed.
 fn print_other(out: &mut dyn Write, other: &OtherSiteReport) -> io::Result<()> {
-    writeln!(out, "\nsite     {}, which is no remote", other.site)?;
+    writeln!(out)?;
+    writeln!(out, "site     {}, which is no remote", other.site)?;
     print_merge_error(out, other.merge_error.as_ref())?;
     print_unmerged(out, other.unmerged, other.waiting, &other.reasons)
 }
@@ -76,7 +80,8 @@ fn print_dropped(out: &mut dyn Write, dropped: &DropReport) -> io::Result<()> {
 }
 
 fn print_remote(out: &mut dyn Write, remote: &RemoteStatusReport, own_version: i64) -> io::Result<()> {
-    writeln!(out, "\nremote   {}", remote.name)?;
+    writeln!(out)?;
+    writeln!(out, "remote   {}", remote.name)?;
     writeln!(out, "address  {}", remote.address)?;
     if remote.sync != SyncMode::Manual {
         writeln!(out, "sync     {}", remote.sync)?;

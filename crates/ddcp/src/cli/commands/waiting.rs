@@ -115,17 +115,11 @@ fn lines(out: &mut dyn Write, report: &WaitingReport) -> io::Result<()> {
     }
 }
 
-/// A peer chose the names and keys, and they go to a terminal.
 fn line(out: &mut dyn Write, row: &WaitingRow) -> io::Result<()> {
     let sender = row.remote.clone().unwrap_or_else(|| format!("site {}", row.site));
     let since = row.since.and_then(|since| Timestamp::from_second(since).ok());
     let since = since.map(|since| format!(", since {since}")).unwrap_or_default();
     let row_name = format!("{} ({})", row.table, row.key.join(", "));
     let changes = output::count(row.changes, "change");
-    writeln!(out, "{sender}: {}: {changes}{since}: {}", printable(&row_name), row.reason)
-}
-
-fn printable(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
-    text.chars().map(shown).collect()
+    writeln!(out, "{sender}: {}: {changes}{since}: {}", row_name, row.reason)
 }

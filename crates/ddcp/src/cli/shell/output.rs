@@ -1,11 +1,16 @@
 //! Prints the rows of a query: as a table for people, as plain lines or JSON for programs.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use data_encoding::HEXLOWER;
 use rusqlite::types::ValueRef;
 use rusqlite::{Rows, Statement};
+
+use crate::text::is_plain;
 
 /// How rows are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +19,8 @@ pub(super) enum Style {
     Table { width: Option<u16> },
     /// The values of a row on a line, `|` between them, as sqlite3 prints them to a file.
     List,
+    /// As a list, for a terminal.
+    ShownList,
     /// An array of objects per query.
     Json,
 }
@@ -53,14 +60,22 @@ pub(super) fn print_rows(out: &mut dyn Write, style: Style, statement: &mut Stat
     let mut rows = statement.raw_query();
     let count = match style {
         Style::Table { width } => print_table(out, width, &names, &mut rows),
-        Style::List => print_list(out, names.len(), &mut rows),
+        Style::List => print_list(out, names.len(), &mut rows, |text| text.into()),
+        Style::ShownList => {
+            print_list(out, names.len(), &mut rows, |text| visible(&String::from_utf8_lossy(text)).into_bytes().into())
+        }
         Style::Json => print_json(out, &names, &mut rows),
     }?;
     out.flush()?;
     Ok(count)
 }
 
-fn print_list(out: &mut dyn Write, columns: usize, rows: &mut Rows<'_>) -> Result<u64, Failure> {
+fn print_list(
+    out: &mut dyn Write,
+    columns: usize,
+    rows: &mut Rows<'_>,
+    shown: fn(&[u8]) -> Cow<'_, [u8]>,
+) -> Result<u64, Failure> {
     let mut count = 0;
     while let Some(row) = rows.next()? {
         for index in 0..columns {
@@ -71,7 +86,7 @@ fn print_list(out: &mut dyn Write, columns: usize, rows: &mut Rows<'_>) -> Resul
                 ValueRef::Null => {}
                 ValueRef::Integer(integer) => write!(out, "{integer}")?,
                 ValueRef::Real(real) => write!(out, "{}", real_text(real))?,
-                ValueRef::Text(text) => out.write_all(text)?,
+                ValueRef::Text(text) => out.write_all(&shown(text))?,
                 ValueRef::Blob(blob) => write!(out, "x'{}'", HEXLOWER.encode(blob))?,
             }
         }
@@ -220,10 +235,8 @@ fn visible(text: &str) -> String {
                 let picture = char::from_u32(0x2400 + u32::from(character));
                 result.push(picture.unwrap_or(char::REPLACEMENT_CHARACTER));
             }
-            '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                result.push(char::REPLACEMENT_CHARACTER);
-            }
-            _ => result.push(character),
+            plain if is_plain(plain) => result.push(plain),
+            _ => result.push(char::REPLACEMENT_CHARACTER),
         }
     }
     result
@@ -247,6 +260,13 @@ mod tests {
         let mut out = Vec::new();
         print_rows(&mut out, style, &mut conn.prepare(sql).unwrap()).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_list_for_a_terminal_shows_what_it_would_obey() {
+        let sql = "SELECT 'a' || char(27) || '[2J' || char(8238) || 'b' || char(10) || 'c', 1";
+        assert_eq!(printed(Style::ShownList, sql), "a\u{241b}[2J\u{fffd}b\nc|1\n");
+        assert_eq!(printed(Style::List, sql), "a\u{1b}[2J\u{202e}b\nc|1\n");
     }
 
     const TABLE: Style = Style::Table { width: Some(80) };

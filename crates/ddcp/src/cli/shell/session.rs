@@ -9,6 +9,7 @@ use super::commands::{self, Command};
 use super::output::{Failure, Style, print_rows};
 use super::splitter::{Splitter, Statement};
 use super::{Line, ShellError};
+use crate::text::shown;
 
 /// Whether to read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl<'a> Session<'a> {
     /// Tells the person something, if there is one. Nothing depends on its arrival.
     pub(super) fn note(&mut self, text: &str) {
         if let Some(notes) = &mut self.notes {
-            let _ = writeln!(notes, "{text}");
+            let _ = writeln!(notes, "{}", shown(text));
         }
     }
 
@@ -184,7 +185,8 @@ impl<'a> Session<'a> {
     fn command_style(&self) -> Style {
         match self.style {
             Style::Json => Style::Json,
-            Style::Table { .. } | Style::List => Style::List,
+            Style::Table { .. } | Style::ShownList => Style::ShownList,
+            Style::List => Style::List,
         }
     }
 }

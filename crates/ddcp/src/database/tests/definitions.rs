@@ -11,7 +11,7 @@ impl Site {
     /// Adopts what the other has more, all of it.
     fn adopt(&self, declared: &Declared) {
         let proposed = declared.adoption(&self.database).unwrap();
-        let adopted = declared.adopt(&self.database).unwrap();
+        let adopted = declared.adopt(&self.database, None).unwrap();
         assert_eq!(adopted, proposed);
         assert_eq!(adopted.left_out, BTreeMap::new());
     }
@@ -116,7 +116,7 @@ fn a_table_that_cannot_be_adopted_is_as_it_was_and_holds_up_no_other() {
     ])
     .unwrap();
     let before = site.rows("SELECT name, sql FROM sqlite_master WHERE name LIKE 'notes%' ORDER BY name");
-    let adopted = declared.adopt(&site.database).unwrap();
+    let adopted = declared.adopt(&site.database, None).unwrap();
     let why = |table: &str| adopted.left_out.get(table).map(String::as_str).unwrap_or_default();
     assert_eq!(adopted.left_out.keys().collect::<Vec<_>>(), ["a", "b", "notes"]);
     assert!(why("a").contains("unique indices") && why("b").contains("index taken already exists"), "{adopted:?}");
@@ -339,6 +339,18 @@ fn why_a_declaration_is_refused_is_said() {
         ("CREATE TABLE t (id PRIMARY KEY, v AS (format('%*d', id, id)))", "calls format() with an argument"),
         ("CREATE TABLE t (id PRIMARY KEY, v AS (format(id, id)))", "calls format() with an argument"),
         ("CREATE TABLE t (id PRIMARY KEY, v AS (format('%''9999d', id)))", "calls format() with an argument"),
+        ("CREATE TABLE t (id PRIMARY KEY, v AS (printf('' || id, id)))", "calls printf() with an argument"),
+        (
+            "CREATE TABLE t (id PRIMARY KEY, v AS (hex(hex(hex(hex(hex(hex(hex(hex(hex(hex(id))))))))))))",
+            "may make of one value",
+        ),
+        ("CREATE TABLE t (id PRIMARY KEY ON CONFLICT REPLACE, v)", "left out: its declaration has ON CONFLICT REPLACE"),
+        (
+            "CREATE TABLE t (id PRIMARY KEY, v NOT NULL ON\nconflict /**/ rollback DEFAULT 1)",
+            "has ON CONFLICT ROLLBACK",
+        ),
+        ("CREATE TABLE t (id PRIMARY KEY, v CHECK (v > 1) ON CONFLICT ignore)", "has ON CONFLICT IGNORE"),
+        ("CREATE TABLE t (id PRIMARY KEY, v, UNIQUE (v) ON CONFLICT FAIL)", "has ON CONFLICT FAIL"),
         ("CREATE TABLE t (id PRIMARY KEY /* \u{1b}]0;\u{7} */)", "table t: its declaration holds control characters"),
         (
             "CREATE TABLE t (id PRIMARY KEY); CREATE TABLE u (id)",
@@ -414,7 +426,7 @@ fn a_peer_s_declaration_does_nothing_but_declare() {
                 ),
                 "{what}"
             );
-            assert_eq!(declared.adopt(&site.database).unwrap(), Adopted::default(), "{what}");
+            assert_eq!(declared.adopt(&site.database, None).unwrap(), Adopted::default(), "{what}");
         }
         assert_eq!(site.rows("SELECT * FROM sqlite_master"), before, "{what}");
     }

@@ -25,6 +25,8 @@ use crate::{
     transport::{Address, LocalPeer, SignatureBytes, Signer, TransportError, Verifier},
 };
 
+mod shares;
+
 /// Keys whose signatures are keyed hashes, and who knows all of them.
 #[derive(Default)]
 struct Keys(Mutex<HashMap<[u8; 32], [u8; 32]>>);

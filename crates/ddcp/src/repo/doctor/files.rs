@@ -22,7 +22,8 @@ const CLOCK_TOLERANCE: i64 = 60;
 const EARLIEST: i64 = 1_767_225_600;
 
 /// Files of the state directory that are their owner's alone.
-const PRIVATE: [&str; 9] = [
+const PRIVATE: [&str; 10] = [
+    "config.private",
     "config.toml",
     "control.token",
     "digest.db",

@@ -178,7 +178,14 @@ fn mend_database(path: &Path, error: &DatabaseError, advice: &Advice) -> String 
 fn examine_config(layout: &Layout, findings: &mut Vec<Finding>) -> Option<Config> {
     match Config::load(&layout.config()) {
         Ok(config) => {
-            findings.push(Finding::ok("config", "config.toml is well-formed"));
+            findings.push(match config.kept_private.filter(|_| layout.has_state()) {
+                None => Finding::ok("config", "config.toml is well-formed"),
+                Some(why) => Finding::warning(
+                    "config",
+                    why.to_string(),
+                    format!("see what is left in {}", layout.config().display()),
+                ),
+            });
             Some(config)
         }
         Err(error) => {

@@ -176,7 +176,7 @@ mod tests {
             listen: Some(format!("127.0.0.1:{port}")),
             ..NetworkConfig::default()
         };
-        let options = NodeOptions { dir: dir.path().to_owned(), network: Some(network), lasting: false };
+        let options = NodeOptions { dir: dir.path().to_owned(), network: Some(network), lasting: false, upnp: false };
         let node = Box::pin(Node::start(options)).await.unwrap();
         let party = node.party().await.unwrap();
         assert_eq!(Some(party.repository), repository_of(&node.address().await.unwrap()));

@@ -47,6 +47,8 @@ pub struct NodeOptions {
     pub network: Option<NetworkConfig>,
     /// Whether it goes on running, so that other nodes may build on it: relay through it, and store with it.
     pub lasting: bool,
+    /// Whether it may ask a router on its way (`UPnP`) to let others in.
+    pub upnp: bool,
 }
 
 /// A running Veilid node: a cheap handle. Runs until [`Node::shutdown`]; one per process.
@@ -98,10 +100,10 @@ impl Node {
     /// [`TransportError::InUse`] if another process runs a node in the same folder, [`TransportError::Store`] if
     /// the folder cannot be used.
     pub async fn start(options: NodeOptions) -> Result<Self, TransportError> {
-        let NodeOptions { dir, network, lasting } = options;
+        let NodeOptions { dir, network, lasting, upnp } = options;
         files::create_private_dir(&dir, files::Owner::of_folder(&dir))
             .map_err(|error| TransportError::Store { path: dir.clone(), reason: error.to_string() })?;
-        let config = veilid_config(&dir, network.as_ref(), lasting)?;
+        let config = veilid_config(&dir, network.as_ref(), lasting, upnp)?;
 
         // The library must never wait in its callback: events go to a channel, and a task of ours takes them.
         let (sender, updates) = mpsc::unbounded_channel();

@@ -15,11 +15,12 @@ const FOR_OTHERS: [VeilidCapability; 4] =
     [VEILID_CAPABILITY_ROUTE, VEILID_CAPABILITY_RELAY, VEILID_CAPABILITY_SIGNAL, VEILID_CAPABILITY_DHT];
 
 /// The node's settings: all stores under `dir`; a private network if one is given, the public one otherwise.
-/// Unless it is `lasting`, others do not build on it.
+/// Unless it is `lasting`, others do not build on it. Routers are asked to let others in, only where `upnp` says so.
 pub(super) fn veilid_config(
     dir: &Path,
     network: Option<&NetworkConfig>,
     lasting: bool,
+    upnp: bool,
 ) -> Result<VeilidConfig, TransportError> {
     let folder = dir.to_str().ok_or_else(|| TransportError::Store {
         path: dir.to_owned(),
@@ -29,6 +30,7 @@ pub(super) fn veilid_config(
     // No keyring service runs on servers; the folder is the owner's alone instead.
     config.protected_store.allow_insecure_fallback = true;
     config.protected_store.always_use_insecure_storage = true;
+    config.network.upnp = upnp;
     if !lasting {
         config.capabilities.disable.extend(FOR_OTHERS);
     }
@@ -45,7 +47,6 @@ fn set_network(config: &mut VeilidConfig, settings: &NetworkConfig) {
     network.routing_table.bootstrap_keys.clear();
     network.routing_table.bootstrap_records.clone_from(&settings.bootstrap);
     network.detect_address_changes = Some(settings.detect_address_changes);
-    network.upnp = false;
 
     let protocol = &mut network.protocol;
     if let Some(listen) = &settings.listen {
@@ -68,14 +69,16 @@ mod tests {
 
     #[test]
     fn a_private_network_replaces_the_public_one() {
-        let public = veilid_config(Path::new("/tmp/node"), None, true).unwrap();
+        let public = veilid_config(Path::new("/tmp/node"), None, true, false).unwrap();
         assert!(public.network.network_key_password.is_none());
         assert!(!public.network.routing_table.bootstrap.is_empty());
         assert!(public.table_store.directory.starts_with("/tmp/node/"));
         assert!(public.protected_store.directory.starts_with("/tmp/node/"));
 
         assert!(public.capabilities.disable.is_empty());
-        let passing = veilid_config(Path::new("/tmp/node"), None, false).unwrap();
+        assert!(!public.network.upnp);
+        let passing = veilid_config(Path::new("/tmp/node"), None, false, true).unwrap();
+        assert!(passing.network.upnp, "who asks for it has it");
         assert!(passing.capabilities.disable.contains(&VEILID_CAPABILITY_ROUTE));
 
         let settings = NetworkConfig {
@@ -85,7 +88,7 @@ mod tests {
             public_address: Some("h1.test:5151".to_owned()),
             detect_address_changes: false,
         };
-        let private = veilid_config(Path::new("/tmp/node"), Some(&settings), true).unwrap().network;
+        let private = veilid_config(Path::new("/tmp/node"), Some(&settings), true, false).unwrap().network;
         assert_eq!(private.network_key_password.as_deref(), Some("secret"));
         assert!(private.routing_table.bootstrap.is_empty() && private.routing_table.bootstrap_keys.is_empty());
         assert_eq!(private.routing_table.bootstrap_records, settings.bootstrap);

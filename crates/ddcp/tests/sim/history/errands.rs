@@ -1,7 +1,7 @@
 //! What people do now and then: compare, adopt tables, clone, carry bundles.
 
 use ddcp::{
-    BundleRequest, BundleTarget, Error, Failure, Monitor, Outcome, PerRemote, Since, Stop, VerifyReport,
+    Adopt, BundleRequest, BundleTarget, Error, Failure, Monitor, Outcome, PerRemote, Since, Stop, VerifyReport,
     repo::{Layout, Options, Repository},
 };
 
@@ -40,7 +40,7 @@ impl History<'_> {
         let tally = self.tally.clone();
         self.begin(at, &format!("adopts from {remote}"), |repository| async move {
             tally.lock().unwrap().adopted += 1;
-            match repository.schema_adopt(&remote, true).await {
+            match repository.schema_adopt(&remote, Adopt::Now).await {
                 Ok(report) => failed(report.merged),
                 Err(error) => vec![error.report()],
             }
