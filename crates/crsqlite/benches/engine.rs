@@ -425,7 +425,6 @@ fn merge_rows(target: &Connection, values: &[Value]) -> Outcome<()> {
             db_version: number(&row[5]),
             site_id: bytes(&row[6]),
             causal_length: number(&row[7]),
-            seq: number(&row[8]),
         })
         .collect();
     let report = Merger::new(target)?.merge(&changes, None).map_err(|failure| format!("{failure:?}"))?;

@@ -241,6 +241,8 @@ pub(crate) struct Crr {
     pub(crate) record_again: Slot,
     /// key, `db_version`: sets the cells' versions to 0.
     pub(crate) zero_cells: Slot,
+    /// The same, and gives each a place of its own in that version.
+    pub(crate) pull_cells: Slot,
     /// key, `col_name` → site id of the record.
     pub(crate) record_site: Slot,
     /// keys: makes the base row with defaults, if absent.
@@ -383,6 +385,10 @@ impl Crr {
             )),
             zero_cells: Slot::new(format!(
                 "UPDATE {clock} SET col_version = 0, db_version = ?2 \
+                 WHERE key = +?1 AND col_name <> '{SENTINEL}'"
+            )),
+            pull_cells: Slot::new(format!(
+                "UPDATE {clock} SET col_version = 0, db_version = ?2, seq = crsql_increment_and_get_seq() \
                  WHERE key = +?1 AND col_name <> '{SENTINEL}'"
             )),
             record_site: Slot::new(format!(

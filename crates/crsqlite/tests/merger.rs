@@ -13,7 +13,7 @@ const KEY: [u8; 3] = [1, 9, 1];
 
 fn change<'a>(cid: &'a str, value: ValueRef<'a>, col_version: i64, causal_length: i64) -> Change<'a> {
     let (table, pk, site_id) = ("foo", &KEY[..], &PEER[..]);
-    Change { table, pk, cid, value, col_version, db_version: 5, site_id, causal_length, seq: 0 }
+    Change { table, pk, cid, value, col_version, db_version: 5, site_id, causal_length }
 }
 
 fn foo(more: &str) -> Connection {

@@ -1,4 +1,5 @@
-//! Merging by rows ([`crsqlite::merge::Merger`]): the same outcome as inserting into `crsql_changes`.
+//! Merging by rows ([`crsqlite::merge::Merger`]): the same outcome as inserting into `crsql_changes`, but that every record
+//! has a place of its own.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -22,7 +23,7 @@ struct Owned {
 
 impl Owned {
     fn as_change(&self) -> Change<'_> {
-        let [col_version, db_version, causal_length, seq] = self.numbers;
+        let [col_version, db_version, causal_length, _] = self.numbers;
         Change {
             table: &self.table,
             pk: &self.pk,
@@ -32,7 +33,6 @@ impl Owned {
             db_version,
             site_id: &self.site,
             causal_length,
-            seq,
         }
     }
 }
@@ -191,9 +191,11 @@ fn run(c: &Connection, op: &Op) {
     c.execute_batch(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// Everything that a database holds, but for the number of ordinals.
+/// Everything that a database holds, but for the places of records within their versions.
 fn content(c: &Connection) -> Vec<Vec<String>> {
-    let mut all = vec![query(c, "SELECT * FROM crsql_changes")];
+    let changes =
+        "SELECT \"table\", pk, cid, val, col_version, db_version, site_id, cl FROM crsql_changes ORDER BY 1, 2, 3";
+    let mut all = vec![query(c, changes)];
     for (name, _) in TABLES {
         all.push(query(
             c,
@@ -202,11 +204,17 @@ fn content(c: &Connection) -> Vec<Vec<String>> {
                 key(TABLES.iter().position(|(other, _)| *other == name).unwrap(), 0).0
             ),
         ));
-        all.push(query(c, &format!("SELECT * FROM {name}__crsql_clock ORDER BY key, col_name")));
+        let clock = format!("SELECT key, col_name, col_version, db_version, site_id FROM {name}__crsql_clock");
+        all.push(query(c, &format!("{clock} ORDER BY key, col_name")));
         all.push(query(c, &format!("SELECT * FROM {name}__crsql_pks ORDER BY 1")));
     }
     all.push(query(c, "SELECT * FROM crsql_site_id ORDER BY ordinal"));
     all
+}
+
+/// The places that records share.
+fn crowded(c: &Connection) -> Vec<String> {
+    query(c, "SELECT db_version, seq, count(*) FROM crsql_changes GROUP BY 1, 2 HAVING count(*) > 1")
 }
 
 /// What two sites wrote and how they synchronised in between, and what a third, in two copies, had written and merges.
@@ -277,6 +285,7 @@ fn check(history: &History) {
     for batch in all.chunks(all.len() / history.batches + 1) {
         deliver(&sites, batch, 2);
         assert_eq!(content(&sites[2]), content(&sites[3]), "{history:?}");
+        assert_eq!(crowded(&sites[3]), [""; 0], "{history:?}");
     }
     // Again, everything is known or lost.
     let report = merge(&sites[3], &all);

@@ -18,7 +18,7 @@ use crate::values::Values;
 pub(super) struct Mark {
     /// Of the cell, or the causal length.
     pub(super) version: i64,
-    /// The change whose site and seq it has.
+    /// The change whose site and place it has.
     pub(super) of: usize,
     /// The change whose `db_version` it has.
     pub(super) since: usize,

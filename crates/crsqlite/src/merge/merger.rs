@@ -21,7 +21,9 @@ use crate::values::Values;
 const MOST_PASSES: usize = 8;
 
 /// Merges changes into the database of a connection, without the virtual table `crsql_changes` but with the result that
-/// inserting them there, one by one in the order given, has.
+/// inserting them there, one by one in the order given, has: but for `seq`. There a record gets that of the sender, and
+/// many records may share a `(db_version, seq)`; here each record that the merge writes has a place of its own, also the
+/// cells of a row that comes back to life, so that whoever reads on can stop behind any of them.
 ///
 /// All changes of one row are decided first and written by one statement, so that constraints over several columns,
 /// generated columns, indexes and triggers see whole rows, as they did where the row was written.
@@ -36,12 +38,12 @@ const MOST_PASSES: usize = 8;
 ///     "CREATE TABLE span (id INTEGER PRIMARY KEY NOT NULL, s DEFAULT 0, e DEFAULT 1, CHECK (s < e));
 ///      SELECT crsql_as_crr('span')",
 /// )?;
-/// let change = |cid, value, seq| Change {
+/// let change = |cid, value| Change {
 ///     table: "span", pk: &[1, 9, 7], cid, value: ValueRef::Integer(value),
-///     col_version: 1, db_version: 1, site_id: &[1; 16], causal_length: 1, seq,
+///     col_version: 1, db_version: 1, site_id: &[1; 16], causal_length: 1,
 /// };
 /// conn.execute_batch("BEGIN IMMEDIATE")?;
-/// let report = Merger::new(&conn)?.merge(&[change("s", 10, 0), change("e", 20, 1)], None);
+/// let report = Merger::new(&conn)?.merge(&[change("s", 10), change("e", 20)], None);
 /// assert_eq!(report.map(|report| report.fates), Ok(vec![Fate::Applied { records: 1 }; 2]));
 /// conn.execute_batch("COMMIT")?;
 /// # Ok(())
@@ -216,20 +218,24 @@ impl<'a> Merge<'_, 'a, '_> {
         Ok(plans)
     }
 
-    /// Gives the changes that win their versions and sites, in the order in which they came.
+    /// Gives the changes that win their versions, places and sites, in the order in which they came.
     fn stamp(&mut self, rows: &[Row<'a>], plans: &[Plan]) -> Result<()> {
-        let mut won: Vec<usize> = Vec::new();
+        let mut won: Vec<(usize, u8)> = Vec::new();
         for (row, plan) in rows.iter().zip(plans) {
-            let fates = row.changes.iter().zip(&plan.fates);
-            won.extend(fates.filter(|(_, fate)| matches!(fate, Fate::Applied { .. })).map(|(index, _)| *index));
+            won.extend(row.changes.iter().zip(&plan.fates).filter_map(|(index, fate)| match fate {
+                Fate::Applied { records } => Some((*index, *records)),
+                _ => None,
+            }));
         }
         // Mostly they are in order already.
         won.sort_unstable();
-        for index in won {
+        for (index, records) in won {
             let change = &self.changes[index];
             let db_version = self.engine.next_db_version(change.db_version)?;
             let ordinal = self.engine.ordinal(self.cache, change.site_id)?;
-            self.stamps[index] = Stamp { db_version, ordinal };
+            let row_seq = self.engine.versions.bump(records.into());
+            let cell_seq = row_seq + i64::from(records) - 1;
+            self.stamps[index] = Stamp { db_version, ordinal, row_seq, cell_seq };
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use rusqlite::types::ValueRef;
 
 use crate::error::Error;
 
-/// A change, as a row of `crsql_changes` has it.
+/// A change, as a row of `crsql_changes` has it, but for its `seq`: its place among those given stands for that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Change<'a> {
     /// Name of the table.
@@ -26,8 +26,6 @@ pub struct Change<'a> {
     pub site_id: &'a [u8],
     /// The row's causal length.
     pub causal_length: i64,
-    /// Its position inside `db_version`.
-    pub seq: i64,
 }
 
 /// What became of a change.

@@ -21,11 +21,15 @@ const MOST_SETS: usize = 64;
 /// Records that one statement writes.
 const MOST_RECORDS: usize = 16;
 
-/// `db_version` and site ordinal that a change has here.
+/// What a change that won is recorded with here.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stamp {
     pub(super) db_version: i64,
     pub(super) ordinal: i64,
+    /// The place of the row's record, if the change writes that.
+    pub(super) row_seq: i64,
+    /// The place of the cell's record: another one, if the change writes both.
+    pub(super) cell_seq: i64,
 }
 
 /// What is written: whether free of the conflict clauses of constraints, and which columns.
@@ -186,7 +190,7 @@ impl Writer<'_, '_> {
         if plan.drop_cells {
             crr.drop_cells.get(db)?.exec(&[key])?;
         } else if let Some(since) = plan.zero_cells {
-            crr.zero_cells.get(db)?.exec(&[key, ValueRef::Integer(self.stamps[since].db_version)])?;
+            crr.pull_cells.get(db)?.exec(&[key, ValueRef::Integer(self.stamps[since].db_version)])?;
         }
         let mut fresh = Vec::new();
         if let Some(mark) = plan.sentinel {
@@ -214,7 +218,7 @@ impl Writer<'_, '_> {
             fresh.push((name, mark));
             return Ok(());
         }
-        let [version, db_version, ordinal, seq] = self.numbers(mark);
+        let [version, db_version, ordinal, seq] = self.numbers(name, mark);
         let params = [ValueRef::Integer(row.key), ValueRef::Text(name.as_bytes()), version, db_version, ordinal, seq];
         row.crr.record_again.get(self.engine.db)?.exec(&params)
     }
@@ -225,17 +229,18 @@ impl Writer<'_, '_> {
             params.push(ValueRef::Integer(row.key));
             for (name, mark) in chunk {
                 params.push(ValueRef::Text(name.as_bytes()));
-                params.extend(self.numbers(*mark));
+                params.extend(self.numbers(name, *mark));
             }
             row.crr.rows.fresh(&row.crr.shape, chunk.len()).get(self.engine.db)?.exec(&params)?;
         }
         Ok(())
     }
 
-    fn numbers(&self, mark: Mark) -> [ValueRef<'static>; 4] {
+    fn numbers(&self, name: &str, mark: Mark) -> [ValueRef<'static>; 4] {
         let db_version = self.stamps[mark.since].db_version;
-        let ordinal = self.stamps[mark.of].ordinal;
-        [mark.version, db_version, ordinal, self.changes[mark.of].seq].map(ValueRef::Integer)
+        let Stamp { ordinal, row_seq, cell_seq, .. } = self.stamps[mark.of];
+        let seq = if name == SENTINEL { row_seq } else { cell_seq };
+        [mark.version, db_version, ordinal, seq].map(ValueRef::Integer)
     }
 }
 

@@ -34,7 +34,7 @@ const REAL: u8 = 2;
 const TEXT: u8 = 3;
 const BLOB: u8 = 4;
 
-/// What a pack from somebody else may claim. The defaults hold any value that SQLite holds.
+/// What a pack from somebody else may claim. By default [`Limits::PROTOCOL`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes after decompression.
@@ -47,11 +47,15 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { raw_bytes: 1_100_000_000, changes: 4_000_000, names: 65_536 }
+        Self::PROTOCOL
     }
 }
 
 impl Limits {
+    /// What every reader takes, unless its owner has set it to less, and nobody sends more of: any row that SQLite holds
+    /// fits.
+    pub const PROTOCOL: Self = Self { raw_bytes: 1_100_000_000, changes: 4_000_000, names: 65_536 };
+
     /// Those of a pack that lies in this repository's state: how large it may be was looked at when it was fetched.
     #[must_use]
     pub fn of_stored() -> Self {

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod adoption;
+mod by_rows;
 mod definition;
 mod difference;
 mod digest;
@@ -93,6 +94,8 @@ pub struct Database {
     busy_timeout: Duration,
     /// Set when a library was loaded.
     foreign_engine: Option<ForeignEngine>,
+    /// When merges let others write.
+    pace: merge::Pace,
 }
 
 /// What VLCN's library needs that the engine in the program does not.
@@ -132,6 +135,7 @@ impl Database {
             files: Files::at(path, unchanging),
             busy_timeout: options.busy_timeout,
             foreign_engine: None,
+            pace: merge::Pace::default(),
         };
         database.load_engine(options)?;
         Ok(database)

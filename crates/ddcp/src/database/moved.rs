@@ -23,10 +23,15 @@ pub(super) struct MovedCell {
     pub(super) col_version: i64,
 }
 
+/// The number of a row within its table, of its rowid in `crsql_changes`.
+pub(super) fn key_of(rowid: i64) -> i64 {
+    rowid % KEYS
+}
+
 /// The version in which the row was created, if there is a record of it: rows that were inserted just once have none.
 /// One index look-up.
-pub(super) fn created(connection: &Connection, created_sql: &str, rowid: i64) -> rusqlite::Result<Option<i64>> {
-    connection.prepare_cached(created_sql)?.query_row([rowid % KEYS], |row| row.get(0)).optional()
+pub(super) fn created(connection: &Connection, created_sql: &str, key: i64) -> rusqlite::Result<Option<i64>> {
+    connection.prepare_cached(created_sql)?.query_row([key], |row| row.get(0)).optional()
 }
 
 /// The statement for [`created`].
@@ -35,14 +40,13 @@ pub(super) fn created_sql(table: &str) -> String {
     format!("SELECT db_version FROM {clock} WHERE key = ?1 AND col_name = '-1' AND col_version % 2 = 1")
 }
 
-/// The cells older than `db_version` of the row that the change with this rowid creates. A few index look-ups.
+/// The cells older than `db_version` of the row with this number. A few index look-ups.
 pub(super) fn cells(
     connection: &Connection,
     table: &TableShape,
-    rowid: i64,
+    key: i64,
     db_version: i64,
 ) -> rusqlite::Result<Vec<MovedCell>> {
-    let key = rowid % KEYS;
     let mut records = connection.prepare_cached(&format!(
         "SELECT col_name, col_version FROM {} WHERE key = ?1 AND db_version < ?2",
         quote(&format!("{}__crsql_clock", table.name))
@@ -50,15 +54,18 @@ pub(super) fn cells(
     let mut rows = records.query(params![key, db_version])?;
     let mut cells = Vec::new();
     while let Some(row) = rows.next()? {
-        let cid = row.get_ref(0)?.as_bytes()?;
-        let Some(column) = table.columns.iter().find(|column| column.name.as_bytes().eq_ignore_ascii_case(cid)) else {
-            continue;
-        };
+        let Some(column) = column(table, row.get_ref(0)?.as_bytes()?) else { continue };
+        let column = &table.columns[column];
         if let Some(val) = value(connection, table, column, key)? {
             cells.push(MovedCell { cid: column.name.clone(), val, col_version: row.get(1)? });
         }
     }
     Ok(cells)
+}
+
+/// The place of the column of this name, in whatever case.
+pub(super) fn column(table: &TableShape, name: &[u8]) -> Option<usize> {
+    table.columns.iter().position(|column| column.name.as_bytes().eq_ignore_ascii_case(name))
 }
 
 fn value(
@@ -67,14 +74,18 @@ fn value(
     column: &ColumnShape,
     key: i64,
 ) -> rusqlite::Result<Option<Value>> {
+    connection.prepare_cached(&value_sql(table, column))?.query_row([key], |row| row.get(0)).optional()
+}
+
+/// The statement for the value of a column in the row with a number.
+pub(super) fn value_sql(table: &TableShape, column: &ColumnShape) -> String {
     let same_key: Vec<String> =
         table.key_columns.iter().map(|key| quote(&key.name)).map(|key| format!("base.{key} IS keys.{key}")).collect();
-    let sql = format!(
+    format!(
         "SELECT base.{} FROM {} AS keys JOIN {} AS base ON {} WHERE keys.__crsql_key = ?1",
         quote(&column.name),
         quote(&format!("{}__crsql_pks", table.name)),
         quote(&table.name),
         same_key.join(" AND "),
-    );
-    connection.prepare_cached(&sql)?.query_row([key], |row| row.get(0)).optional()
+    )
 }

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     ops::ControlFlow,
     str,
     sync::Arc,
@@ -8,9 +8,12 @@ use std::{
 use rusqlite::{Row, named_params, types::ValueRef};
 
 use super::{
-    Database, DatabaseError, LeftOut, TableShape, Unsent, examine::sql_text, moved, schema, unsent::UNKNOWN_SITE,
+    Database, DatabaseError, LeftOut, TableShape, Unsent, by_rows, examine::sql_text, moved, schema,
+    unsent::UNKNOWN_SITE,
 };
-use crate::changeset::{Change, Cursor, MAX_NAME, Pack, PackTable, SENTINEL, SiteId, Value, check_pk, shown_key};
+use crate::changeset::{
+    Change, Cursor, Limits, MAX_NAME, Pack, PackTable, SENTINEL, SiteId, Value, check_pk, shown_key,
+};
 
 /// The changes of one version that lie behind a cursor within it. Both conditions are the engine's to evaluate, before
 /// it looks up any value.
@@ -27,6 +30,14 @@ const LATER_VERSIONS: &str = r#"
 
 /// Bytes that a change takes in a pack besides its key and value, about.
 const CHANGE_OVERHEAD: usize = 12;
+
+/// The most names of tables and columns, and the most sites, of a pack, but for those that one more row brings: half of
+/// what readers take.
+const MOST_NAMES: usize = Limits::PROTOCOL.names / 2;
+
+/// The most bytes of a pack, about: what readers take, less what the numbers of its changes may take more than
+/// [`CHANGE_OVERHEAD`]. Only the values of one row can come near.
+const MOST_BYTES: usize = Limits::PROTOCOL.raw_bytes - (64 << 20);
 
 /// Changes that are left out and not counted yet.
 const MOST_LEAVING_OUT: usize = 1000;
@@ -75,8 +86,9 @@ pub type TakePack<'a> = &'a mut dyn FnMut(Pack) -> ControlFlow<()>;
 impl Database {
     /// Reads the changes behind `after` that `selection` names, at one moment of the database's history, and gives them to `take` as packs that follow each other without a gap, none of them empty, until it breaks off.
     ///
-    /// A pack has about `pack_bytes` before compression. One change, or several that share a place in the order, may
-    /// exceed it by any amount; a transaction that does is cut at twice that size. Where packs are cut depends only on
+    /// A pack has about `pack_bytes` before compression. One change, or those of one row, may exceed it, though never
+    /// what readers take ([`Limits::PROTOCOL`]); a transaction that does is cut at twice that size, also where many of
+    /// its changes share a place: see [`by_rows`]. Where packs are cut depends only on
     /// the changes, `after`, `selection` and `pack_bytes`: whoever reads again gets the same packs, but for what has
     /// changed in between.
     ///
@@ -98,12 +110,16 @@ impl Database {
         let version = self.version()?;
         let source = self.site_id()?;
         let (tables, unreadable) = (self.tables()?, self.wrap(schema::unreadable(&self.connection))?);
-        let [rest_of_version, later_versions] = [REST_OF_VERSION, LATER_VERSIONS].map(|sql| without(sql, &unreadable));
+        let queries = [REST_OF_VERSION, LATER_VERSIONS].map(|sql| without(sql, &unreadable));
         let mut packer = Packer::new(self, source, after, selection, pack_bytes, &tables, take);
-        let inside_version = after.version > 0 && after.seq < i64::MAX;
-        let complete = (!inside_version || self.read_query(&rest_of_version, after, &mut packer)?)
-            && self.read_query(&later_versions, after, &mut packer)?;
-        if !complete {
+        let mut taken = self.read_behind(after, &queries, &mut packer)?;
+        while let Taken::Crowded(version) = taken {
+            taken = match packer.begin_again(version) {
+                ControlFlow::Continue(()) => self.read_behind(by_rows::start_of(version), &queries, &mut packer)?,
+                ControlFlow::Break(()) => Taken::Part,
+            };
+        }
+        if taken == Taken::Part {
             return Ok(ReadEnd { version, more: true, end: packer.from, left_out: packer.left_out });
         }
         let end = Cursor::whole(version);
@@ -111,24 +127,49 @@ impl Database {
         Ok(ReadEnd { version, more: false, end, left_out })
     }
 
-    /// Gives the changes to `packer`. Says whether it took them all.
-    fn read_query(&self, sql: &str, after: Cursor, packer: &mut Packer<'_>) -> Result<bool, DatabaseError> {
+    /// Gives what lies behind `after` to `packer`: the rest of its version, then all later ones.
+    fn read_behind(
+        &self,
+        after: Cursor,
+        [rest_of_version, later_versions]: &[String; 2],
+        packer: &mut Packer<'_>,
+    ) -> Result<Taken, DatabaseError> {
+        let rest = if by_rows::is_within(after) {
+            if self.read_by_rows(after, packer)? { Taken::All } else { Taken::Part }
+        } else if after.version > 0 && after.seq < i64::MAX {
+            self.read_query(rest_of_version, after, packer)?
+        } else {
+            Taken::All
+        };
+        if rest == Taken::All { self.read_query(later_versions, after, packer) } else { Ok(rest) }
+    }
+
+    fn read_query(&self, sql: &str, after: Cursor, packer: &mut Packer<'_>) -> Result<Taken, DatabaseError> {
         let mut statement = self.wrap(self.connection.prepare_cached(sql))?;
-        // No site has an empty id. NULL would leave out changes of which the site is not known.
-        let reader = packer.selection.without.as_ref().map_or(&[][..], SiteId::as_bytes);
-        let all = named_params! {":version": after.version, ":reader": reader, ":seq": after.seq};
+        let all = named_params! {":version": after.version, ":reader": packer.reader(), ":seq": after.seq};
         let rows = match sql.contains(":seq") {
             true => statement.query(all),
             false => statement.query(&all[..2]),
         };
         let mut rows = self.wrap(rows)?;
         while let Some(row) = self.wrap(rows.next())? {
-            if !packer.push(row)? {
-                return Ok(false);
+            let taken = packer.push(row)?;
+            if taken != Taken::All {
+                return Ok(taken);
             }
         }
-        Ok(true)
+        Ok(Taken::All)
     }
+}
+
+/// How much of what was read is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    All,
+    /// No more packs are wanted.
+    Part,
+    /// More changes of this version share a place than packs are to hold: it has to be read by rows.
+    Crowded(i64),
 }
 
 /// The query without these tables.
@@ -149,12 +190,26 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// Cuts a stream of rows into packs.
-struct Packer<'a> {
+/// A change as it is read.
+pub(super) struct Record<'r> {
+    pub(super) table: &'r str,
+    pub(super) pk: &'r [u8],
+    pub(super) cid: &'r str,
+    pub(super) val: ValueRef<'r>,
+    pub(super) col_version: i64,
+    pub(super) place: Cursor,
+    /// Not known of some damaged files.
+    pub(super) site: Option<SiteId>,
+    pub(super) cl: i64,
+}
+
+/// Cuts a stream of changes into packs.
+pub(super) struct Packer<'a> {
     database: &'a Database,
     source: SiteId,
     selection: &'a Selection,
     pack_bytes: usize,
+    tables: &'a [TableShape],
     shapes: HashMap<&'a str, Shape<'a>>,
     /// The row of the last cell, by rowid, and the version in which it was created, if that is recorded.
     created: (i64, Option<i64>),
@@ -164,6 +219,9 @@ struct Packer<'a> {
     from: Cursor,
     changes: Vec<Change>,
     raw_bytes: usize,
+    /// The place of the last change, and the bytes of all changes there.
+    place: (Cursor, usize),
+    seen: Seen,
     /// What was left out of the packs that are made.
     left_out: LeftOut,
     /// What was left out since the last of them.
@@ -185,6 +243,7 @@ impl<'a> Packer<'a> {
             source,
             selection,
             pack_bytes,
+            tables,
             shapes: tables.iter().map(Shape::new).map(|shape| (shape.table.name.as_str(), shape)).collect(),
             created: (0, None),
             names: Names::default(),
@@ -192,38 +251,85 @@ impl<'a> Packer<'a> {
             from,
             changes: Vec::new(),
             raw_bytes: 0,
+            place: (Cursor::ZERO, 0),
+            seen: Seen::default(),
             left_out: LeftOut::default(),
             leaving_out: Vec::new(),
         }
     }
 
-    /// Takes a row, or refuses it because no more packs are wanted.
-    fn push(&mut self, row: &Row<'_>) -> Result<bool, DatabaseError> {
-        if !self.selection.has_table(self.database.wrap(fields(row))?.0) {
-            return Ok(true);
+    /// The tables whose changes are wanted.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &'a TableShape> + use<'a> {
+        let selection = self.selection;
+        self.tables.iter().filter(move |table| selection.has_table(table.name.as_bytes()))
+    }
+
+    /// The site whose changes are left out. No site has an empty id, which leaves out none; NULL would leave out changes
+    /// of which the site is not known.
+    pub(super) fn reader(&self) -> &'a [u8] {
+        self.selection.without.as_ref().map_or(&[][..], SiteId::as_bytes)
+    }
+
+    /// Takes a row of `crsql_changes`, or refuses it.
+    fn push(&mut self, row: &Row<'_>) -> Result<Taken, DatabaseError> {
+        let database = self.database;
+        let (table, pk, cid, val) = database.wrap(fields(row))?;
+        if !self.selection.has_table(table) {
+            return Ok(Taken::All);
         }
-        let place = self.database.wrap(place(row))?;
+        let place = database.wrap(place(row))?;
         if self.travels_with_its_row(row, place)? {
-            return Ok(true);
+            return Ok(Taken::All);
         }
-        if let Some(to) = self.cut_before(place)
-            && self.cut(to).is_break()
-        {
-            return Ok(false);
+        if self.is_crowded(place, pk) {
+            return Ok(Taken::Crowded(place.version));
         }
-        let change = match self.change(row, place)? {
+        if self.cut_for(place).is_break() {
+            return Ok(Taken::Part);
+        }
+        let site = database.wrap(row.get_ref(6))?.as_bytes().ok().and_then(|id| SiteId::from_bytes(id).ok());
+        let (col_version, cl) = (database.wrap(row.get(4))?, database.wrap(row.get(7))?);
+        let record = Record { table: &lossy(table), pk, cid: &lossy(cid), val, col_version, place, site, cl };
+        self.give(&record, moved::key_of(database.wrap(row.get(9))?))?;
+        Ok(Taken::All)
+    }
+
+    /// Takes a change of the row with this number, and what came with it. One that no pack can hold must not keep all
+    /// the others from travelling: it is left out.
+    pub(super) fn give(&mut self, record: &Record<'_>, key: i64) -> Result<(), DatabaseError> {
+        let change = match self.change(record) {
             Ok(change) => change,
-            // One change that no pack can hold must not keep all the others from travelling.
             Err(reason) => {
-                let (table, pk, cid, _) = self.database.wrap(fields(row))?;
-                self.leave_out(place, &lossy(table), pk, &lossy(cid), reason);
-                return Ok(true);
+                self.leave_out(record.place, record.table, record.pk, record.cid, reason);
+                return Ok(());
             }
         };
-        let moved = self.moved(row, &change)?;
+        let moved = self.moved(key, &change)?;
         self.add(change);
         moved.into_iter().for_each(|change| self.add(change));
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether there is more at `place` than a pack is to hold, and another row comes next. Cursors within versions that
+    /// are read by rows take the highest seqs, so those must not occur.
+    fn is_crowded(&self, place: Cursor, pk: &[u8]) -> bool {
+        let is_full = self.place.1 >= self.pack_bytes.saturating_mul(2) || self.seen.is_full();
+        let is_same_place = || self.changes.last().is_some_and(|last| last.cursor() == place && *last.pk != *pk);
+        place.seq >= by_rows::FIRST || is_full && is_same_place()
+    }
+
+    /// Forgets what it has of the version, which is read again by rows; cuts a pack if there is something before it.
+    fn begin_again(&mut self, version: i64) -> ControlFlow<()> {
+        self.changes.retain(|change| change.db_version < version);
+        self.leaving_out.retain(|(place, _)| place.version < version);
+        self.place = (Cursor::ZERO, 0);
+        match self.changes.last() {
+            Some(last) => self.cut(Cursor::whole(last.db_version)),
+            None => {
+                (self.raw_bytes, self.seen) = (0, Seen::default());
+                ControlFlow::Continue(())
+            }
+        }
     }
 
     /// Whether a cell is older than its row; see [`moved`].
@@ -238,7 +344,7 @@ impl<'a> Packer<'a> {
         // Cells of one row mostly follow each other.
         let rowid = self.database.wrap(row.get(9))?;
         if self.created.0 != rowid {
-            let created = moved::created(&self.database.connection, &shape.created_sql, rowid);
+            let created = moved::created(&self.database.connection, &shape.created_sql, moved::key_of(rowid));
             self.created = (rowid, self.database.wrap(created)?);
         }
         Ok(self.created.1.is_some_and(|created| place.version < created))
@@ -265,18 +371,24 @@ impl<'a> Packer<'a> {
     fn add(&mut self, change: Change) {
         let repeats_key = self.changes.last().is_some_and(|previous| Arc::ptr_eq(&previous.pk, &change.pk));
         let key_bytes = if repeats_key { 0 } else { change.pk.len() };
-        self.raw_bytes += CHANGE_OVERHEAD + key_bytes + value_bytes(&change.val);
+        let bytes = CHANGE_OVERHEAD + key_bytes + value_bytes(&change.val);
+        if self.raw_bytes + bytes > MOST_BYTES {
+            return self.leave_out(change.cursor(), &change.table, &change.pk, &change.cid, TOO_LARGE);
+        }
+        let at_its_place = if self.place.0 == change.cursor() { self.place.1 } else { 0 };
+        self.place = (change.cursor(), at_its_place + bytes);
+        self.raw_bytes += bytes;
+        self.seen.add(&change, self.changes.last());
         self.changes.push(change);
     }
 
     /// The cells that came with the key that `created` creates, at the same place; see [`moved`].
-    fn moved(&mut self, row: &Row<'_>, created: &Change) -> Result<Vec<Change>, DatabaseError> {
+    fn moved(&mut self, key: i64, created: &Change) -> Result<Vec<Change>, DatabaseError> {
         if *created.cid != *SENTINEL || created.cl % 2 == 0 {
             return Ok(Vec::new());
         }
         let Some(shape) = self.shapes.get(&*created.table) else { return Ok(Vec::new()) };
-        let rowid = self.database.wrap(row.get(9))?;
-        let cells = moved::cells(&self.database.connection, shape.table, rowid, created.db_version);
+        let cells = moved::cells(&self.database.connection, shape.table, key, created.db_version);
         let mut changes = Vec::new();
         for cell in self.database.wrap(cells)? {
             let cid = self.names.name(&cell.cid);
@@ -289,20 +401,27 @@ impl<'a> Packer<'a> {
         Ok(changes)
     }
 
+    /// Cuts a pack, if a change at `place` comes next and should not go into the one in the making. Says whether to go
+    /// on.
+    pub(super) fn cut_for(&mut self, place: Cursor) -> ControlFlow<()> {
+        self.cut_before(place).map_or(ControlFlow::Continue(()), |to| self.cut(to))
+    }
+
     /// Where the pack in the making ends if a change at `place` comes next and should not go into it: between two
     /// transactions once it has its size, within a transaction only when it has twice that, and never between
     /// changes at the same place, which no cursor tells apart.
     fn cut_before(&self, place: Cursor) -> Option<Cursor> {
         let last = self.changes.last()?.cursor();
+        let has = |bytes| self.raw_bytes >= bytes || self.seen.is_full();
         if place.version > last.version {
-            return (self.raw_bytes >= self.pack_bytes).then(|| Cursor::whole(last.version));
+            return has(self.pack_bytes).then(|| Cursor::whole(last.version));
         }
-        (place.seq > last.seq && self.raw_bytes >= self.pack_bytes.saturating_mul(2)).then_some(last)
+        (place.seq > last.seq && has(self.pack_bytes.saturating_mul(2))).then_some(last)
     }
 
     fn cut(&mut self, to: Cursor) -> ControlFlow<()> {
         let changes = std::mem::take(&mut self.changes);
-        self.raw_bytes = 0;
+        (self.raw_bytes, self.seen) = (0, Seen::default());
         let from = std::mem::replace(&mut self.from, to);
         self.count_left_out(to);
         let tables = self.tables_of(&changes);
@@ -335,34 +454,57 @@ impl<'a> Packer<'a> {
         self.left_out
     }
 
-    /// The change of a row, or why it cannot travel.
-    fn change(&mut self, row: &Row<'_>, place: Cursor) -> Result<Result<Change, &'static str>, DatabaseError> {
-        let database = self.database;
-        let (table, pk, cid, val) = database.wrap(fields(row))?;
-        let (table, cid) = (lossy(table), lossy(cid));
-        let Some(shape) = self.shapes.get(&*table) else {
-            return Ok(Err("its table is no CRR any more, or has a name that is not valid UTF-8"));
+    /// The change that a record tells of, or why it cannot travel.
+    fn change(&mut self, record: &Record<'_>) -> Result<Change, &'static str> {
+        let Record { table, pk, cid, val, col_version, place, site, cl } = *record;
+        let Some(shape) = self.shapes.get(table) else {
+            return Err("its table is no CRR any more, or has a name that is not valid UTF-8");
         };
-        if let Err(reason) = check_pk(pk, shape.table.key_columns.len()) {
-            return Ok(Err(reason));
-        }
+        check_pk(pk, shape.table.key_columns.len())?;
         if table.len() > MAX_NAME || cid.len() > MAX_NAME {
-            return Ok(Err("its name is too long"));
+            return Err("its name is too long");
         }
-        let site_id = database.wrap(row.get_ref(6))?.as_bytes().ok().and_then(|id| SiteId::from_bytes(id).ok());
-        let Some(site_id) = site_id else { return Ok(Err(UNKNOWN_SITE)) };
         let change = Change {
             pk: self.names.key(pk),
             val: val.into(),
-            col_version: database.wrap(row.get(4))?,
+            col_version,
             db_version: place.version,
-            site_id,
-            cl: database.wrap(row.get(7))?,
+            site_id: site.ok_or(UNKNOWN_SITE)?,
+            cl,
             seq: place.seq,
-            table: self.names.name(&table),
-            cid: self.names.name(&cid),
+            table: self.names.name(table),
+            cid: self.names.name(cid),
         };
-        Ok(change.check().map(|()| change))
+        change.check().map(|()| change)
+    }
+}
+
+/// Why a change of a row that is larger than any pack cannot travel.
+const TOO_LARGE: &str = "it is too large, together with the others of its row";
+
+/// The names and sites of a pack in the making.
+#[derive(Default)]
+struct Seen {
+    names: HashSet<Arc<str>>,
+    sites: HashSet<SiteId>,
+}
+
+impl Seen {
+    /// Notes those of a change. Mostly the last one had the same table and site.
+    fn add(&mut self, change: &Change, last: Option<&Change>) {
+        if last.is_none_or(|last| !Arc::ptr_eq(&last.table, &change.table)) {
+            self.names.insert(Arc::clone(&change.table));
+        }
+        if !self.names.contains(&change.cid) {
+            self.names.insert(Arc::clone(&change.cid));
+        }
+        if last.is_none_or(|last| last.site_id != change.site_id) {
+            self.sites.insert(change.site_id);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.names.len().max(self.sites.len()) >= MOST_NAMES
     }
 }
 
@@ -378,7 +520,7 @@ fn fields<'a>(row: &'a Row<'_>) -> rusqlite::Result<Fields<'a>> {
 }
 
 /// Names that are not UTF-8 (SQLite does not look) do not occur in the schema, so they are refused like unknown ones.
-fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
+pub(super) fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(name)
 }
 

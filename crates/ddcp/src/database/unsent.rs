@@ -109,7 +109,7 @@ impl Database {
 
 impl Database {
     /// The columns of the table's keys, as they are recorded: those of the table itself may have been renamed since.
-    fn recorded_keys(&self, table: &TableShape) -> rusqlite::Result<Vec<String>> {
+    pub(super) fn recorded_keys(&self, table: &TableShape) -> rusqlite::Result<Vec<String>> {
         let sql = "SELECT name FROM pragma_table_info(?1, 'main') WHERE name <> '__crsql_key' COLLATE NOCASE";
         let mut statement = self.connection.prepare_cached(sql)?;
         let names = statement.query_map([format!("{}__crsql_pks", table.name)], |row| row.get::<_, String>(0))?;

@@ -1,7 +1,7 @@
 //! `merge`: what lies in the inbox goes into the user's database.
 //!
-//! Each stretch is one transaction on the user's database, which also moves the position of its site; only then
-//! does the stretch leave the inbox. A crash in between repeats a merge, and merges are idempotent.
+//! Each stretch is merged in slices; the last transaction on the user's database also moves the position of its site, and only
+//! then does the stretch leave the inbox. A crash in between repeats a merge, and merges are idempotent.
 //!
 //! What does not fit waits, as whole rows, and is tried again at the end of this merge and of every later one before
 //! which something has changed that could let it in: the schema, or the data where a constraint or a trigger refused it.

@@ -12,7 +12,7 @@ use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use crate::{
     history::{History, Seed, setting},
     serve::serve,
-    support::{NOTE, Repo, World},
+    support::{NOTE, PATIENCE, Repo, World, assert_converged},
 };
 
 /// Kills in a normal run; `just crash` sets more.
@@ -185,4 +185,33 @@ fn kills_of_the_daemon_and_of_a_writer_lose_nothing() {
     println!("{committed} transactions committed meanwhile; the daemon had merged {merged} times");
     assert!(committed > 0 && merged > 0, "{committed} transactions, {merged} merges");
     history.converge();
+}
+
+#[test]
+fn a_merge_that_is_killed_between_slices_is_done_again() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    // One pack, and several slices.
+    a.sql(
+        "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+         INSERT INTO note SELECT i, NULL, NULL FROM n",
+    );
+    b.follows(&[&a]).ok(["fetch"]);
+    let merged = || b.rows("SELECT count(*) FROM note").remove(0).parse::<u32>().unwrap();
+    let mut child = b.start(["merge"]);
+    let began = Instant::now();
+    while merged() == 0 {
+        assert!(began.elapsed() < PATIENCE, "nothing is merged");
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    b.finish(child);
+    let part = merged();
+    assert!((1..100_000).contains(&part), "{part} rows were merged when it was killed");
+    b.assert_sound();
+    b.sql("INSERT INTO note VALUES ('own', 'in between', 1)");
+    b.ok(["merge"]);
+    a.follows(&[&b]).pull();
+    assert_converged(&[&a, &b]);
+    assert_eq!(merged(), 100_001);
 }

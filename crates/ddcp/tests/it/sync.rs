@@ -394,3 +394,23 @@ fn a_merge_tells_what_became_of_the_changes() {
     b.pull();
     assert_converged(&[&a, &b]);
 }
+
+/// A file may hold any amount at one place `(db_version, seq)`, as CR-SQLite merges: no pack that is made of it is too large.
+#[test]
+fn what_was_merged_is_sent_on() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql(
+        "INSERT INTO crsql_changes
+             WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 12)
+             SELECT 'note', crsql_pack_columns('large ' || i), 'body', zeroblob(3000000), 1, 1, x'01', 1, 0 FROM n;
+         INSERT INTO note VALUES ('small', 'afterwards', 1)",
+    );
+    let places = "SELECT count(*), count(DISTINCT db_version || ':' || seq) FROM crsql_changes WHERE site_id = x'01'";
+    assert_eq!(a.rows(places), ["12|1"]);
+    b.ok(["config", "set", "limits.unpacked_bytes", "20000000"]);
+    b.follows(&[&a]).pull();
+    assert_converged(&[&a, &b]);
+    assert_eq!(b.rows(places), ["12|12"], "what is merged can be cut anywhere");
+    assert_eq!(b.rows("SELECT count(*) FROM note"), ["13"]);
+}

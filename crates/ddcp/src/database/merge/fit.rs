@@ -27,6 +27,8 @@ pub(super) struct Place {
 pub(super) struct Names<'f> {
     pub(super) table: &'f str,
     pub(super) cid: &'f str,
+    /// How many columns the table has besides its key.
+    pub(super) columns: usize,
 }
 
 impl Fit {
@@ -48,7 +50,11 @@ impl Fit {
             name => place.column(name).ok_or_else(|| Reason::NoColumn(name.to_owned()))?,
         };
         check_pk(&change.pk, place.shape.key_columns.len()).map_err(|_| Reason::OtherKey)?;
-        if self.encoding.holds(change) { Ok(Names { table, cid }) } else { Err(Reason::Text) }
+        if self.encoding.holds(change) {
+            Ok(Names { table, cid, columns: place.shape.columns.len() })
+        } else {
+            Err(Reason::Text)
+        }
     }
 }
 

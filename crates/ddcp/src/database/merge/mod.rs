@@ -4,16 +4,16 @@ use std::{collections::BTreeMap, fmt};
 
 use rusqlite::named_params;
 
-use self::{
-    fit::Fit,
-    part::{Fitting, Outcome, Part, Stop},
-};
+pub(super) use self::pace::Pace;
+use self::slices::{Merged, Merging};
 use super::{Database, DatabaseError};
 use crate::changeset::{Change, Cursor, PackTable, SiteId};
 
 mod dangling;
 mod fit;
+mod pace;
 mod part;
+mod slices;
 
 /// A merge lifts the local version to the sender's. Above this one it is lifted by one per transaction only, as local
 /// writes do, so that no peer can drive it to where versions end ([`crate::changeset::MAX_VERSION`]).
@@ -131,15 +131,19 @@ pub type Keep<'a> = dyn FnMut(&[Refused]) -> Result<(), Box<dyn std::error::Erro
 
 impl Database {
     /// Merges `changes`, read from `source` whose tables have the shapes `tables`, and stores `position` as that of
-    /// `source`, in one transaction: after a crash either all of it is done or nothing. Merging again is harmless.
+    /// `source`. Merging again is harmless.
+    ///
+    /// It goes in slices of whole rows, each a transaction of a fraction of a second, so that other programs get at the
+    /// file in between. The position moves with the last one: after a crash all of it is done, or it is to be merged
+    /// again, and what was merged already is then known.
     ///
     /// All changes of a row are written at once. A row that something of the schema refuses (a constraint, a trigger, an
     /// index, a generated column, a virtual table) is left out whole, and so is what has no place here. Changes that do
-    /// not fit are given to `keep`, once, if there are any, before the transaction is committed. If the commit then
+    /// not fit are given to `keep`, once, if there are any, before the last transaction is committed. If the commit then
     /// fails, `keep` will get them again when the merge is repeated.
     ///
     /// Foreign keys are not enforced. Time is linear in the number of changes. Where a row is refused by ending the
-    /// transaction (`ROLLBACK`), the merge begins again without it, and what was merged before it is committed by itself.
+    /// transaction (`ROLLBACK`), its slice begins again without it.
     ///
     /// # Errors
     /// [`DatabaseError::Locked`], [`DatabaseError::DiskFull`] and others that are no row's; the position has not moved
@@ -153,15 +157,29 @@ impl Database {
         keep: &mut Keep<'_>,
     ) -> Result<MergeReport, DatabaseError> {
         self.refresh_foreign_engine()?;
-        self.begin_immediate()?;
+        self.begin_slice()?;
         let result = self.merge_in_transaction(source, changes, tables, position, keep);
-        match result.and_then(|report| self.wrap(self.connection.execute_batch("COMMIT")).map(|()| report)) {
+        match result.and_then(|report| self.commit_slice().map(|()| report)) {
             Ok(report) => Ok(report),
             Err(error) => {
                 self.rollback();
                 Err(error)
             }
         }
+    }
+
+    /// Begins a transaction, once other programs had time for theirs.
+    fn begin_slice(&self) -> Result<(), DatabaseError> {
+        self.pace.rest(|| self.data_version())?;
+        self.begin_immediate()?;
+        self.pace.begin();
+        Ok(())
+    }
+
+    fn commit_slice(&self) -> Result<(), DatabaseError> {
+        self.wrap(self.connection.execute_batch("COMMIT"))?;
+        self.pace.end();
+        Ok(())
     }
 
     /// Ends the transaction, if SQLite has not done so itself because of the error that led here.
@@ -182,20 +200,15 @@ impl Database {
         position: Option<Cursor>,
         keep: &mut Keep<'_>,
     ) -> Result<MergeReport, DatabaseError> {
-        let mut merging = Merging { database: self, changes, tables, merged: Merged::default() };
-        merging.merged.report.changes = changes.len();
-        if !changes.is_empty() {
-            merging.run()?;
-        }
-        let mut merged = merging.merged;
-        merged.refused.sort_by_key(|refused| refused.index);
-        if !merged.refused.is_empty() {
-            keep(&merged.refused).map_err(|source| DatabaseError::Keep { path: self.path.clone(), source })?;
+        let Merged { report, mut refused } = Merging::new(self, changes, tables).run()?;
+        refused.sort_by_key(|refused| refused.index);
+        if !refused.is_empty() {
+            keep(&refused).map_err(|source| DatabaseError::Keep { path: self.path.clone(), source })?;
         }
         if let Some(position) = position {
             self.wrap(self.store_position(source, position))?;
         }
-        Ok(merged.report)
+        Ok(report)
     }
 
     fn store_position(&self, source: &SiteId, position: Cursor) -> rusqlite::Result<usize> {
@@ -204,162 +217,5 @@ impl Database {
              ON CONFLICT (site_id, tag, event) DO UPDATE SET version = excluded.version, seq = excluded.seq",
             named_params! {":site": source.as_bytes(), ":version": position.version, ":seq": position.seq},
         )
-    }
-
-    fn merge_part(&self, fitting: &[Fitting<'_>]) -> Result<Part, Stop> {
-        match self.foreign_engine {
-            None => part::merge(&self.connection, fitting),
-            Some(_) => part::insert(&self.connection, fitting),
-        }
-    }
-}
-
-/// The merge of some changes, in one transaction or, where rows end it, in several.
-struct Merging<'m> {
-    database: &'m Database,
-    changes: &'m [Change],
-    tables: &'m [PackTable],
-    merged: Merged,
-}
-
-impl Merging<'_> {
-    fn run(&mut self) -> Result<(), DatabaseError> {
-        let fit = self.fit()?;
-        let mut fitting = Vec::with_capacity(self.changes.len());
-        for (index, change) in self.changes.iter().enumerate() {
-            match fit.names(change) {
-                Ok(names) => fitting.push(Fitting { index, change, names }),
-                Err(reason) => self.merged.refuse(index, change, reason),
-            }
-        }
-        match self.database.merge_part(&fitting) {
-            Ok(part) => {
-                self.note(&fitting, part);
-                Ok(())
-            }
-            Err(Stop::Failed(error)) => Err(self.database.error(error)),
-            Err(Stop::RolledBack(row, reason)) => self.run_in_slices(&fitting, &row, &reason),
-        }
-    }
-
-    fn fit(&self) -> Result<Fit, DatabaseError> {
-        Ok(Fit::new(self.database.encoding()?, &self.database.tables()?, self.tables))
-    }
-
-    /// Merges row by row what `refused` has undone, some rows at a time, each slice but the last in a transaction of its
-    /// own. A slice ends before the row that undid it and grows after one that was merged, so that the work is linear
-    /// in the number of rows, however many are refused in this way.
-    fn run_in_slices(
-        &mut self,
-        fitting: &[Fitting<'_>],
-        refused: &[usize],
-        reason: &Reason,
-    ) -> Result<(), DatabaseError> {
-        let schema = self.database.schema_version()?;
-        let mut rows = part::by_row(fitting);
-        let mut size = self.leave_out(fitting, &mut rows, 0, refused, reason);
-        let mut done = 0;
-        self.begin_again(schema)?;
-        while done < rows.len() {
-            let end = rows.len().min(done + size);
-            let mut places: Vec<usize> = rows[done..end].iter().flatten().copied().collect();
-            places.sort_unstable();
-            let slice: Vec<Fitting<'_>> = places.iter().map(|&at| fitting[at]).collect();
-            match self.database.merge_part(&slice) {
-                Ok(part) => {
-                    self.note(&slice, part);
-                    (done, size) = (end, size * 2);
-                    if done < rows.len() {
-                        self.database.wrap(self.database.connection.execute_batch("COMMIT"))?;
-                        self.begin_again(schema)?;
-                    }
-                }
-                Err(Stop::Failed(error)) => return Err(self.database.error(error)),
-                Err(Stop::RolledBack(row, reason)) => {
-                    let row: Vec<usize> = row.iter().map(|&at| places[at]).collect();
-                    size = self.leave_out(fitting, &mut rows, done, &row, &reason);
-                    self.begin_again(schema)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses a row and takes it from the `rows`; how many come before it, after those `done`, but at least one.
-    fn leave_out(
-        &mut self,
-        fitting: &[Fitting<'_>],
-        rows: &mut Vec<Vec<usize>>,
-        done: usize,
-        row: &[usize],
-        reason: &Reason,
-    ) -> usize {
-        row.iter().for_each(|&at| self.merged.refuse(fitting[at].index, fitting[at].change, reason.clone()));
-        let is_it = |other: &Vec<usize>| row.first().is_some_and(|first| other.contains(first));
-        let before = rows[done..].iter().position(is_it);
-        before.inspect(|&before| drop(rows.remove(done + before))).unwrap_or(0).max(1)
-    }
-
-    /// Begins a transaction. What fits was found with the schema of this version.
-    fn begin_again(&self, schema: i64) -> Result<(), DatabaseError> {
-        self.database.rollback();
-        self.database.begin_immediate()?;
-        if self.database.schema_version()? == schema {
-            return Ok(());
-        }
-        // As rare as it is harmless: the next merge finds what fits anew.
-        Err(DatabaseError::Locked { path: self.database.path.clone() })
-    }
-
-    /// Counts what became of changes.
-    fn note(&mut self, fitting: &[Fitting<'_>], part: Part) {
-        for (fitting, outcome) in fitting.iter().zip(&part.outcomes) {
-            if *outcome == Outcome::Refused {
-                continue;
-            }
-            let table = self.merged.report.table(fitting.names.table);
-            table.offered += 1;
-            match outcome {
-                Outcome::Applied(records) => table.applied += records,
-                Outcome::Known => table.known += 1,
-                Outcome::Lost => table.lost += 1,
-                Outcome::Refused => {}
-            }
-        }
-        for (row, reason) in part.refused {
-            for at in row {
-                self.merged.refuse(fitting[at].index, fitting[at].change, reason.clone());
-            }
-        }
-        self.note_deleted(fitting, &part.deleted);
-    }
-
-    fn note_deleted(&mut self, fitting: &[Fitting<'_>], deleted: &[usize]) {
-        let mut keys: BTreeMap<&str, Vec<&[u8]>> = BTreeMap::new();
-        for &at in deleted {
-            let (table, pk) = fitting[at].row();
-            keys.entry(table).or_default().push(pk);
-        }
-        for (table, keys) in keys {
-            self.merged.report.table(table).deleted += keys.len();
-            match dangling::dangling(&self.database.connection, table, &keys) {
-                Ok(sentences) => self.merged.report.dangling.extend(sentences),
-                // Tables that cannot be read here, for want of a collation perhaps, stop no merge.
-                Err(error) => tracing::debug!(table, %error, "what refers to deleted rows could not be looked up"),
-            }
-        }
-    }
-}
-
-#[derive(Default)]
-struct Merged {
-    report: MergeReport,
-    refused: Vec<Refused>,
-}
-
-impl Merged {
-    fn refuse(&mut self, index: usize, change: &Change, reason: Reason) {
-        *self.report.table(&change.table).refused.entry(reason.clone()).or_default() += 1;
-        self.refused.push(Refused { index, change: change.clone(), reason });
     }
 }

@@ -8,12 +8,13 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, ffi, params};
 use super::{HIGHEST_JUMP, Reason, fit::Names};
 use crate::{changeset::Change, database::error::message};
 
+/// Each change gets a place of its own, whatever the sender's was: see [`crsqlite::merge::Merger`].
 const INSERT: &str = r#"
     INSERT INTO crsql_changes ("table", pk, cid, val, col_version, db_version, site_id, cl, seq)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"#;
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, crsql_increment_and_get_seq())"#;
 
-/// How often a library's merge tries refused rows again, as long as one lets in another.
-const MOST_PASSES: usize = 8;
+/// How often refused rows are tried again, as long as one lets in another.
+pub(super) const MOST_PASSES: usize = 8;
 
 /// A change that there is a place for.
 #[derive(Clone, Copy)]
@@ -104,7 +105,6 @@ fn change<'a>(fitting: &Fitting<'a>) -> crsqlite::merge::Change<'a> {
         db_version: fitting.db_version(),
         site_id: change.site_id.as_bytes(),
         causal_length: change.cl,
-        seq: change.seq,
     }
 }
 
@@ -211,7 +211,6 @@ impl Inserting<'_, '_> {
                 fitting.db_version(),
                 change.site_id.as_bytes(),
                 change.cl,
-                change.seq,
             ])
             .map(drop)
     }

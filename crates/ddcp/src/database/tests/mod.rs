@@ -10,10 +10,12 @@ use crate::changeset::{Limits, Pack, Value};
 
 mod any_schema;
 mod converge;
+mod crowded;
 mod definitions;
 mod digests;
 mod files;
 mod refusals;
+mod slices;
 mod sync;
 mod texts;
 

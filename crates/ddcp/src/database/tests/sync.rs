@@ -117,23 +117,6 @@ fn packs_are_the_same_whenever_and_from_wherever_they_are_read() {
 }
 
 #[test]
-fn changes_at_the_same_place_stay_together() {
-    let (a, mut b, mut c) = (Site::new(NOTES), Site::new(NOTES), Site::new(NOTES));
-    a.run("INSERT INTO notes VALUES (0, 'zero', 0)");
-    for id in 1..50 {
-        a.run(&format!("INSERT INTO notes VALUES ({id}, 'some text to fill the packs', 1)"));
-    }
-    // b's version is ahead, so that in one merge everything gets the same version and many the same seq.
-    for id in 100..160 {
-        b.run(&format!("INSERT INTO notes VALUES ({id}, 'b', 1)"));
-    }
-    b.pull(&a);
-    let limits = ReadLimits { target_raw_bytes: 200, max_packs: 2 };
-    c.pull_with(&b, &limits);
-    assert_equal(&[&b, &c], ALL_NOTES);
-}
-
-#[test]
 fn large_values_pass() {
     let (a, mut b) = (Site::new(NOTES), Site::new(NOTES));
     a.run("INSERT INTO notes VALUES (1, 'small', 1), (2, 'large', randomblob(5000000)), (3, 'small', 1)");
