@@ -349,7 +349,7 @@ fn why_a_declaration_is_refused_is_said() {
             "CREATE TABLE t (id PRIMARY KEY, v NOT NULL ON\nconflict /**/ rollback DEFAULT 1)",
             "has ON CONFLICT ROLLBACK",
         ),
-        ("CREATE TABLE t (id PRIMARY KEY, v CHECK (v > 1) ON CONFLICT ignore)", "has ON CONFLICT IGNORE"),
+        ("CREATE TABLE t (id PRIMARY KEY, v, CHECK (v > 1) ON CONFLICT ignore)", "has ON CONFLICT IGNORE"),
         ("CREATE TABLE t (id PRIMARY KEY, v, UNIQUE (v) ON CONFLICT FAIL)", "has ON CONFLICT FAIL"),
         ("CREATE TABLE t (id PRIMARY KEY /* \u{1b}]0;\u{7} */)", "table t: its declaration holds control characters"),
         (
