@@ -120,7 +120,8 @@ fn is_unchanging(path: &Path) -> bool {
     [path.as_path(), folder].into_iter().all(|path| is_read_only(path) || is_closed(path))
 }
 
-fn immutable(path: &Path) -> OsString {
+/// The URI by which SQLite opens `path` as a file that nobody writes: without its log, and without making one.
+pub(crate) fn immutable(path: &Path) -> OsString {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
         match byte {

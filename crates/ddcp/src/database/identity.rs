@@ -52,7 +52,7 @@ impl Database {
         fs::metadata(path).ok().filter(|metadata| metadata.is_file() && medium::irregular(path).is_none())?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = match is_other_name {
-            true => Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI),
+            true => Connection::open_with_flags(medium::immutable(path), flags | OpenFlags::SQLITE_OPEN_URI),
             false => Connection::open_with_flags(path, flags),
         };
         owner(&connection.ok()?).ok()?
@@ -151,19 +151,6 @@ fn write(connection: &Connection, Owner { repository, state }: &Owner) -> rusqli
     const SQL: &str = "INSERT OR REPLACE INTO crsql_master (key, value) VALUES (?, ?), (?, ?)";
     let state = state.as_ref().map(|path| path.as_os_str().as_bytes());
     connection.execute(SQL, params![REPOSITORY, repository, STATE, state]).map(drop)
-}
-
-/// The URI by which SQLite opens `path` as a file that nobody writes: without its log, and without making one.
-fn immutable(path: &Path) -> String {
-    use std::fmt::Write;
-    let mut uri = String::from("file://");
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => uri.push(char::from(*byte)),
-            other => drop(write!(uri, "%{other:02x}")),
-        }
-    }
-    uri + "?immutable=1"
 }
 
 #[cfg(test)]

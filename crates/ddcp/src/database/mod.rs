@@ -46,6 +46,7 @@ pub use definition::{BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableD
 pub use difference::TableDifference;
 pub use digest::{Digest, DigestedRow, MOST_KEY, Mark, RANGES, RowDigest, Snapshot, ToldRows};
 pub use error::DatabaseError;
+pub(crate) use examine::sql_value;
 pub use examine::{Remark, Remarked};
 pub(crate) use files::FileId;
 use files::Files;

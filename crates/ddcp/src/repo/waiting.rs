@@ -15,6 +15,7 @@ use crate::{
     Error,
     changeset::{Change, Pack, SiteId, key_values},
     config::{Config, ConfigError},
+    database::sql_value,
 };
 
 /// Rows that are listed; of more only the number is told.
@@ -233,20 +234,7 @@ impl WaitingReport {
 
 /// The values of a key, as SQL. Of a key that is not one, its bytes.
 fn key(pk: &[u8]) -> Vec<String> {
-    let values = key_values(pk).and_then(|values| values.map(|value| value.map(sql)).collect::<Result<Vec<_>, _>>());
-    values.unwrap_or_else(|_| vec![sql(ValueRef::Blob(pk))])
-}
-
-fn sql(value: ValueRef<'_>) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    match value {
-        ValueRef::Null => "NULL".to_owned(),
-        ValueRef::Integer(integer) => integer.to_string(),
-        ValueRef::Real(real) => format!("{real:?}"),
-        ValueRef::Text(text) => match std::str::from_utf8(text) {
-            Ok(text) => format!("'{}'", text.replace('\'', "''")),
-            Err(_) => format!("CAST(x'{}' AS TEXT)", hex(text)),
-        },
-        ValueRef::Blob(blob) => format!("x'{}'", hex(blob)),
-    }
+    let values =
+        key_values(pk).and_then(|values| values.map(|value| value.map(sql_value)).collect::<Result<Vec<_>, _>>());
+    values.unwrap_or_else(|_| vec![sql_value(ValueRef::Blob(pk))])
 }

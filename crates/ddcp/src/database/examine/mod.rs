@@ -1,6 +1,6 @@
 //! What may be wrong with a database that opens: damage, and tables whose shape gets in the way of replication.
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, types::ValueRef};
 
 use super::{
     Database, DatabaseError, TableShape,
@@ -316,6 +316,21 @@ fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<String> {
 /// What a statement calls the table `name`: a text in SQL.
 pub(super) fn sql_text(name: &str) -> String {
     format!("'{}'", name.replace('\'', "''"))
+}
+
+/// A value as an expression that has it, whatever bytes it is of.
+pub(crate) fn sql_value(value: ValueRef<'_>) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    match value {
+        ValueRef::Null => "NULL".to_owned(),
+        ValueRef::Integer(integer) => integer.to_string(),
+        ValueRef::Real(real) => format!("{real:?}"),
+        ValueRef::Text(text) => match std::str::from_utf8(text) {
+            Ok(text) if !text.contains('\0') => sql_text(text),
+            _ => format!("CAST(x'{}' AS TEXT)", hex(text)),
+        },
+        ValueRef::Blob(blob) => format!("x'{}'", hex(blob)),
+    }
 }
 
 /// The statements as one transaction: all of them take effect, or none.

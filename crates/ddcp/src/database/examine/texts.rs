@@ -4,7 +4,7 @@ use rusqlite::{Connection, types::ValueRef};
 
 use super::{
     super::{TableShape, schema::quote},
-    Remark, Remarked, sql_text,
+    Remark, Remarked, sql_value,
 };
 
 /// Rows that the statement which mends them names.
@@ -59,20 +59,5 @@ impl Odd {
         let key = self.keys.first().map(|key| key.join(", ")).unwrap_or_default();
         let what = Remarked::OddText { column: column.to_owned(), key, rows: self.rows };
         Remark { table: table.name.clone(), what, mend: Some(mend) }
-    }
-}
-
-/// A value as an expression that has it, whatever bytes it is of.
-fn sql_value(value: ValueRef<'_>) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    match value {
-        ValueRef::Null => "NULL".to_owned(),
-        ValueRef::Integer(integer) => integer.to_string(),
-        ValueRef::Real(real) => format!("{real:?}"),
-        ValueRef::Text(text) => match std::str::from_utf8(text) {
-            Ok(text) if !text.contains('\0') => sql_text(text),
-            _ => format!("CAST(x'{}' AS TEXT)", hex(text)),
-        },
-        ValueRef::Blob(blob) => format!("x'{}'", hex(blob)),
     }
 }
