@@ -1,7 +1,5 @@
 //! Altering a CRR: `crsql_begin_alter` and `crsql_commit_alter`.
 
-use std::collections::BTreeSet;
-
 use rusqlite::types::ValueRef;
 
 use crate::before::{self, Tracked};
@@ -54,21 +52,17 @@ fn settle(engine: &Engine, name: &str) -> Result<()> {
     crr::check(db, name)?;
     let version = engine.db_version()?;
     let shape = Shape::of_table(db, name)?;
-    let tracked = Tracked::of(db, name)?.map(|tracked| tracked.seen_from(name));
-    if let Some(tracked) = &tracked {
+    let mut tracked = Tracked::of(db, name)?.map(|tracked| tracked.seen_from(name));
+    if let Some(tracked) = &mut tracked {
+        tracked.find_replaced(db, name)?;
         rename_keys(db, &shape, tracked)?;
     }
-    if key_changed(db, &shape)? {
+    if crr::key_changed(db, &shape)? {
         crr::drop_metadata(db, &shape)?;
     } else {
         Settlement { engine, shape: &shape }.run(tracked.as_ref())?;
     }
-    Stmt::prepare(
-        db,
-        "INSERT OR REPLACE INTO main.crsql_master (key, value) \
-         VALUES ('pre_compact_dbversion', ?1)",
-    )?
-    .exec(&[ValueRef::Integer(version)])?;
+    crr::keep_version(db, version)?;
     before::stop(db, name)?;
     crr::install(engine, name)
 }
@@ -83,19 +77,6 @@ fn rename_keys(db: Db, shape: &Shape, tracked: &Tracked) -> Result<()> {
     let between = |i: usize| format!("__crsql_renamed_{i}");
     renamed().try_for_each(|(i, (old, _))| alter(old, &between(i)))?;
     renamed().try_for_each(|(i, (_, now))| alter(&between(i), now))
-}
-
-/// Whether the key now consists of other columns than those of the key table.
-fn key_changed(db: Db, shape: &Shape) -> Result<bool> {
-    let index = format!("{}__crsql_pks_pks", shape.name);
-    let mut stmt = Stmt::prepare(db, "SELECT name FROM pragma_index_info(?1, 'main')")?;
-    let param = [ValueRef::Text(index.as_bytes())];
-    let mut rows = stmt.query(&param)?;
-    let mut before = BTreeSet::new();
-    while rows.next()? {
-        before.insert(rows.text(0).to_ascii_lowercase());
-    }
-    Ok(before != shape.keys.iter().map(|key| key.to_ascii_lowercase()).collect())
 }
 
 /// The records of an altered table with the same key, on their way to what the table holds.
@@ -117,10 +98,14 @@ impl Settlement<'_> {
         db.execute_batch(&format!(
             "DELETE FROM {pks} AS p WHERE NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key)"
         ))?;
-        match tracked {
-            Some(tracked) => self.touch_cells(&crr, tracked),
-            None => Ok(()),
+        let Some(tracked) = tracked else { return Ok(()) };
+        for column in &tracked.replaced {
+            let column = self.shape.columns.iter().find(|c| same_name(c, column));
+            if let Some(column) = column {
+                crr::restamp(self.engine, self.shape, &format!("col_name = {}", literal(column)))?;
+            }
         }
+        self.touch_cells(&crr, tracked)
     }
 
     /// Removes the records of columns that are gone, and gives those of renamed columns their new names. These records
@@ -144,6 +129,10 @@ impl Settlement<'_> {
                 "UPDATE {clock} SET col_name = {between} WHERE col_name = {old} COLLATE NOCASE"
             ))?;
         }
+        for (i, (_, now)) in renamed.iter().enumerate() {
+            let bearer = renamed.iter().position(|(old, _)| same_name(old, now));
+            self.outdo(&between(i), &bearer.map_or_else(|| literal(now), between))?;
+        }
         let moved = join(0..renamed.len(), "", |i| format!(", {}", between(i)));
         db.execute_batch(&format!("DELETE FROM {clock} WHERE col_name NOT IN ({kept}{moved})"))?;
         for (i, (_, now)) in renamed.iter().enumerate() {
@@ -153,14 +142,32 @@ impl Settlement<'_> {
         Ok(())
     }
 
+    /// Gives the records called `moved` higher versions than those have whose name they get: peers know other values by it.
+    fn outdo(&self, moved: &str, bearer: &str) -> Result<()> {
+        let clock = self.shape.clock();
+        let former = format!("FROM {clock} AS f WHERE f.key = m.key AND f.col_name = {bearer} COLLATE NOCASE");
+        self.engine.db.execute_batch(&format!(
+            "UPDATE {clock} AS m SET col_version = 1 + max(col_version, (SELECT max(f.col_version) {former})) \
+             WHERE col_name = {moved} AND EXISTS (SELECT 1 {former})"
+        ))
+    }
+
+    /// Renames records, as changes of this site: whoever wrote the cell knows it by the old name, too.
     fn rename_records(&self, from: &str, to: &str) -> Result<()> {
         let (db, clock) = (self.engine.db, self.shape.clock());
-        if !Stmt::prepare(db, &format!("SELECT 1 FROM {clock} WHERE col_name = {from} LIMIT 1"))?.query(&[])?.next()? {
-            return Ok(());
+        let keys = self.keys(&format!("SELECT key FROM {clock} WHERE col_name = {from} ORDER BY key"))?;
+        let mut rename = Stmt::prepare(
+            db,
+            &format!(
+                "UPDATE {clock} SET col_name = {to}, db_version = ?2, site_id = 0, seq = ?3 \
+                 WHERE key = ?1 AND col_name = {from}"
+            ),
+        )?;
+        for key in keys {
+            let (version, seq) = (self.engine.next_db_version(i64::MIN)?, self.engine.versions.bump(1));
+            rename.exec(&[ValueRef::Integer(key), ValueRef::Integer(version), ValueRef::Integer(seq)])?;
         }
-        let version = self.engine.next_db_version(i64::MIN)?;
-        let sql = format!("UPDATE {clock} SET col_name = {to}, db_version = ?1 WHERE col_name = {from}");
-        Stmt::prepare(db, &sql)?.exec(&[ValueRef::Integer(version)])
+        Ok(())
     }
 
     /// Whether key `p` has a base row, as a condition.
@@ -222,7 +229,9 @@ impl Settlement<'_> {
     /// Cells with another value than was noted before the first write were updated.
     fn touch_cells(&self, crr: &Crr, tracked: &Tracked) -> Result<()> {
         let has = |name: &str| self.shape.columns.iter().find(|c| same_name(c, name));
-        let cells = tracked.columns.iter().filter_map(|(old, now)| Some((old, has(now)?))).collect::<Vec<_>>();
+        let stays = |now: &String| !tracked.replaced.iter().any(|name| same_name(name, now));
+        let kept = tracked.columns.iter().filter(|(_, now)| stays(now));
+        let cells = kept.filter_map(|(old, now)| Some((old, has(now)?))).collect::<Vec<_>>();
         let mut stmt = Stmt::prepare(
             self.engine.db,
             &format!(

@@ -14,7 +14,9 @@ use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
 
 use crate::catalog::CLOCK_SUFFIX;
-use crate::declaration::{Declaration, IS_ROWID_KEPT, KEPT, MADE_ANEW, REBUILT_FROM, Rebuild, default_expression};
+use crate::declaration::{
+    Declaration, IS_ROWID_KEPT, KEPT, MADE_ANEW, REBUILT_FROM, Rebuild, default_expression, index_writing,
+};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ffi::function::Output;
@@ -139,8 +141,8 @@ fn migrate_table(db: Db, model: &Model, table: &str) -> Result<Vec<String>> {
     let name = ident(table);
     db.execute_batch(&format!("DROP VIEW IF EXISTS main.{}", ident(&format!("{table}_fractindex"))))?;
     let (have, want) = (indexes_of(db, table)?, indexes_of(model.db, table)?);
-    for (index, unique) in have {
-        if !want.iter().any(|(wanted, kind)| wanted.eq_ignore_ascii_case(&index) && *kind == unique) {
+    for (index, declaration) in have {
+        if !want.iter().any(|(wanted, as_wanted)| wanted.eq_ignore_ascii_case(&index) && *as_wanted == declaration) {
             db.execute_batch(&format!("DROP INDEX IF EXISTS main.{}", ident(&index)))?;
         }
     }
@@ -326,12 +328,16 @@ fn columns_of(db: Db, table: &str) -> Result<Vec<Column>> {
     Ok(columns)
 }
 
-/// Names of the indexes made by CREATE INDEX, and whether each is unique.
-fn indexes_of(db: Db, table: &str) -> Result<BTreeMap<String, bool>> {
+/// Names of the indexes made by CREATE INDEX, and what each is declared as, but for its name: in one writing, as far as it
+/// can be told apart.
+fn indexes_of(db: Db, table: &str) -> Result<BTreeMap<String, String>> {
     let mut indexes = BTreeMap::new();
-    let sql = "SELECT name, \"unique\" FROM pragma_index_list(?1, 'main') WHERE origin = 'c'";
+    let sql = "SELECT l.name, l.\"unique\", m.sql FROM pragma_index_list(?1, 'main') AS l \
+               JOIN main.sqlite_master AS m ON m.type = 'index' AND m.name = l.name WHERE l.origin = 'c'";
     for_each(db, sql, table, |row| {
-        indexes.insert(row.text(0), row.int(1) != 0);
+        let (unique, sql) = (row.int(1), row.text(2));
+        let declared = index_writing(&sql).unwrap_or(sql);
+        indexes.insert(row.text(0), format!("{unique} {declared}"));
     })?;
     Ok(indexes)
 }

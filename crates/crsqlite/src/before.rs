@@ -47,7 +47,9 @@ pub(crate) fn start(db: Db, shape: &Shape) -> Result<()> {
     if !same_keys || is_noting(db, name)? {
         return Ok(());
     }
-    let values = join(&shape.columns, "", |c| format!(", {}", old_value(c)));
+    let types = pairs_of(db, name, "main")?;
+    let type_of = |c: &String| types.iter().find(|(name, _)| same_name(name, c)).map_or("", |(_, text)| text.as_str());
+    let values = join(&shape.columns, "", |c| format!(", {} {}", old_value(c), note_of_type(type_of(c))));
     let all = join(keys.iter().chain(&shape.columns), ",", |c| ident(c));
     let note = |row: &str| {
         let keys = join(&keys, ", ", |k| format!("{row}.{}", ident(k)));
@@ -79,15 +81,27 @@ fn key_columns(db: Db, name: &str) -> Result<Vec<String>> {
     Ok(columns.into_iter().skip(1).collect())
 }
 
-fn columns_of(db: Db, table: &str, schema: &str) -> Result<Vec<String>> {
-    let mut stmt = Stmt::prepare(db, "SELECT name FROM pragma_table_info(?1, ?2) ORDER BY cid")?;
+/// What the column of old values is declared as, so that its type is known later: in digits, so that the declaration has no
+/// affinity but BLOB, which leaves values as they are.
+fn note_of_type(declared: &str) -> String {
+    let digits = declared.bytes().map(|byte| format!("{:02x}", byte.to_ascii_lowercase())).collect::<String>();
+    format!("\"blob {digits}\"")
+}
+
+/// Columns of a table in their order, with the types that they are declared to have.
+fn pairs_of(db: Db, table: &str, schema: &str) -> Result<Vec<(String, String)>> {
+    let mut stmt = Stmt::prepare(db, "SELECT name, type FROM pragma_table_info(?1, ?2) ORDER BY cid")?;
     let params = [ValueRef::Text(table.as_bytes()), ValueRef::Text(schema.as_bytes())];
     let mut rows = stmt.query(&params)?;
-    let mut names = Vec::new();
+    let mut pairs = Vec::new();
     while rows.next()? {
-        names.push(rows.text(0));
+        pairs.push((rows.text(0), rows.text(1)));
     }
-    Ok(names)
+    Ok(pairs)
+}
+
+fn columns_of(db: Db, table: &str, schema: &str) -> Result<Vec<String>> {
+    Ok(pairs_of(db, table, schema)?.into_iter().map(|(name, _)| name).collect())
 }
 
 /// Removes all of it, if it is there.
@@ -144,6 +158,8 @@ pub(crate) struct Tracked {
     pub(crate) keys: Vec<(String, String)>,
     /// The other columns: the name then and the name now.
     pub(crate) columns: Vec<(String, String)>,
+    /// Columns that have the name of one there was, and are another one: dropped and added anew, or renamed to it.
+    pub(crate) replaced: Vec<String>,
 }
 
 impl Tracked {
@@ -159,7 +175,34 @@ impl Tracked {
         let now = if now.len() == keys.len() + columns.len() { now } else { [&keys[..], &columns[..]].concat() };
         let mut pairs = keys.iter().chain(&columns).cloned().zip(now).collect::<Vec<_>>();
         let columns = pairs.split_off(keys.len());
-        Ok(Some(Tracked { table, keys: pairs, columns }))
+        Ok(Some(Tracked { table, keys: pairs, columns, replaced: Vec::new() }))
+    }
+
+    /// Finds out which columns of the table called `name` now are others than their names say. SQLite keeps the order of
+    /// columns and adds new ones at the end, and no statement changes a type: a column that stands behind one that came
+    /// after it, or has another type, is another one.
+    pub(crate) fn find_replaced(&mut self, db: Db, name: &str) -> Result<()> {
+        let now = pairs_of(db, name, "main")?;
+        let noted = pairs_of(db, &format!("{name}__crsql_before"), "temp")?;
+        let place = |column: &str| now.iter().position(|(name, _)| same_name(name, column));
+        let known = |column: &str| self.keys.iter().chain(&self.columns).any(|(_, name)| same_name(name, column));
+        let first_new = now.iter().position(|(name, _)| !known(name)).unwrap_or(now.len());
+        let is_new_type = |old: &str, place: usize| {
+            let noted = noted.iter().find(|(name, _)| name.get(1..) == Some(old));
+            noted.is_some_and(|(_, noted)| format!("\"{noted}\"") != note_of_type(&now[place].1))
+        };
+        let is_same_table = self.table.is_some();
+        let mut replaced = Vec::new();
+        for (i, (old, column)) in self.columns.iter().enumerate() {
+            let Some(at) = place(column) else { continue };
+            let mut later = self.columns[i + 1..].iter().filter_map(|(_, name)| place(name));
+            let is_behind = is_same_table && (at > first_new || later.any(|other| other < at));
+            if is_behind || is_new_type(old, at) {
+                replaced.push(column.clone());
+            }
+        }
+        self.replaced = replaced;
+        Ok(())
     }
 
     /// The same for the table that is called `name` now: if it is not the one that was there when the alteration began,
@@ -169,7 +212,7 @@ impl Tracked {
             return Tracked { columns: one_for_each_name(&self.columns), ..self };
         }
         let by_name = |pairs: Vec<(String, String)>| pairs.into_iter().map(|(old, _)| (old.clone(), old)).collect();
-        Tracked { table: None, keys: by_name(self.keys), columns: by_name(self.columns) }
+        Tracked { table: None, keys: by_name(self.keys), columns: by_name(self.columns), replaced: Vec::new() }
     }
 }
 

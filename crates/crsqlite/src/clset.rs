@@ -50,7 +50,7 @@ impl vtab::Table for ClSet {
     fn drop_table(&self) -> Result<()> {
         let db = self.engine.db;
         db.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", ident(&self.base)))?;
-        crr::remove(db, &self.base)
+        crr::remove(&self.engine, &self.base)
     }
 }
 
@@ -65,7 +65,7 @@ impl ClSet {
         let made = crr::check(db, &self.base).and_then(|()| crr::install(&self.engine, &self.base));
         if made.is_err() {
             // The first error is the one to tell.
-            let _ = crr::remove(db, &self.base);
+            let _ = crr::remove(&self.engine, &self.base);
             let _ = db.execute_batch(&format!("DROP TABLE IF EXISTS main.{base}"));
         }
         made

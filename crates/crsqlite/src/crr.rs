@@ -1,5 +1,7 @@
 //! Turning tables into CRRs and back.
 
+use std::collections::BTreeSet;
+
 use rusqlite::types::ValueRef;
 
 use crate::before;
@@ -55,7 +57,61 @@ fn make(engine: &Engine, name: &str) -> Result<()> {
             "{name} cannot become a CRR: a database holds at most {MAX_TABLES} of them"
         )));
     }
+    forget_the_dropped(engine, name)?;
     install(engine, name)
+}
+
+/// Metadata that a dropped table has left behind, where a table of its name is there again: records of rows that are
+/// gone are forgotten, so that nobody is told of rows without values; they are not taken for deleted, which would delete
+/// them at every peer. Cells of rows that are there count as written now: nothing tells what they were.
+fn forget_the_dropped(engine: &Engine, name: &str) -> Result<()> {
+    let db = engine.db;
+    let shape = Shape::of_table(db, name)?;
+    if !exists(db, "main.sqlite_master", "table", &format!("{name}{CLOCK_SUFFIX}"))? {
+        return Ok(());
+    }
+    keep_version(db, engine.db_version()?)?;
+    if key_changed(db, &shape)? {
+        return drop_metadata(db, &shape);
+    }
+    let (clock, pks) = (shape.clock(), shape.pks());
+    let same_row = join(&shape.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)));
+    let gone = format!("NOT EXISTS (SELECT 1 FROM {} AS b WHERE {same_row})", shape.base());
+    let columns = join(shape.columns.iter().map(String::as_str).chain([SENTINEL]), ", ", literal);
+    db.execute_batch(&format!(
+        "DELETE FROM {clock} WHERE col_name COLLATE NOCASE NOT IN ({columns}) \
+           OR key NOT IN (SELECT __crsql_key FROM {pks}) \
+           OR NOT (col_name = '{SENTINEL}' AND col_version % 2 = 0) \
+             AND key IN (SELECT p.__crsql_key FROM {pks} AS p WHERE {gone});
+         DELETE FROM {pks} AS p WHERE {gone} AND NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key)"
+    ))?;
+    let has_triggers =
+        triggers::names(&shape).iter().any(|t| exists(db, "main.sqlite_master", "trigger", t).unwrap_or(false));
+    if has_triggers { Ok(()) } else { restamp(engine, &shape, &format!("col_name <> '{SENTINEL}'")) }
+}
+
+/// Counts the cells of which `condition` holds as written here, by the open transaction. A query of the clock table.
+pub(crate) fn restamp(engine: &Engine, shape: &Shape, condition: &str) -> Result<()> {
+    let (db, clock) = (engine.db, shape.clock());
+    let mut cells = Stmt::prepare(db, &format!("SELECT key, col_name FROM {clock} WHERE {condition} ORDER BY 1, 2"))?;
+    let mut rows = cells.query(&[])?;
+    let mut found = Vec::new();
+    while rows.next()? {
+        found.push((rows.int(0), rows.text(1)));
+    }
+    let mut stamp = Stmt::prepare(
+        db,
+        &format!(
+            "UPDATE {clock} SET col_version = col_version + 1, db_version = ?3, site_id = 0, seq = ?4 \
+             WHERE key = ?1 AND col_name = ?2"
+        ),
+    )?;
+    for (key, column) in found {
+        let (version, seq) = (engine.next_db_version(i64::MIN)?, engine.versions.bump(1));
+        let column = ValueRef::Text(column.as_bytes());
+        stamp.exec(&[ValueRef::Integer(key), column, ValueRef::Integer(version), ValueRef::Integer(seq)])?;
+    }
+    Ok(())
 }
 
 /// Creates what is missing of a CRR's tables, replaces its triggers and records the rows that have
@@ -75,18 +131,40 @@ pub(crate) fn install(engine: &Engine, name: &str) -> Result<()> {
 pub(crate) fn as_table(engine: &Engine, name: &str) -> Result<()> {
     let db = engine.db;
     db.execute_batch("SAVEPOINT as_table")?;
-    let done = remove(db, name).and_then(|()| db.execute_batch("RELEASE as_table"));
+    let done = remove(engine, name).and_then(|()| db.execute_batch("RELEASE as_table"));
     done.map_err(|error| {
         roll_back(db);
         Error::usage(engine.messages.compose("failed to downgrade the crr", error))
     })
 }
 
-pub(crate) fn remove(db: Db, name: &str) -> Result<()> {
+pub(crate) fn remove(engine: &Engine, name: &str) -> Result<()> {
+    let db = engine.db;
+    keep_version(db, engine.db_version()?)?;
     let shape = Shape::of_table(db, &known_name(db, name)?)?;
     before::stop(db, &shape.name)?;
     drop_triggers(db, &shape)?;
     drop_metadata(db, &shape)
+}
+
+/// Notes that the database has reached `version`, which its records may tell no longer: a version that was given once is
+/// not given again.
+pub(crate) fn keep_version(db: Db, version: i64) -> Result<()> {
+    const SQL: &str = "INSERT OR REPLACE INTO main.crsql_master (key, value) VALUES ('pre_compact_dbversion', ?1)";
+    Stmt::prepare(db, SQL)?.exec(&[ValueRef::Integer(version)])
+}
+
+/// Whether the key now consists of other columns than those of the key table.
+pub(crate) fn key_changed(db: Db, shape: &Shape) -> Result<bool> {
+    let index = format!("{}__crsql_pks_pks", shape.name);
+    let mut stmt = Stmt::prepare(db, "SELECT name FROM pragma_index_info(?1, 'main')")?;
+    let param = [ValueRef::Text(index.as_bytes())];
+    let mut rows = stmt.query(&param)?;
+    let mut before = BTreeSet::new();
+    while rows.next()? {
+        before.insert(rows.text(0).to_ascii_lowercase());
+    }
+    Ok(before != shape.keys.iter().map(|key| key.to_ascii_lowercase()).collect())
 }
 
 pub(crate) fn drop_metadata(db: Db, shape: &Shape) -> Result<()> {
@@ -190,7 +268,17 @@ pub(crate) fn check(db: Db, t: &str) -> Result<()> {
              column nullable or assign a default value to it."
         ));
     }
+    if is_metadata(t) {
+        return refuse(format!(
+            "Table {t} is called as the tables are in which CRRs keep their records. Rename the table"
+        ));
+    }
     check_columns(db, t)
+}
+
+/// Whether the name is one that metadata has: `crsql_changes` would take the table for records.
+fn is_metadata(name: &str) -> bool {
+    [CLOCK_SUFFIX, "__crsql_pks"].iter().any(|suffix| strip_suffix(name, suffix).is_some())
 }
 
 /// Refuses columns that the metadata could not tell from its own.

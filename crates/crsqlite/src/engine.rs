@@ -278,8 +278,9 @@ impl Engine {
         self.forget_rows();
     }
 
+    /// Also where no table is a CRR any more: a version that was given is not given again. (CR-SQLite begins at 0 again.)
     fn stored_version(&self, cache: &Cache) -> Result<i64> {
-        let Some(max) = cache.catalog.max_version(self.db)? else { return Ok(0) };
+        let max = cache.catalog.max_version(self.db)?.unwrap_or(0);
         let mut stmt = cache.pre_compact.get(self.db)?;
         let mut rows = stmt.query(&[])?;
         let compacted = if rows.next()? { rows.int(0) } else { 0 };

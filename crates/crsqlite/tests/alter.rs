@@ -92,7 +92,7 @@ fn renamed_and_dropped_columns() {
     )
     .unwrap();
     // The records of the old name, as changes of this transaction.
-    let renamed = ["1,'z',1,3,0,0", "2,'z',1,3,0,2", "3,'z',1,3,0,0"];
+    let renamed = ["1,'z',1,3,0,0", "2,'z',1,3,0,1", "3,'z',1,3,0,2"];
     assert_eq!(query(&c, "SELECT * FROM foo__crsql_clock WHERE col_name = 'z'"), renamed);
     c.execute_batch(
         "SELECT crsql_begin_alter('foo'); ALTER TABLE foo DROP COLUMN z; ALTER TABLE foo DROP COLUMN c; SELECT crsql_commit_alter('foo')",

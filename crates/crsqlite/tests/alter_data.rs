@@ -135,11 +135,47 @@ fn a_renamed_column_keeps_its_records() {
     assert_eq!(query(&site, records), ["X'010901','z',9,2", "X'010902','z',2,1", "X'010903','z',3,1"]);
     assert_eq!(query(&peer, records), query(&site, records));
     assert_eq!(query(&peer, "SELECT a, b, z FROM foo"), query(&site, "SELECT a, b, z FROM foo"));
-    // Who wrote a value is still known.
+    // Also who wrote a value gets it under the new name: it is asked for without its own changes.
     peer.execute_batch("UPDATE foo SET z = 'peer'").unwrap();
     apply(&site, &changes(&peer, ""));
     alter(&site, "ALTER TABLE foo RENAME COLUMN z TO y");
-    assert_eq!(query(&site, "SELECT DISTINCT site_id FROM foo__crsql_clock WHERE col_name = 'y'"), ["1"]);
+    assert_eq!(query(&site, "SELECT DISTINCT site_id FROM foo__crsql_clock WHERE col_name = 'y'"), ["0"]);
+    let places = query(&site, "SELECT DISTINCT db_version, seq FROM crsql_changes WHERE cid = 'y'");
+    assert_eq!(places.len(), 3, "each has a place of its own");
+}
+
+/// Columns that take a name which peers know other values by: theirs lose.
+#[test]
+fn a_column_that_takes_the_name_of_another_wins_there() {
+    let exchange = "ALTER TABLE foo RENAME b TO t; ALTER TABLE foo RENAME c TO b; ALTER TABLE foo RENAME t TO c";
+    let instead =
+        "UPDATE foo SET c = 8; UPDATE foo SET c = 7; ALTER TABLE foo DROP COLUMN c; ALTER TABLE foo RENAME b TO c";
+    for sql in [exchange, instead] {
+        let (site, peer) = after(sql, "");
+        let names = if sql == exchange { "a, b, c" } else { "a, c" };
+        let rows = format!("SELECT {names} FROM foo");
+        assert_eq!(query(&peer, &rows), query(&site, &rows), "{sql}");
+    }
+}
+
+/// The steps by which a column gets another type, as a new one that takes its name and as a table that takes its name.
+#[test]
+fn values_of_a_column_that_was_replaced_reach_the_peer() {
+    let convert = |column: &str| {
+        format!(
+            "ALTER TABLE foo ADD COLUMN new TEXT; UPDATE foo SET new = 'v' || {column}; ALTER TABLE foo DROP COLUMN {column};
+             ALTER TABLE foo RENAME COLUMN new TO {column}"
+        )
+    };
+    let anew =
+        "CREATE TABLE new (a INTEGER PRIMARY KEY NOT NULL, b, c TEXT); INSERT INTO new SELECT a, b, 'v' || c FROM foo;
+                DROP TABLE foo; ALTER TABLE new RENAME TO foo";
+    let untyped = convert("b").replace(" TEXT", "");
+    for sql in [&convert("b"), &convert("c"), &untyped, anew, "ALTER TABLE foo DROP b; ALTER TABLE foo ADD b DEFAULT 5"]
+    {
+        let (site, peer) = after(sql, "");
+        assert_eq!(query(&peer, "SELECT a, b, c FROM foo"), query(&site, "SELECT a, b, c FROM foo"), "{sql}");
+    }
 }
 
 /// An alteration without data does not move the version: there is nothing to tell.
@@ -152,11 +188,12 @@ fn the_schema_alone_moves_no_version() {
         "ALTER TABLE foo RENAME COLUMN b TO B",
         "UPDATE foo SET b = b, c = c",
         "ALTER TABLE foo RENAME COLUMN a TO id",
-        "CREATE TABLE new (a INTEGER PRIMARY KEY NOT NULL, c TEXT, b, d); INSERT INTO new SELECT a, c, b, NULL FROM foo;
+        "CREATE TABLE new (a INTEGER PRIMARY KEY NOT NULL, c, b, d); INSERT INTO new SELECT a, c, b, NULL FROM foo;
          DROP TABLE foo; ALTER TABLE new RENAME TO foo",
     ] {
         let (site, _) = sites();
-        let (before, records) = (version(&site), query(&site, "SELECT pk, col_version, db_version FROM crsql_changes WHERE cid <> 'b'"));
+        let (before, records) =
+            (version(&site), query(&site, "SELECT pk, col_version, db_version FROM crsql_changes WHERE cid <> 'b'"));
         alter(&site, sql);
         assert_eq!(version(&site), before, "{sql}");
         let now = query(&site, "SELECT pk, col_version, db_version FROM crsql_changes WHERE cid <> 'b' COLLATE NOCASE");

@@ -21,6 +21,25 @@ fn sql_of(c: &Connection, name: &str) -> String {
 }
 
 #[test]
+fn an_index_that_is_declared_otherwise_is_made_anew() {
+    let schema = |index: &str| {
+        format!(
+            "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY NOT NULL, a, b); SELECT crsql_as_crr('note');
+             CREATE INDEX IF NOT EXISTS \"by\" ON note {index};"
+        )
+    };
+    let c = open();
+    migrated(&c, &schema("(a)"));
+    for index in ["(b)", "(b, a)", "(lower(b))", "(b DESC)", "(b) WHERE a > 0", "(b COLLATE NOCASE)"] {
+        migrated(&c, &schema(index));
+        assert!(sql_of(&c, "by").ends_with(index), "{index}");
+    }
+    let kept = sql_of(&c, "by");
+    migrated(&c, &schema("( \"B\"  collate nocase ) -- as before\n"));
+    assert_eq!(sql_of(&c, "by"), kept);
+}
+
+#[test]
 fn virtual_tables_stay_whole_or_go_whole() {
     let c = open();
     let both = "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY NOT NULL, body); SELECT crsql_as_crr('note');

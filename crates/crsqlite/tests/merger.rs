@@ -179,3 +179,32 @@ fn an_observer_hears_what_was_here() {
     assert_eq!(told.0, [(0, true, Value::Null, None, None)], "the row had no record of its own");
     c.execute_batch("COMMIT").unwrap();
 }
+
+/// A search index that is damaged keeps out the rows whose triggers lead to it, and nothing else; a damaged file ends the
+/// merge.
+#[test]
+fn a_damaged_search_index_is_not_a_damaged_file() {
+    let search = "CREATE TABLE bar (id INTEGER PRIMARY KEY NOT NULL, a); SELECT crsql_as_crr('bar');
+        CREATE VIRTUAL TABLE words USING fts5(a); INSERT INTO words (a) VALUES ('some words');
+        CREATE TRIGGER search AFTER INSERT ON foo BEGIN INSERT INTO words (rowid, a) VALUES (NEW.id, NEW.a); END;";
+    for damage in
+        ["DELETE FROM words_data WHERE id = 10", "UPDATE words_data SET block = x'00000000ffff' WHERE id >= 10"]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || {
+            let c = Connection::open(dir.path().join("a.db")).unwrap();
+            crsqlite::register(&c).unwrap();
+            c
+        };
+        let c = open();
+        c.execute_batch("CREATE TABLE foo (id INTEGER PRIMARY KEY NOT NULL, a); SELECT crsql_as_crr('foo')").unwrap();
+        c.execute_batch(&format!("{search} {damage}")).unwrap();
+        drop(c);
+        let c = open();
+        let here = change("a", ValueRef::Text(b"x"), 1, 1);
+        let report = merge(&c, &[here, Change { table: "bar", ..here }]);
+        assert_eq!(report.refused.len(), 1, "{damage}: {report:?}");
+        assert!(matches!(report.refused[0].refusal, Refusal::Schema { .. }));
+        assert_eq!(query(&c, "SELECT * FROM bar"), ["1,'x'"], "{damage}");
+    }
+}

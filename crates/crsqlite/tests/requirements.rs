@@ -244,3 +244,14 @@ fn stored_schema() {
         ["'crsqlite_version',160300,'integer'"]
     );
 }
+
+/// Such a table would be taken for records, and no change could be read any more.
+#[test]
+fn tables_called_as_metadata() {
+    for name in ["other__crsql_clock", "Other__CRSQL_pks"] {
+        let c = open();
+        c.execute_batch(&format!("CREATE TABLE {name} (a INTEGER PRIMARY KEY NOT NULL, b)")).unwrap();
+        let (code, message) = failure(&c, &format!("SELECT crsql_as_crr('{name}')"));
+        assert!(code == 1 && message.contains("keep their records. Rename the table"), "{message}");
+    }
+}

@@ -224,12 +224,27 @@ impl Model {
         let renamed = self.names.iter().filter(|(old, now)| old != now && columns.contains(now)).copied();
         let renamed = renamed.collect::<Vec<_>>();
         let mut records = BTreeMap::new();
-        for ((key, column), mut record) in std::mem::take(&mut self.records) {
-            if let Some((_, now)) = renamed.iter().find(|(old, _)| *old == column) {
-                record.1 = self.versions.next(0);
-                records.insert((key, *now), record);
-            } else if column == SENTINEL || columns.contains(&column) && !renamed.iter().any(|(_, now)| *now == column)
-            {
+        let mut before = std::mem::take(&mut self.records);
+        for (old, now) in &renamed {
+            for key in self.keys.values() {
+                let Some(bearer) = before.get(&(*key, *now)).map(|record| record.0) else { continue };
+                if let Some(record) = before.get_mut(&(*key, *old)) {
+                    record.0 = 1 + record.0.max(bearer);
+                }
+            }
+        }
+        for (old, now) in &renamed {
+            let moved = before.keys().filter(|(_, column)| column == old).map(|(key, _)| *key).collect::<Vec<_>>();
+            for key in moved {
+                let (version, seq) = (self.versions.next(0), self.versions.bump());
+                records.insert((key, *now), (before[&(key, *old)].0, version, 0, seq));
+            }
+        }
+        for ((key, column), record) in before {
+            if renamed.iter().any(|(old, _)| *old == column) {
+                continue;
+            }
+            if column == SENTINEL || columns.contains(&column) && !renamed.iter().any(|(_, now)| *now == column) {
                 records.insert((key, column), record);
             }
         }

@@ -273,6 +273,14 @@ fn elements_whole<'t, 'a>(tokens: &'t [Token<'a>], open: usize) -> Option<&'t [T
     Some(&tokens[open + 1..close])
 }
 
+/// What the statement `CREATE INDEX` declares, but for the index's name and whether it is unique, in one writing as
+/// [`one_writing`] has it. `None` if it is no such statement.
+pub(crate) fn index_writing(sql: &str) -> Option<String> {
+    let tokens = tokens(sql).ok()?;
+    let on = tokens.iter().position(|token| token.is("ON"))?;
+    Some(canonical(&tokens[on + 1..]))
+}
+
 /// An expression in one writing, to compare it with another one: without comments, and with names in small letters
 /// and without quotes they do not need. What cannot be read stays as it is.
 #[must_use]

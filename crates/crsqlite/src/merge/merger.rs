@@ -10,7 +10,7 @@ use super::fold::{Plan, fold, read_values};
 use super::observer::{Cell, Observer};
 use super::outcome::{Change, Failure, Fate, Refusal, RefusedRow, Report, ends_a_merge, refusal};
 use super::row::Row;
-use super::write::{Stamp, Unwritten, Writer};
+use super::write::{Soundness, Stamp, Unwritten, Writer};
 use crate::catalog::SENTINEL;
 use crate::engine::{Cache, Engine, MAX_FOREIGN_VERSION};
 use crate::error::{Error, Result};
@@ -82,7 +82,9 @@ impl<'c> Merger<'c> {
         let triggers = user_triggers(&self.engine, &cache)?;
         let report = Report { fates: vec![Fate::Refused; changes.len()], ..Report::default() };
         let stamps = vec![Stamp::default(); changes.len()];
-        let mut merge = Merge { engine: &self.engine, cache: &cache, changes, triggers, stamps, report, observer };
+        let soundness = Soundness::default();
+        let mut merge =
+            Merge { engine: &self.engine, cache: &cache, changes, triggers, stamps, soundness, report, observer };
         let merged = merge.run();
         self.engine.memo.replace(None);
         merged.map(|()| merge.report)
@@ -112,6 +114,7 @@ struct Merge<'m, 'a, 'o> {
     changes: &'m [Change<'a>],
     triggers: HashSet<String>,
     stamps: Vec<Stamp>,
+    soundness: Soundness,
     report: Report,
     observer: Option<&'m mut (dyn Observer + 'o)>,
 }
@@ -257,7 +260,8 @@ impl<'a> Merge<'_, 'a, '_> {
             }
             let has_triggers = self.triggers.contains(&row.crr.name().to_ascii_lowercase());
             let (engine, cache, changes, stamps) = (self.engine, &**self.cache, self.changes, &*self.stamps);
-            match (Writer { engine, cache, changes, stamps }).write(&row, &plan, has_triggers) {
+            let soundness = &self.soundness;
+            match (Writer { engine, cache, changes, stamps, soundness }).write(&row, &plan, has_triggers) {
                 Ok(deleted) => {
                     if deleted {
                         self.report.deleted.extend(row.changes.first());

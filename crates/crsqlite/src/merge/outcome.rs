@@ -142,6 +142,11 @@ pub(super) fn ends_a_merge(error: &Error) -> bool {
     )
 }
 
+/// Whether an error says that the file is damaged. Where a trigger leads to a virtual table whose content is, it says so too.
+pub(super) fn is_damage(error: &Error) -> bool {
+    error.code() & 0xff == ffi::SQLITE_CORRUPT
+}
+
 /// The refusal that an error stands for.
 pub(super) fn refusal(error: &Error) -> Refusal {
     Refusal::Schema { code: error.code(), message: error.to_string() }

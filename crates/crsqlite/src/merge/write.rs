@@ -7,12 +7,12 @@ use std::rc::Rc;
 use rusqlite::types::ValueRef;
 
 use super::fold::{Mark, Plan};
-use super::outcome::{Change, Refusal, ends_a_merge, refusal};
+use super::outcome::{Change, Refusal, ends_a_merge, is_damage, refusal};
 use super::row::Row;
-use crate::catalog::{Crr, SENTINEL, Shape};
+use crate::catalog::{CLOCK_SUFFIX, Crr, SENTINEL, Shape};
 use crate::engine::{Cache, Engine};
 use crate::error::{Error, Result};
-use crate::ffi::Slot;
+use crate::ffi::{Slot, Stmt};
 use crate::sql::{ident, join};
 
 /// Sets of columns for which a table's statements are kept.
@@ -142,6 +142,31 @@ pub(super) struct Writer<'w, 'a> {
     pub(super) cache: &'w Cache,
     pub(super) changes: &'w [Change<'a>],
     pub(super) stamps: &'w [Stamp],
+    pub(super) soundness: &'w Soundness,
+}
+
+/// Whether the tables are sound that a merge looked at because writing to them failed as if the file were damaged.
+#[derive(Default)]
+pub(super) struct Soundness(RefCell<HashMap<String, bool>>);
+
+impl Soundness {
+    /// Reads the whole table, once a merge.
+    fn of(&self, engine: &Engine, shape: &Shape) -> bool {
+        let known = self.0.borrow().get(&shape.name).copied();
+        known.unwrap_or_else(|| {
+            let tables =
+                [shape.name.clone(), format!("{}{CLOCK_SUFFIX}", shape.name), format!("{}__crsql_pks", shape.name)];
+            let sound = tables.iter().all(|table| is_sound(engine, table).unwrap_or(false));
+            self.0.borrow_mut().insert(shape.name.clone(), sound);
+            sound
+        })
+    }
+}
+
+fn is_sound(engine: &Engine, table: &str) -> Result<bool> {
+    let mut stmt = Stmt::prepare(engine.db, &format!("PRAGMA main.quick_check({})", ident(table)))?;
+    let mut rows = stmt.query(&[])?;
+    Ok(rows.next()? && rows.text(0) == "ok")
 }
 
 impl Writer<'_, '_> {
@@ -325,9 +350,14 @@ impl Base<'_, '_, '_> {
 
     fn run(&self, slot: &Slot, params: &[ValueRef<'_>]) -> Result<(), Unwritten> {
         let run = || slot.get(self.writer.engine.db)?.exec(params);
-        run().map_err(|error: Error| match ends_a_merge(&error) {
+        run().map_err(|error: Error| match ends_a_merge(&error) && !self.is_of_a_virtual_table(&error) {
             true => Unwritten::Failed(error),
             false => Unwritten::Refused(refusal(&error)),
         })
+    }
+
+    /// Whether it is the content of a virtual table that is damaged, to which a trigger leads, and not the file.
+    fn is_of_a_virtual_table(&self, error: &Error) -> bool {
+        self.has_triggers && is_damage(error) && self.writer.soundness.of(self.writer.engine, &self.row.crr.shape)
     }
 }
