@@ -95,8 +95,11 @@ impl Settlement<'_> {
         self.name_records(tracked)?;
         db.execute_batch(&format!("DELETE FROM {clock} WHERE key NOT IN (SELECT __crsql_key FROM {pks})"))?;
         self.revive_rows(&crr, tracked.map(|_| before::notes(&self.shape.name)).as_deref())?;
+        // A row that lost all its records to columns that are gone is still known: the backfill records it anew. In a
+        // table without columns, that needs new keys (as in CR-SQLite).
+        let unknown = if self.shape.columns.is_empty() { "1".to_owned() } else { format!("NOT {}", self.has_row()) };
         db.execute_batch(&format!(
-            "DELETE FROM {pks} AS p WHERE NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key)"
+            "DELETE FROM {pks} AS p WHERE {unknown} AND NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key)"
         ))?;
         let Some(tracked) = tracked else { return Ok(()) };
         for column in &tracked.replaced {

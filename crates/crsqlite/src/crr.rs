@@ -357,6 +357,7 @@ impl Backfill<'_> {
             for column in &self.shape.columns {
                 self.new_values(column)?;
             }
+            self.known_rows()?;
         }
         Ok(())
     }
@@ -446,6 +447,39 @@ impl Backfill<'_> {
             let version = self.engine.next_db_version(i64::MIN)?;
             let seq = self.engine.versions.bump(1);
             add.exec(&[rows.column(0), ValueRef::Integer(version), ValueRef::Integer(seq)])?;
+        }
+        Ok(())
+    }
+
+    /// Rows with a key and no record, which they had of columns that are gone: a record for every column, whose values are
+    /// the defaults. It has version 0, which loses to whatever a peer that altered its table too wrote there since; with
+    /// version 1 it would tie, and the greater value win.
+    fn known_rows(&self) -> Result<()> {
+        if self.shape.columns.is_empty() {
+            return Ok(());
+        }
+        let db = self.engine.db;
+        let (pks, base, clock) = (self.shape.pks(), self.shape.base(), self.shape.clock());
+        let records = join(self.shape.columns.iter().enumerate(), ", ", |(i, c)| {
+            format!("(?1, {}, 0, ?2, 0, ?3 + {i})", literal(c))
+        });
+        let mut bare = Stmt::prepare(
+            db,
+            &format!(
+                "SELECT p.__crsql_key FROM {pks} AS p WHERE NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key) \
+                 AND EXISTS (SELECT 1 FROM {base} AS b WHERE {}) ORDER BY p.__crsql_key",
+                self.same_key("p", "b")
+            ),
+        )?;
+        let mut add = Stmt::prepare(
+            db,
+            &format!("INSERT INTO {clock} (key, col_name, col_version, db_version, site_id, seq) VALUES {records}"),
+        )?;
+        let mut rows = bare.query(&[])?;
+        while rows.next()? {
+            let version = self.engine.next_db_version(i64::MIN)?;
+            let first = self.engine.versions.bump(self.shape.columns.len());
+            add.exec(&[rows.column(0), ValueRef::Integer(version), ValueRef::Integer(first)])?;
         }
         Ok(())
     }

@@ -196,7 +196,9 @@ impl Model {
             }
         }
         let used = self.records.keys().map(|(k, _)| *k).collect::<BTreeSet<_>>();
-        self.keys.retain(|_, key| used.contains(key));
+        // A row that lost all its records is still known, unless there is no column left to record it by.
+        let known = |pk: &i64| !self.columns.is_empty() && self.base.contains_key(pk);
+        self.keys.retain(|pk, key| used.contains(key) || known(pk));
         for (key, pk) in rows.iter().filter(|(key, _)| used.contains(key)) {
             let (Some(before), Some(row)) = (self.before.get(pk).cloned(), self.base.get(pk).cloned()) else {
                 continue;
@@ -275,6 +277,13 @@ impl Model {
                     let (version, seq) = (self.versions.next(0), self.versions.bump());
                     self.records.insert((key, column), (1, version, 0, seq));
                 }
+            }
+        }
+        let bare = rows.iter().map(|(key, _)| *key).filter(|key| !self.records.keys().any(|(k, _)| k == key));
+        for key in bare.collect::<Vec<_>>() {
+            for column in self.columns.clone() {
+                let (version, seq) = (self.versions.next(0), self.versions.bump());
+                self.records.insert((key, column), (0, version, 0, seq));
             }
         }
     }
