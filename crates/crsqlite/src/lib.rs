@@ -49,6 +49,7 @@ mod engine;
 mod error;
 mod ffi;
 mod fract;
+pub mod limits;
 mod load;
 mod local;
 mod memo;

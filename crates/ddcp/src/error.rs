@@ -169,6 +169,9 @@ pub enum Error {
     /// A pack in the inbox is not what was stored there.
     #[error("a pack in the inbox is damaged ({0}); what was fetched from this remote and not merged has been dropped")]
     DamagedPack(String),
+    /// A pack, of a remote or of the inbox, is too much for what memory there is; it may be a good one.
+    #[error("a pack cannot be unpacked: there is not enough memory")]
+    NoMemory,
     /// The path of a remote cannot be read as a repository's database.
     #[error("{}", remote_database(.0))]
     RemoteDatabase(#[source] DatabaseError),
@@ -452,6 +455,11 @@ impl Error {
             Self::State(error) => state_hint(error)?.into(),
             Self::Io { source, .. } => io_hint(source)?.into(),
             Self::DamagedPack(_) => "`ddcp pull` fetches it again; check the disk".into(),
+            Self::NoMemory => {
+                "nothing is lost: repeat the command when more memory is free; `limits.unpacked_bytes` of `ddcp config` is \
+                 how large a pack may become"
+                    .into()
+            }
             Self::BadPack(_) => {
                 "check that both sides run the same version of ddcp (`ddcp --version`), and that the peer is who you think".into()
             }

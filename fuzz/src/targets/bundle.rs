@@ -1,4 +1,7 @@
-use std::io::{self, Read};
+use std::{
+    collections::BTreeSet,
+    io::{self, Read},
+};
 
 use arbitrary::{Arbitrary, Unstructured};
 
@@ -105,7 +108,7 @@ impl Header {
                     from: cursor(*from),
                     schema: [9; 32],
                     created: 1_750_000_000_123,
-                    tables: tables.clone(),
+                    tables: tables.clone().map(BTreeSet::from_iter),
                     without: without.map(|bytes| SiteId::from_bytes(&bytes).expect("16 bytes")),
                 };
                 BundleWriter::new(&mut bytes, &header).expect("memory takes every write");

@@ -1,7 +1,7 @@
 use crate::changeset::{Limits, Pack};
 
 /// Small enough that a bomb is cheap to try, large enough for what the fuzzer makes.
-const LIMITS: Limits = Limits { raw_bytes: 4 << 20, changes: 10_000, names: 1_000 };
+const LIMITS: Limits = Limits { raw_bytes: 4 << 20, changes: 10_000, names: 1_000, memory: 64 << 20 };
 
 const MAGIC: &[u8] = b"DDCPpack";
 

@@ -65,6 +65,12 @@ impl Db {
         if code == ffi::SQLITE_OK { Ok(()) } else { Err(self.last_error(code)) }
     }
 
+    /// Sets a limit of the connection, and gives the one that it had.
+    pub(crate) fn set_limit(self, id: c_int, most: c_int) -> c_int {
+        // SAFETY: the connection is open; an id that SQLite does not know does nothing.
+        unsafe { ffi::sqlite3_limit(self.0, id, most) }
+    }
+
     /// The rowid of the last insert on this connection.
     pub(crate) fn last_insert_rowid(self) -> i64 {
         // SAFETY: the connection is open.

@@ -2,13 +2,15 @@
 //! The body holds dictionaries (tables, columns, sites), then each column of the changes for all of them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io::{self, BufWriter, Read, Write},
     sync::Arc,
 };
 
 use super::{
-    Change, Cursor, MAX_NAME, MAX_VERSION, Pack, PackTable, SiteId, Value, check_pk, key_values,
+    Change, Cursor, Pack, PackTable, Value,
+    decode::{MOST_MADE, decode_body, open_body},
+    key_values,
     value::is_plain,
     wire::{Reader, put_bytes, put_int, put_uint},
 };
@@ -25,14 +27,14 @@ const ANY_TEXT: u64 = 2;
 const COMPRESSION_LEVEL: i32 = 6;
 /// 8 MiB: what a decoder of zstd has to keep of what it has decoded already.
 const MAX_WINDOW_LOG: u32 = 23;
-/// Each change takes at least one byte in each of nine columns of the body.
-const MIN_BYTES_PER_CHANGE: usize = 9;
+/// Bytes of the body that are decompressed before it is known whether there are more.
+const FIRST_BYTES: usize = 64 * 1024;
 
-const NULL: u8 = 0;
-const INTEGER: u8 = 1;
-const REAL: u8 = 2;
-const TEXT: u8 = 3;
-const BLOB: u8 = 4;
+pub(super) const NULL: u8 = 0;
+pub(super) const INTEGER: u8 = 1;
+pub(super) const REAL: u8 = 2;
+pub(super) const TEXT: u8 = 3;
+pub(super) const BLOB: u8 = 4;
 
 /// What a pack from somebody else may claim. By default [`Limits::PROTOCOL`].
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,8 @@ pub struct Limits {
     pub changes: usize,
     /// Number of tables, of columns, and of sites.
     pub names: usize,
+    /// Bytes of memory for everything that is made of the decompressed bytes.
+    pub memory: usize,
 }
 
 impl Default for Limits {
@@ -54,12 +58,13 @@ impl Default for Limits {
 impl Limits {
     /// What every reader takes, unless its owner has set it to less, and nobody sends more of: any row that SQLite holds
     /// fits.
-    pub const PROTOCOL: Self = Self { raw_bytes: 1_100_000_000, changes: 4_000_000, names: 65_536 };
+    pub const PROTOCOL: Self =
+        Self { raw_bytes: 1_100_000_000, changes: 4_000_000, names: 65_536, memory: 1_500_000_000 };
 
     /// Those of a pack that lies in this repository's state: how large it may be was looked at when it was fetched.
     #[must_use]
     pub fn of_stored() -> Self {
-        Self { raw_bytes: usize::MAX, ..Self::default() }
+        Self { raw_bytes: usize::MAX, memory: usize::MAX, ..Self::default() }
     }
 }
 
@@ -83,6 +88,9 @@ pub enum PackError {
         /// The number allowed.
         limit: usize,
     },
+    /// The machine, or a limit of this process, has no more. The pack may be a good one.
+    #[error("there is not enough memory to unpack it")]
+    NoMemory,
     /// The bytes end too early, go on too long, or do not decompress.
     #[error("the pack is damaged: {0}")]
     Damaged(&'static str),
@@ -96,7 +104,7 @@ pub enum PackError {
     },
 }
 
-const CUT_SHORT: PackError = PackError::Damaged("it ends too early");
+pub(super) const CUT_SHORT: PackError = PackError::Damaged("it ends too early");
 
 impl Pack {
     /// The pack as bytes. Linear in the size of the changes.
@@ -129,12 +137,91 @@ impl Pack {
         Ok(())
     }
 
-    /// Reads a pack, from anybody: whatever the bytes are, the result is a pack that keeps every rule or an error,
-    /// and the memory used is bounded by what `limits` allow and what was really sent, not by what is claimed.
+    /// Reads a pack, from anybody: whatever the bytes are, the result is a pack that keeps every rule or an error, and
+    /// the memory used is bounded by what `limits` allow and what was really sent, not by what is claimed.
     ///
     /// # Errors
     /// [`PackError`].
     pub fn decode(encoded: &[u8], limits: &Limits) -> Result<Self, PackError> {
+        let container = Container::open(encoded, limits)?;
+        let pack = decode_body(&container.unpack()?, limits)?;
+        container.check_texts(|| pack.is_plain())?;
+        Ok(pack)
+    }
+
+    /// Reads a pack as [`Pack::decode`] does, and keeps none of its changes: `look` sees each once. What is given back
+    /// is without them, and their number. Takes the memory of the decompressed bytes and of one change.
+    ///
+    /// # Errors
+    /// As [`Pack::decode`], and then the pack is none, whatever `look` has seen.
+    pub fn inspect(encoded: &[u8], limits: &Limits, mut look: impl FnMut(&Change)) -> Result<(Self, usize), PackError> {
+        let container = Container::open(encoded, limits)?;
+        let body = container.unpack()?;
+        let (pack, changes) = open_body(&body, limits)?;
+        let (count, mut texts) = (changes.count, Texts::default());
+        for change in changes {
+            let change = change?;
+            texts.see(&change);
+            look(&change);
+        }
+        container.check_texts(|| texts.are_plain)?;
+        Ok((pack, count))
+    }
+
+    fn is_plain(&self) -> bool {
+        let mut texts = Texts::default();
+        self.changes.iter().for_each(|change| texts.see(change));
+        texts.are_plain
+    }
+}
+
+/// Whether all texts of some changes are UTF-8.
+struct Texts {
+    are_plain: bool,
+    /// The key of the change before. Of one that repeats, the first is looked at.
+    key: Option<Arc<[u8]>>,
+}
+
+impl Default for Texts {
+    fn default() -> Self {
+        Self { are_plain: true, key: None }
+    }
+}
+
+impl Texts {
+    fn see(&mut self, change: &Change) {
+        if !self.are_plain {
+            return;
+        }
+        let repeats = self.key.as_ref().is_some_and(|key| Arc::ptr_eq(key, &change.pk));
+        self.are_plain = is_plain(change.val.as_ref()) && (repeats || has_plain_key(&change.pk));
+        if !repeats {
+            self.key = Some(Arc::clone(&change.pk));
+        }
+    }
+}
+
+fn has_plain_key(pk: &[u8]) -> bool {
+    key_values(pk).into_iter().flatten().flatten().all(is_plain)
+}
+
+pub(super) fn within(what: &'static str, claimed: u64, limit: usize) -> Result<usize, PackError> {
+    match usize::try_from(claimed) {
+        Ok(size) if size <= limit => Ok(size),
+        _ => Err(PackError::TooLarge { what, claimed, limit }),
+    }
+}
+
+/// What surrounds the body.
+struct Container<'a> {
+    version: u64,
+    /// Bytes of the body, as claimed.
+    length: usize,
+    frame: &'a [u8],
+}
+
+impl<'a> Container<'a> {
+    fn open(encoded: &'a [u8], limits: &Limits) -> Result<Self, PackError> {
         let mut reader = Reader::new(encoded);
         if reader.take(MAGIC.len()) != Some(MAGIC) {
             return Err(PackError::NotAPack);
@@ -144,34 +231,32 @@ impl Pack {
             return Err(PackError::Version(version));
         }
         let length = within("bytes", reader.uint().ok_or(CUT_SHORT)?, limits.raw_bytes)?;
-        let body = decompress(reader.rest(), length)?;
-        let pack = decode_body(&body, limits)?;
-        if version == PLAIN && !pack.is_plain() {
+        Ok(Self { version, length, frame: reader.rest() })
+    }
+
+    fn unpack(&self) -> Result<Vec<u8>, PackError> {
+        decompress(self.frame, self.length)
+    }
+
+    fn check_texts(&self, are_plain: impl FnOnce() -> bool) -> Result<(), PackError> {
+        if self.version == PLAIN && !are_plain() {
             return Err(PackError::Damaged("a text is not valid UTF-8"));
         }
-        Ok(pack)
-    }
-
-    fn is_plain(&self) -> bool {
-        // Of a key that repeats, the first is looked at.
-        let mut previous: &[u8] = &[];
-        self.changes.iter().all(|change| {
-            let repeats = change.pk.as_ptr() == previous.as_ptr();
-            previous = &change.pk;
-            is_plain(change.val.as_ref()) && (repeats || has_plain_key(&change.pk))
-        })
+        Ok(())
     }
 }
 
-fn has_plain_key(pk: &[u8]) -> bool {
-    key_values(pk).into_iter().flatten().flatten().all(is_plain)
+/// The memory that reading a pack of these bytes takes at most, what is made of it included where that `is_kept`. By
+/// what it claims: one that does not keep to it is no pack.
+pub(super) fn memory_of(encoded: &[u8], limits: &Limits, is_kept: bool) -> usize {
+    let length = claimed_length(encoded, limits);
+    let made = if is_kept { length.saturating_mul(MOST_MADE).min(limits.memory) } else { length };
+    length.saturating_add(made)
 }
 
-fn within(what: &'static str, claimed: u64, limit: usize) -> Result<usize, PackError> {
-    match usize::try_from(claimed) {
-        Ok(size) if size <= limit => Ok(size),
-        _ => Err(PackError::TooLarge { what, claimed, limit }),
-    }
+/// Bytes of the body, as the pack claims; 0 of one that would be refused for what stands before the body.
+pub(super) fn claimed_length(encoded: &[u8], limits: &Limits) -> usize {
+    Container::open(encoded, limits).map_or(0, |container| container.length)
 }
 
 /// Exactly `length` bytes of a single frame. The buffer grows with what really comes out of the decoder.
@@ -180,8 +265,16 @@ fn decompress(frame: &[u8], length: usize) -> Result<Vec<u8>, PackError> {
     let mut decoder = zstd::stream::read::Decoder::with_buffer(frame).map_err(damaged)?.single_frame();
     decoder.window_log_max(MAX_WINDOW_LOG).map_err(damaged)?;
     let mut body = Vec::new();
-    decoder.by_ref().take(length as u64 + 1).read_to_end(&mut body).map_err(damaged)?;
-    if body.len() != length {
+    loop {
+        let wanted = (2 * body.len()).max(FIRST_BYTES).min(length) - body.len();
+        body.try_reserve_exact(wanted).map_err(|_| PackError::NoMemory)?;
+        let came = decoder.by_ref().take(wanted as u64).read_to_end(&mut body).map_err(damaged)?;
+        if came < wanted || wanted == 0 {
+            break;
+        }
+    }
+    let mut more = [0];
+    if body.len() != length || decoder.read(&mut more).map_err(damaged)? != 0 {
         return Err(PackError::Damaged("its length is not what it says"));
     }
     if !decoder.finish().is_empty() {
@@ -359,187 +452,4 @@ fn put_versions(body: &mut Vec<u8>, changes: &[Change], from_version: i64) {
         put_int(body, change.seq.wrapping_sub(previous));
         previous = change.seq;
     }
-}
-
-pub(super) fn decode_body(body: &[u8], limits: &Limits) -> Result<Pack, PackError> {
-    let mut reader = Reader::new(body);
-    let source = SiteId::from_bytes(reader.bytes().ok_or(CUT_SHORT)?)
-        .map_err(|_| PackError::Damaged("its source is no site id"))?;
-    let from = cursor(&mut reader)?;
-    let to = cursor(&mut reader)?;
-    if from > to {
-        return Err(PackError::Damaged("it ends before it starts"));
-    }
-    let tables = tables(&mut reader, limits)?;
-    let columns = names(&mut reader, limits)?;
-    let sites = sites(&mut reader, limits)?;
-
-    let count = within("changes", reader.uint().ok_or(CUT_SHORT)?, limits.changes)?;
-    if count > reader.rest().len() / MIN_BYTES_PER_CHANGE {
-        return Err(CUT_SHORT);
-    }
-    let mut changes = Vec::with_capacity(count);
-    let table_numbers = indices(&mut reader, count, tables.len())?;
-    let keys = keys(&mut reader, count)?;
-    let cid_numbers = indices(&mut reader, count, columns.len())?;
-    let values = values(&mut reader, count)?;
-    let col_versions = integers(&mut reader, count)?;
-    let db_versions = deltas(&mut reader, count, from.version)?;
-    let cls = integers(&mut reader, count)?;
-    let seqs = deltas(&mut reader, count, 0)?;
-    let site_numbers = indices(&mut reader, count, sites.len())?;
-    if !reader.is_empty() {
-        return Err(PackError::Damaged("bytes are left over"));
-    }
-
-    let table_names: Vec<Arc<str>> = tables.iter().map(|table| table.name.as_str().into()).collect();
-    let mut previous = from;
-    for (index, (pk, val)) in keys.into_iter().zip(values).enumerate() {
-        let table = table_numbers[index];
-        let change = Change {
-            table: Arc::clone(&table_names[table]),
-            pk,
-            cid: Arc::clone(&columns[cid_numbers[index]]),
-            val,
-            col_version: col_versions[index],
-            db_version: db_versions[index],
-            site_id: sites[site_numbers[index]],
-            cl: cls[index],
-            seq: seqs[index],
-        };
-        check(&change, &tables[table], from, previous, to).map_err(|reason| PackError::Change { index, reason })?;
-        previous = change.cursor();
-        changes.push(change);
-    }
-    Ok(Pack { source, from, to, tables, changes })
-}
-
-fn check(change: &Change, table: &PackTable, from: Cursor, previous: Cursor, to: Cursor) -> Result<(), &'static str> {
-    change.check()?;
-    check_pk(&change.pk, table.key_columns.len())?;
-    let place = change.cursor();
-    if place <= from || place > to {
-        return Err("it lies outside what the pack covers");
-    }
-    if place < previous {
-        return Err("it is out of order");
-    }
-    Ok(())
-}
-
-fn cursor(reader: &mut Reader<'_>) -> Result<Cursor, PackError> {
-    let version = reader.int().ok_or(CUT_SHORT)?;
-    let seq = reader.int().ok_or(CUT_SHORT)?;
-    if !(0..=MAX_VERSION).contains(&version) || seq < 0 {
-        return Err(PackError::Damaged("its range is out of range"));
-    }
-    Ok(Cursor { version, seq })
-}
-
-/// The number of entries of a dictionary, each of at least one byte.
-fn entries(reader: &mut Reader<'_>, what: &'static str, limits: &Limits) -> Result<usize, PackError> {
-    let count = within(what, reader.uint().ok_or(CUT_SHORT)?, limits.names)?;
-    if count > reader.rest().len() { Err(CUT_SHORT) } else { Ok(count) }
-}
-
-fn name<'a>(reader: &mut Reader<'a>) -> Result<&'a str, PackError> {
-    let bytes = reader.bytes().ok_or(CUT_SHORT)?;
-    if bytes.len() > MAX_NAME {
-        return Err(PackError::TooLarge { what: "bytes in a name", claimed: bytes.len() as u64, limit: MAX_NAME });
-    }
-    std::str::from_utf8(bytes).map_err(|_| PackError::Damaged("a name is not valid UTF-8"))
-}
-
-fn tables(reader: &mut Reader<'_>, limits: &Limits) -> Result<Vec<PackTable>, PackError> {
-    let mut seen = HashSet::new();
-    (0..entries(reader, "tables", limits)?)
-        .map(|_| {
-            let table = name(reader)?;
-            if !seen.insert(table) {
-                return Err(PackError::Damaged("a table occurs twice"));
-            }
-            let key_columns = (0..entries(reader, "key columns", limits)?)
-                .map(|_| name(reader).map(str::to_owned))
-                .collect::<Result<_, _>>()?;
-            Ok(PackTable { name: table.to_owned(), key_columns })
-        })
-        .collect()
-}
-
-fn names(reader: &mut Reader<'_>, limits: &Limits) -> Result<Vec<Arc<str>>, PackError> {
-    (0..entries(reader, "columns", limits)?).map(|_| name(reader).map(Arc::from)).collect()
-}
-
-fn sites(reader: &mut Reader<'_>, limits: &Limits) -> Result<Vec<SiteId>, PackError> {
-    (0..entries(reader, "sites", limits)?)
-        .map(|_| {
-            let bytes = reader.bytes().ok_or(CUT_SHORT)?;
-            SiteId::from_bytes(bytes).map_err(|_| PackError::Damaged("a site id is too short or too long"))
-        })
-        .collect()
-}
-
-fn indices(reader: &mut Reader<'_>, count: usize, length: usize) -> Result<Vec<usize>, PackError> {
-    (0..count)
-        .map(|_| match reader.size().ok_or(CUT_SHORT)? {
-            index if index < length => Ok(index),
-            _ => Err(PackError::Damaged("a reference leads nowhere")),
-        })
-        .collect()
-}
-
-fn integers(reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, PackError> {
-    (0..count).map(|_| reader.int().ok_or(CUT_SHORT)).collect()
-}
-
-fn deltas(reader: &mut Reader<'_>, count: usize, start: i64) -> Result<Vec<i64>, PackError> {
-    let mut value = start;
-    (0..count)
-        .map(|_| {
-            value = value.wrapping_add(reader.int().ok_or(CUT_SHORT)?);
-            Ok(value)
-        })
-        .collect()
-}
-
-/// A key that repeats is held once, so that a long one repeated many times costs what was sent.
-fn keys(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Arc<[u8]>>, PackError> {
-    let lengths = sizes(reader, count)?;
-    let mut keys: Vec<Arc<[u8]>> = Vec::with_capacity(count);
-    for length in lengths {
-        let key = match (length, keys.last()) {
-            (0, Some(previous)) => Arc::clone(previous),
-            (0, None) => return Err(PackError::Damaged("the first key is missing")),
-            _ => reader.take(length).ok_or(CUT_SHORT)?.into(),
-        };
-        keys.push(key);
-    }
-    Ok(keys)
-}
-
-fn sizes(reader: &mut Reader<'_>, count: usize) -> Result<Vec<usize>, PackError> {
-    (0..count).map(|_| reader.size().ok_or(CUT_SHORT)).collect()
-}
-
-fn values(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Value>, PackError> {
-    let kinds = reader.take(count).ok_or(CUT_SHORT)?;
-    let of_kinds = |wanted: &[u8]| kinds.iter().filter(|kind| wanted.contains(kind)).count();
-    let mut integers = integers(reader, of_kinds(&[INTEGER]))?.into_iter();
-    let reals = reader.take(of_kinds(&[REAL]).saturating_mul(8)).ok_or(CUT_SHORT)?;
-    let mut reals = Reader::new(reals);
-    let mut lengths = sizes(reader, of_kinds(&[TEXT, BLOB]))?.into_iter();
-    let mut bytes = || reader.take(lengths.next()?);
-    kinds
-        .iter()
-        .map(|kind| {
-            Ok(match *kind {
-                NULL => Value::Null,
-                INTEGER => Value::Integer(integers.next().ok_or(CUT_SHORT)?),
-                REAL => Value::Real(f64::from_le_bytes(reals.array().ok_or(CUT_SHORT)?)),
-                TEXT => Value::Text(bytes().ok_or(CUT_SHORT)?.to_vec()),
-                BLOB => Value::Blob(bytes().ok_or(CUT_SHORT)?.to_vec()),
-                _ => return Err(PackError::Damaged("a value has an unknown type")),
-            })
-        })
-        .collect()
 }

@@ -119,7 +119,7 @@ fn real_bits(pack: &Pack) -> Vec<u64> {
 }
 
 fn small_limits() -> Limits {
-    Limits { raw_bytes: 1 << 20, changes: 10_000, names: 100 }
+    Limits { raw_bytes: 1 << 20, changes: 10_000, names: 100, memory: 16 << 20 }
 }
 
 proptest! {
@@ -169,7 +169,7 @@ proptest! {
             let at = at.index(body.len());
             body[at] = byte;
         }
-        if let Ok(pack) = codec::decode_body(&body, &small_limits()) {
+        if let Ok(pack) = decode::decode_body(&body, &small_limits()) {
             for change in &pack.changes {
                 prop_assert!(change.check().is_ok());
                 prop_assert!(pack.from < change.cursor() && change.cursor() <= pack.to);
@@ -184,7 +184,7 @@ proptest! {
         let mut encoded = [&b""[..], b"DDCPpack\x01", b"DDCPpack\x02"][header].to_vec();
         encoded.extend(&bytes);
         let _ = Pack::decode(&encoded, &small_limits());
-        let _ = codec::decode_body(&bytes, &small_limits());
+        let _ = decode::decode_body(&bytes, &small_limits());
         let _ = check_pk(&bytes, 2);
     }
 
@@ -314,7 +314,7 @@ fn claims_are_not_believed() {
     let mut body = codec::encode_body(&empty);
     body.pop();
     put_uint(&mut body, 3_000_000);
-    assert_eq!(codec::decode_body(&body, &Limits::default()), Err(PackError::Damaged("it ends too early")));
+    assert_eq!(decode::decode_body(&body, &Limits::default()), Err(PackError::Damaged("it ends too early")));
 }
 
 #[test]
@@ -451,4 +451,106 @@ fn all_kinds() -> Pack {
         tables: vec![table("t \"quoted\"", &["x", "y"]), table("u", &["id"])],
         changes,
     }
+}
+
+/// What is made of a pack, as far as it can be counted from outside.
+fn memory_made(pack: &Pack) -> usize {
+    let names = |table: &PackTable| {
+        let columns: usize = table.key_columns.iter().map(|name| size_of::<String>() + name.capacity()).sum();
+        size_of::<PackTable>() + table.name.capacity() + columns
+    };
+    let mut previous: *const u8 = std::ptr::null();
+    let mut of_change = |change: &Change| {
+        let key = if change.pk.as_ptr() == previous { 0 } else { change.pk.len() + 16 };
+        previous = change.pk.as_ptr();
+        let value = match &change.val {
+            Value::Text(bytes) | Value::Blob(bytes) => bytes.capacity(),
+            _ => 0,
+        };
+        size_of::<Change>() + key + value
+    };
+    pack.tables.iter().map(names).sum::<usize>() + pack.changes.iter().map(&mut of_change).sum::<usize>()
+}
+
+proptest! {
+    /// A pack is refused or what is made of it stays within the limit, and looking at it finds the same as reading it.
+    #[test]
+    fn what_is_made_of_a_pack_is_within_the_limit(pack in pack(), memory in 0..20_000_usize) {
+        let encoded = pack.encode();
+        let limits = Limits { memory, ..small_limits() };
+        let decoded = Pack::decode(&encoded, &limits);
+        match &decoded {
+            Ok(decoded) => prop_assert!(memory_made(decoded) <= memory, "{} of {memory}", memory_made(decoded)),
+            Err(error) => {
+                prop_assert!(matches!(error, PackError::TooLarge { what: "bytes of memory", .. }), "{error:?}");
+            }
+        }
+        let mut seen = Vec::new();
+        let looked_at = Pack::inspect(&encoded, &limits, |change| seen.push(change.clone()));
+        let looked_at = looked_at.map(|(head, count)| {
+            assert_eq!((head.changes.len(), count), (0, seen.len()));
+            Pack { changes: seen, ..head }
+        });
+        prop_assert_eq!(looked_at, decoded);
+    }
+}
+
+/// The worst that fits in few bytes, of each dictionary and each column: what it would become is counted before it is
+/// made.
+#[test]
+fn bodies_that_become_much_more_than_they_are_are_refused() {
+    let tables = |tables: usize, keys: usize| {
+        let mut body = encoded_head();
+        put_uint(&mut body, tables as u64);
+        for table in 0..tables {
+            put_bytes(&mut body, format!("{table}").as_bytes());
+            put_uint(&mut body, keys as u64);
+            body.extend(vec![0; keys]);
+        }
+        [body, vec![0, 0, 0]].concat()
+    };
+    const TWO: [&[u8]; 2] = [&[1, 9, 1], &[1, 9, 2]];
+    let limits = Limits::default();
+    let refused = |body: &[u8], limits: &Limits| decode::decode_body(body, limits).unwrap_err();
+    assert_eq!(
+        refused(&tables(1, 256), &limits),
+        PackError::TooLarge { what: "key columns", claimed: 256, limit: 255 }
+    );
+    assert!(decode::decode_body(&tables(1, 255), &limits).is_ok());
+    let few = Limits { memory: 1 << 20, ..limits };
+    let is_too_much = |body: &[u8]| matches!(refused(body, &few), PackError::TooLarge { what: "bytes of memory", .. });
+    assert!(is_too_much(&tables(200, 255)), "names of keys");
+    assert!(is_too_much(&tables(20_000, 0)), "tables");
+    let names = |names: usize, name: &[u8], before: usize| {
+        let mut body = [encoded_head(), vec![0; 1 + before]].concat();
+        put_uint(&mut body, names as u64);
+        (0..names).for_each(|_| put_bytes(&mut body, name));
+        [body, vec![0; 2 - before]].concat()
+    };
+    assert!(is_too_much(&names(60_000, b"", 0)), "columns");
+    assert!(is_too_much(&names(65_000, b"s", 1)), "sites");
+    let change = |count: usize, key: fn(usize) -> &'static [u8], val: Value| {
+        let mut pack = one_change();
+        pack.changes[0].val = val;
+        let changes = (0..count).map(|seq| Change {
+            pk: key(seq).into(),
+            seq: i64::try_from(seq).unwrap(),
+            ..pack.changes[0].clone()
+        });
+        pack.changes = changes.collect();
+        codec::encode_body(&pack)
+    };
+    let fits = (1 << 20) / size_of::<Change>();
+    assert!(is_too_much(&change(fits, |_| TWO[0], Value::Null)), "changes");
+    assert!(is_too_much(&change(fits * 9 / 10, |at| TWO[at % 2], Value::Null)), "keys");
+    assert!(is_too_much(&change(fits * 9 / 10, |_| TWO[0], Value::Text(b"x".to_vec()))), "values");
+    assert!(decode::decode_body(&change(fits * 9 / 10, |_| TWO[0], Value::Null), &few).is_ok());
+}
+
+/// Source and range of a body.
+fn encoded_head() -> Vec<u8> {
+    let mut body = Vec::new();
+    put_bytes(&mut body, &[7; 16]);
+    [0, 0, 2, 0].iter().for_each(|number| put_uint(&mut body, *number));
+    body
 }

@@ -24,6 +24,7 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Reads from the front of a slice. Every method gives `None` when the bytes are too few or are no such thing.
+#[derive(Clone)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -69,6 +70,17 @@ impl<'a> Reader<'a> {
             }
         }
         None
+    }
+
+    /// So many integers, which are looked at only as they are read from what this gives.
+    pub(super) fn uints(&mut self, count: usize) -> Option<Self> {
+        let mut left = count;
+        let is_last = |byte: &u8| {
+            left -= usize::from(byte & 0x80 == 0);
+            left == 0
+        };
+        let length = if count == 0 { 0 } else { self.rest.iter().position(is_last)? + 1 };
+        self.take(length).map(Self::new)
     }
 
     pub(super) fn int(&mut self) -> Option<i64> {

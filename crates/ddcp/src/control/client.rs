@@ -6,14 +6,11 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{CONTROL_VERSION, Command, rpc::PROGRESS, socket};
+use super::{CONTROL_VERSION, Command, LONGEST_LINE, rpc::PROGRESS, socket};
 use crate::{
     ErrorKind, Failure,
     repo::{Layout, Monitor},
 };
-
-/// The longest line that is taken from a daemon, in bytes.
-const LONGEST_LINE: u64 = 16 * 1024 * 1024;
 
 /// How long a daemon may take to say who it is.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
@@ -116,7 +113,7 @@ impl Connection {
 
     async fn receive(&mut self) -> Result<Value, Broken> {
         let mut line = Vec::new();
-        (&mut self.stream).take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
+        (&mut self.stream).take(LONGEST_LINE as u64).read_until(b'\n', &mut line).await?;
         if line.last() != Some(&b'\n') {
             return Err(Broken::Closed);
         }

@@ -34,6 +34,9 @@ pub use server::Server;
 /// The version of the control protocol, in the answer to `hello`.
 pub const CONTROL_VERSION: u32 = 1;
 
+/// The longest line that a daemon writes, in bytes, with its end.
+const LONGEST_LINE: usize = 16 * 1024 * 1024;
+
 /// What can be asked of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "method", content = "params", deny_unknown_fields)]

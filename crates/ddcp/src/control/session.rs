@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    CONTROL_VERSION, Command, execute,
+    CONTROL_VERSION, Command, LONGEST_LINE, execute,
     rpc::{
         self, EVENT, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, NOT_AUTHORISED, OTHER_VERSION, PROGRESS,
         Refusal, Request,
@@ -67,8 +67,8 @@ struct Client {
 }
 
 impl Client {
-    async fn send(&self, line: &Value) -> io::Result<()> {
-        let line = format!("{line}\n");
+    async fn send(&self, message: &Value) -> io::Result<()> {
+        let line = line(message);
         let mut writer = self.writer.lock().await;
         if self.is_cut.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -82,6 +82,20 @@ impl Client {
         }
         result
     }
+}
+
+/// What is written for `message`. A client takes no line that is longer, and is told so in its place.
+fn line(message: &Value) -> String {
+    let line = format!("{message}\n");
+    if line.len() <= LONGEST_LINE {
+        return line;
+    }
+    let failure = Failure {
+        kind: ErrorKind::Failed,
+        message: format!("the answer has {} bytes, and at most {LONGEST_LINE} are told", line.len()),
+        hint: Some("ask for less: for one remote, or for one table".into()),
+    };
+    format!("{}\n", Refusal::from(failure).answer(&message["id"]))
 }
 
 struct Session {
@@ -278,6 +292,17 @@ mod tests {
         assert!(client.send(&json!(2)).await.is_err());
         client.cut.notified().await;
         assert!(client.send(&json!(3)).await.is_err());
+    }
+
+    #[test]
+    fn answers_have_a_greatest_length() {
+        let answer = |bytes: usize| line(&rpc::answer(&7.into(), &"x".repeat(bytes).into()));
+        let around = answer(0).len();
+        let longest = answer(LONGEST_LINE - around);
+        assert!(longest.len() == LONGEST_LINE && longest.contains("xxx"));
+        let refused: Value = serde_json::from_str(&answer(LONGEST_LINE - around + 1)).unwrap();
+        assert_eq!((&refused["id"], &refused["result"]), (&7.into(), &Value::Null));
+        assert!(refused["error"]["message"].as_str().unwrap().contains("at most 16777216"), "{refused}");
     }
 
     #[tokio::test]

@@ -10,11 +10,11 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::{
     Database, DatabaseError, Declared, TableDefinition, TableShape,
-    definition::{Refusal, check_columns, has_table},
+    definition::{DeclaredTable, Refusal, check_columns, has_table},
     difference::{ColumnDetails, TableDetails, declared},
     error::message,
     examine::sql_text,
-    schema,
+    schema, trial,
 };
 
 /// What was adopted.
@@ -62,10 +62,10 @@ impl Declared {
     /// [`DatabaseError`].
     pub fn adoption(&self, database: &Database) -> Result<Adopted, DatabaseError> {
         let mut adopted = Adopted::default();
-        for definition in &self.definitions {
-            match self.statements(database, definition) {
+        for table in &self.tables {
+            match table.statements(database) {
                 Ok(statements) => adopted.statements.extend(statements),
-                Err(Failed::Table(reason)) => drop(adopted.left_out.insert(definition.name.clone(), reason)),
+                Err(Failed::Table(reason)) => drop(adopted.left_out.insert(table.definition.name.clone(), reason)),
                 Err(Failed::All(error)) => return Err(error),
             }
         }
@@ -89,37 +89,42 @@ impl Declared {
 
     fn adopt_each(&self, database: &Database, shown: Option<&[String]>) -> Result<Adopted, DatabaseError> {
         let mut adopted = Adopted::default();
-        for definition in &self.definitions {
+        for table in &self.tables {
             // Most have nothing to adopt, and need no lock to know it.
-            let result = match self.statements(database, definition) {
+            let result = match table.statements(database) {
                 Ok(statements) if statements.is_empty() => continue,
-                Ok(_) => self.adopt_table(database, definition, shown),
+                Ok(_) => table.adopt(database, shown),
                 Err(failed) => Err(failed),
             };
             match result {
                 Ok(statements) => adopted.statements.extend(statements),
-                Err(Failed::Table(reason)) => drop(adopted.left_out.insert(definition.name.clone(), reason)),
+                Err(Failed::Table(reason)) => drop(adopted.left_out.insert(table.definition.name.clone(), reason)),
                 Err(Failed::All(error)) => return Err(error),
             }
         }
         Ok(adopted)
     }
+}
 
-    fn adopt_table(
-        &self,
-        database: &Database,
-        definition: &TableDefinition,
-        shown: Option<&[String]>,
-    ) -> Result<Vec<String>, Failed> {
+impl DeclaredTable {
+    fn adopt(&self, database: &Database, shown: Option<&[String]>) -> Result<Vec<String>, Failed> {
         database.begin_immediate()?;
         let run = || {
-            let statements = self.statements(database, definition)?;
+            let statements = self.statements(database)?;
             let is_shown = |shown: &[String]| shown.windows(statements.len()).any(|part| part == statements);
             if !statements.is_empty() && !shown.is_none_or(is_shown) {
                 return Err(Failed::Table("it was altered here after the statements had been shown".to_owned()));
             }
-            database.wrap(statements.iter().try_for_each(|sql| run_one(&database.connection, sql)))?;
-            self.check_adopted(database, definition)?;
+            let all = || {
+                statements.iter().try_for_each(|sql| run_one(&database.connection, sql))?;
+                // Added columns are compiled with those that are here.
+                trial::read_all(&database.connection, &self.definition.name)
+            };
+            match trial::within_limits(&database.connection, all) {
+                Err(error) if trial::is_too_much(&error) => return Err(Failed::Table(trial::TOO_MUCH.to_owned())),
+                run => database.wrap(run)?,
+            }
+            self.check_adopted(database)?;
             database.wrap(database.connection.execute_batch("COMMIT"))?;
             Ok(statements)
         };
@@ -132,28 +137,26 @@ impl Declared {
     }
 
     /// Whatever was run, the table now has what the peer's has.
-    fn check_adopted(&self, database: &Database, definition: &TableDefinition) -> Result<(), Failed> {
-        let here = database.wrap(TableDetails::read(&database.connection, &definition.name))?;
-        let there = database.wrap(TableDetails::read(&self.connection, &definition.name))?;
-        match here.lacks(&there).next() {
+    fn check_adopted(&self, database: &Database) -> Result<(), Failed> {
+        let here = database.wrap(TableDetails::read(&database.connection, &self.definition.name))?;
+        match here.lacks(&self.details).next() {
             None => Ok(()),
             Some(column) => Err(Failed::Table(format!("column {} could not be added", column.name))),
         }
     }
 
     /// The statements for one table; none if nothing of it is missing here.
-    fn statements(&self, database: &Database, definition: &TableDefinition) -> Result<Vec<String>, Failed> {
+    fn statements(&self, database: &Database) -> Result<Vec<String>, Failed> {
+        let definition = &self.definition;
         let Some(here) = database.wrap(schema::find(&database.connection, &definition.name))? else {
             let is_taken = database.wrap(has_table(&database.connection, &definition.name))?;
             return Ok(if is_taken { Vec::new() } else { whole_table(definition) });
         };
-        let there = database.wrap(schema::table(&self.connection, definition.name.clone()))?;
-        if !here.has_key(&there.key_names()) {
+        if !here.has_key(&self.shape.key_names()) {
             return Ok(Vec::new());
         }
         let ours = database.wrap(TableDetails::read(&database.connection, &here.name))?;
-        let theirs = database.wrap(TableDetails::read(&self.connection, &definition.name))?;
-        let missing: Vec<&ColumnDetails> = ours.lacks(&theirs).collect();
+        let missing: Vec<&ColumnDetails> = ours.lacks(&self.details).collect();
         if missing.is_empty() {
             return Ok(Vec::new());
         }
@@ -167,8 +170,7 @@ impl Declared {
         ours: &TableDetails,
         missing: &[&ColumnDetails],
     ) -> Result<Vec<String>, Failed> {
-        let sql = database.wrap(declared(&self.connection, &here.name))?;
-        let declaration = Declaration::parse(&sql).map_err(Refusal::from)?;
+        let declaration = Declaration::parse(&self.sql).map_err(Refusal::from)?;
         let definition = |column: &&ColumnDetails| declaration.column(&column.name).map(Column::text);
         let definitions: Vec<&str> = missing.iter().filter_map(definition).collect();
         let names: Vec<String> = missing.iter().map(|column| column.name.clone()).collect();
@@ -198,7 +200,7 @@ fn whole_table(definition: &TableDefinition) -> Vec<String> {
 /// Whether `ALTER TABLE … ADD COLUMN` takes these definitions in a table that has rows. SQLite is asked, with a table of
 /// the same names.
 fn can_be_added(table: &str, columns: &[String], definitions: &[&str]) -> rusqlite::Result<bool> {
-    let connection = Connection::open_in_memory()?;
+    let connection = trial::connection()?;
     let (table, names) = (schema::quote(table), columns.iter().map(|name| schema::quote(name)).collect::<Vec<_>>());
     connection
         .execute_batch(&format!("CREATE TABLE {table} ({}); INSERT INTO {table} DEFAULT VALUES", names.join(", ")))?;

@@ -23,15 +23,23 @@ use super::{
     error::message,
     functions, growth, schema,
     tokens::{Token, tokens},
+    trial::{self, Trial, Tried},
 };
 use crate::{changeset::MAX_NAME, text::shown};
 
 /// The longest statement in bytes.
-const MAX_STATEMENT: usize = 256 * 1024;
+pub(super) const MAX_STATEMENT: usize = 256 * 1024;
 /// The most tables of a peer. Declaring so many takes seconds, and the time grows with their square.
 pub const MAX_TABLES: usize = 2_000;
 /// The most statements that declare a peer's tables and indexes, all together.
 pub const MAX_STATEMENTS: usize = 4_000;
+/// The most indexes of one table.
+const MAX_INDEXES: usize = 500;
+
+/// How SQLite begins to say which table is missing.
+const NO_TABLE: &str = "no such table: ";
+
+const OTHER_TABLE: &str = "its declaration declares something else, of another table";
 
 /// The declaration of a table that replicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +79,12 @@ impl Refusal {
         Self { reason: reason.into(), is_hostile: true }
     }
 
+    /// The same, of a declaration that was tried without the tables of which `is_told` holds: it is about one of them.
+    pub(super) fn unless_of(self, is_told: impl Fn(&str) -> bool) -> Self {
+        let missing = self.reason.split_once(NO_TABLE).map(|(_, name)| name.strip_prefix("main.").unwrap_or(name));
+        if missing.is_some_and(is_told) { Self::hostile(OTHER_TABLE) } else { self }
+    }
+
     pub(super) fn into_reason(self) -> String {
         self.reason
     }
@@ -78,16 +92,26 @@ impl Refusal {
 
 impl From<rusqlite::Error> for Refusal {
     fn from(error: rusqlite::Error) -> Self {
-        Self::unavailable(message(&error))
+        match trial::is_too_much(&error) {
+            true => Self::unavailable(trial::TOO_MUCH),
+            false => Self::unavailable(message(&error)),
+        }
     }
 }
 
-/// A peer's tables, declared in memory: checked, and open to questions.
+/// A peer's tables, which were declared in memory: checked, and open to questions.
 pub struct Declared {
-    pub(super) connection: Connection,
-    pub(super) definitions: Vec<TableDefinition>,
-    pub(super) shapes: Vec<TableShape>,
+    pub(super) tables: Vec<DeclaredTable>,
     unavailable: BTreeMap<String, String>,
+}
+
+/// A table of a peer, as it was once declared in memory.
+pub(super) struct DeclaredTable {
+    pub(super) definition: TableDefinition,
+    pub(super) shape: TableShape,
+    pub(super) details: TableDetails,
+    /// Its declaration as SQLite keeps it.
+    pub(super) sql: String,
 }
 
 impl Database {
@@ -110,9 +134,12 @@ impl Database {
             here.iter().map(|table| (table.name.to_ascii_lowercase(), table)).collect();
         let find = |name: &str| by_name.get(&name.to_ascii_lowercase()).copied();
         let mut differences: BTreeMap<String, Vec<TableDifference>> = BTreeMap::new();
-        for there in &peer.shapes {
+        for DeclaredTable { shape: there, details, .. } in &peer.tables {
             let found = match find(&there.name) {
-                Some(here) => self.wrap(self.compare(here, peer, there))?,
+                Some(here) => {
+                    let ours = self.wrap(TableDetails::read(&self.connection, &here.name))?;
+                    compare((here, &ours), (there, details))
+                }
                 None if self.wrap(has_table(&self.connection, &there.name))? => vec![TableDifference::NotShared],
                 None => vec![TableDifference::MissingHere],
             };
@@ -128,17 +155,6 @@ impl Database {
             differences.insert(table.name.clone(), vec![TableDifference::MissingThere]);
         }
         Ok(differences)
-    }
-
-    fn compare(
-        &self,
-        here: &TableShape,
-        peer: &Declared,
-        there: &TableShape,
-    ) -> rusqlite::Result<Vec<TableDifference>> {
-        let ours = TableDetails::read(&self.connection, &here.name)?;
-        let theirs = TableDetails::read(&peer.connection, &there.name)?;
-        Ok(compare((here, &ours), (there, &theirs)))
     }
 }
 
@@ -168,42 +184,32 @@ impl Declared {
     pub fn new(definitions: Vec<TableDefinition>) -> Result<Self, BadDefinition> {
         let broken = |error: rusqlite::Error| BadDefinition { table: None, reason: error.to_string() };
         check_number(&definitions)?;
-        let connection = Connection::open_in_memory().map_err(broken)?;
-        let mut declared =
-            Self { connection, definitions: Vec::new(), shapes: Vec::new(), unavailable: BTreeMap::new() };
+        let mut trial = Trial::new().map_err(broken)?;
+        let mut declared = Self { tables: Vec::new(), unavailable: BTreeMap::new() };
         let mut names = HashSet::new();
         for definition in definitions {
             let is_new = names.insert(definition.name.to_ascii_lowercase());
             let declaration = match is_new {
-                true => declared.declare_whole(&definition),
+                true => trial.declare(&definition),
                 false => Err(Refusal::hostile("it is declared twice")),
             };
             let name = || shown(&definition.name.chars().take(100).collect::<String>());
             match declaration {
-                Ok(shape) => {
-                    declared.shapes.push(shape);
-                    declared.definitions.push(definition);
+                Ok(Tried { shape, details, sql }) => {
+                    declared.tables.push(DeclaredTable { definition, shape, details, sql });
                 }
                 Err(Refusal { reason, is_hostile: true }) => return Err(BadDefinition { table: Some(name()), reason }),
                 Err(refusal) => drop(declared.unavailable.insert(name(), refusal.into_reason())),
             }
+            trial.budget.check()?;
         }
         Ok(declared)
     }
 
-    /// Declares one table and its indexes, or nothing.
-    fn declare_whole(&self, definition: &TableDefinition) -> Result<TableShape, Refusal> {
-        self.connection.execute_batch("SAVEPOINT one_table")?;
-        let declared = declare(&self.connection, definition)
-            .and_then(|()| Ok(schema::table(&self.connection, definition.name.clone())?));
-        let undo = if declared.is_err() { "ROLLBACK TO one_table; " } else { "" };
-        self.connection.execute_batch(&format!("{undo}RELEASE one_table"))?;
-        declared
-    }
-
     /// The names of all tables that the peer told of.
     fn names(&self) -> impl Iterator<Item = &str> {
-        self.shapes.iter().map(|table| table.name.as_str()).chain(self.unavailable.keys().map(String::as_str))
+        let tables = self.tables.iter().map(|table| table.shape.name.as_str());
+        tables.chain(self.unavailable.keys().map(String::as_str))
     }
 }
 
@@ -225,22 +231,31 @@ pub fn check_number(definitions: &[TableDefinition]) -> Result<(), BadDefinition
     }
 }
 
-/// Declares a table and its indexes in `connection`, or says why not.
-fn declare(connection: &Connection, definition: &TableDefinition) -> Result<(), Refusal> {
+/// Declares a table and its indexes in `connection`, or says why not. Gives the names of the indexes.
+pub(super) fn declare(connection: &Connection, definition: &TableDefinition) -> Result<Vec<String>, Refusal> {
     let TableDefinition { name, sql, indexes } = definition;
     if name.is_empty() || name.len() > MAX_NAME || is_reserved(name) || name.contains(char::is_control) {
         return Err(Refusal::hostile("its name will not do for a table that is shared"));
     }
+    if indexes.len() > MAX_INDEXES {
+        return Err(Refusal::unavailable(format!("it has {} indexes; at most {MAX_INDEXES} are taken", indexes.len())));
+    }
     let asked = Asking::default();
     declare_table(connection, name, sql, &asked)?;
+    let mut names = Vec::new();
     for index in indexes {
-        let made = run_checked(connection, index, &asked)?;
-        match made.as_slice() {
-            [only] if only.kind == "index" && only.table.eq_ignore_ascii_case(name) && !is_reserved(&only.name) => {}
+        let mut made = run_checked(connection, index, &asked)?;
+        match (made.pop(), made.pop()) {
+            (Some(only), None)
+                if only.kind == "index" && only.table.eq_ignore_ascii_case(name) && !is_reserved(&only.name) =>
+            {
+                names.push(only.name);
+            }
             _ => return Err(Refusal::hostile("the declaration of one of its indexes declares something else")),
         }
     }
-    check_growth(&asked, sql, indexes)
+    check_growth(&asked, sql, indexes)?;
+    Ok(names)
 }
 
 /// Declares the table `name` and nothing else, and checks its defaults.
@@ -283,7 +298,7 @@ pub(super) fn check_columns(
     columns: &[String],
     definitions: &[&str],
 ) -> Result<(), Refusal> {
-    let (connection, asked) = (Connection::open_in_memory()?, Asking::default());
+    let (connection, asked) = (trial::connection()?, Asking::default());
     let quoted = beside.iter().map(|column| schema::quote(column));
     let all: Vec<String> = quoted.chain(definitions.iter().map(|&definition| definition.to_owned())).collect();
     let sql = format!("CREATE TABLE {} ({}\n)", schema::quote(name), all.join(", "));
@@ -401,6 +416,7 @@ fn checked(
         (None, rusqlite::Error::MultipleStatement) => {
             Refusal::hostile(format!("its declaration cannot be used: {error}"))
         }
+        (None, _) if trial::is_too_much(&error) => Refusal::unavailable(trial::TOO_MUCH),
         (None, _) => Refusal::unavailable(format!("its declaration cannot be used: {}", message(&error))),
     })
 }

@@ -6,7 +6,7 @@ use crsqlite::declaration::{Column, Declaration, NotATable, REBUILT_FROM, defaul
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
-use super::TableShape;
+use super::{TableShape, cut};
 
 /// How a table differs from a peer's. Displays as a sentence about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +121,41 @@ impl TableDifference {
         }
     }
 
+    /// The same, of each of whose texts at most so many bytes are left, and of all columns of a key together.
+    #[must_use]
+    pub fn shortened(mut self, most: usize) -> Self {
+        for text in self.texts() {
+            if text.len() > most {
+                *text = cut(text, most);
+            }
+        }
+        if let Self::OtherKey { here, there } = &mut self {
+            [here, there].into_iter().for_each(|columns| shorten(columns, most));
+        }
+        self
+    }
+
+    /// All texts in it.
+    fn texts(&mut self) -> Vec<&mut String> {
+        match self {
+            Self::MissingHere | Self::NotShared | Self::MissingThere | Self::OtherStrict { .. } => Vec::new(),
+            Self::Unavailable { reason: text }
+            | Self::ColumnMissingHere { column: text }
+            | Self::ColumnMissingThere { column: text }
+            | Self::OtherNotNull { column: text, .. }
+            | Self::CheckMissingHere { check: text }
+            | Self::CheckMissingThere { check: text } => vec![text],
+            Self::OtherCase { here, there } => vec![here, there],
+            Self::OtherKey { here, there } => here.iter_mut().chain(there).collect(),
+            Self::OtherType { column, here, there } | Self::OtherCollation { column, here, there } => {
+                vec![column, here, there]
+            }
+            Self::OtherDefault { column, here, there } | Self::OtherGenerated { column, here, there } => {
+                std::iter::once(column).chain(here).chain(there).collect()
+            }
+        }
+    }
+
     /// Whether adopting does away with it.
     #[must_use]
     pub fn is_adopted(&self) -> bool {
@@ -189,6 +224,20 @@ impl fmt::Display for TableDifference {
     }
 }
 
+/// Leaves the first of some names, of at most so many bytes together, and a sign where some are left out.
+fn shorten(names: &mut Vec<String>, most: usize) {
+    let mut bytes = 0;
+    let fit = names.iter().take_while(|name| {
+        bytes += name.len();
+        bytes <= most
+    });
+    let fit = fit.count();
+    if fit < names.len() {
+        names.truncate(fit);
+        names.push("…".to_owned());
+    }
+}
+
 /// What may be shown of a peer's text: all but what a terminal would not show as it is.
 fn shown(text: &str) -> String {
     crate::text::shown(text)
@@ -219,13 +268,13 @@ impl TableDetails {
     /// Those of the table `name`. What cannot be read in its statement is left out: the text is the owner's.
     pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Self> {
         const COLUMNS: &str =
-            r#"SELECT name, type, "notnull", dflt_value FROM pragma_table_xinfo(?1, 'main') ORDER BY cid"#;
+            r#"SELECT name, type, "notnull", dflt_value, cid FROM pragma_table_xinfo(?1, 'main') ORDER BY cid"#;
         let sql = declared(connection, name)?;
         let declaration = Declaration::parse(&sql);
         let mut statement = connection.prepare_cached(COLUMNS)?;
         let row = |row: &rusqlite::Row<'_>| {
             let name: String = row.get(0)?;
-            let text = declaration.as_ref().ok().and_then(|declaration| declaration.column(&name));
+            let text = declaration.as_ref().ok().and_then(|declaration| column(declaration, row.get(4).ok()?, &name));
             let column = ColumnDetails {
                 declared_type: row.get::<_, String>(1)?.to_ascii_uppercase(),
                 not_null: row.get(2)?,
@@ -303,6 +352,13 @@ fn meaning(default: &Option<String>) -> Option<String> {
     let text = default.as_deref()?;
     let one = one_writing(&default_expression(text).unwrap_or_else(|| text.to_owned()));
     (one != "null").then_some(one)
+}
+
+/// The column at the place `at` if that is called `name`, which it is where the text is read as SQLite reads it; else the
+/// one that is.
+fn column<'d, 'a>(declaration: &'d Declaration<'a>, at: usize, name: &str) -> Option<&'d Column<'a>> {
+    let there = declaration.columns().get(at).filter(|column| column.name().eq_ignore_ascii_case(name));
+    there.or_else(|| declaration.column(name))
 }
 
 /// The statement that declared the table `name`; empty without one.

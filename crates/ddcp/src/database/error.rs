@@ -199,10 +199,23 @@ fn is_read_only(folder: Option<&Path>) -> bool {
 /// SQLite's own words, without its error number.
 pub(super) fn message(error: &rusqlite::Error) -> String {
     match error {
-        rusqlite::Error::SqliteFailure(_, Some(text)) => text.clone(),
+        // It may hold a value of a peer's (`RAISE`), or a declaration.
+        rusqlite::Error::SqliteFailure(_, Some(text)) => cut(text, MOST_MESSAGE),
         rusqlite::Error::SqliteFailure(code, None) => code.to_string(),
-        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        rusqlite::Error::SqlInputError { msg, .. } => cut(msg, MOST_MESSAGE),
         other => other.to_string(),
+    }
+}
+
+/// Bytes of a message of SQLite's that are told.
+pub(super) const MOST_MESSAGE: usize = 1000;
+
+/// The beginning of `text`, of at most so many bytes, and a sign where something is left out: a peer's names and values
+/// are in messages, and as long as it likes.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    match text.floor_char_boundary(most) {
+        end if end < text.len() => format!("{}…", &text[..end]),
+        _ => text.to_owned(),
     }
 }
 

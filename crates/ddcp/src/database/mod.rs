@@ -38,6 +38,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod trial;
 mod unsent;
 
 pub use adoption::Adopted;
@@ -46,6 +47,7 @@ pub use definition::{BadDefinition, Declared, MAX_STATEMENTS, MAX_TABLES, TableD
 pub use difference::TableDifference;
 pub use digest::{Digest, DigestedRow, MOST_KEY, Mark, RANGES, RowDigest, Snapshot, ToldRows};
 pub use error::DatabaseError;
+pub(crate) use error::cut;
 pub(crate) use examine::sql_value;
 pub use examine::{Remark, Remarked};
 pub(crate) use files::FileId;

@@ -19,6 +19,7 @@ mod clock;
 mod credentials;
 mod definitions;
 mod document;
+mod fruitless;
 mod gate;
 mod guard;
 mod hint;

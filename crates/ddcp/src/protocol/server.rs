@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::{
     cache::{CacheLimits, Held, PackCache, PackWriter, Written},
     definitions::encode_definitions,
+    fruitless::{Fruitless, SHORT, Start},
     gate::{Account, Preparing},
     message::{
         self, Answer, CHUNK_BYTES, DatabaseDigest, INLINE_BYTES, MOST_SUMS, Manifest, PackEntry, RemoteStatus, Request,
@@ -131,6 +132,7 @@ struct Inner {
     turns: Arc<Turns>,
     jobs: Mutex<HashMap<JobKey, Job>>,
     packs: Mutex<PackCache>,
+    fruitless: Mutex<Fruitless>,
     /// Of a caller on this machine.
     own: Arc<Account>,
 }
@@ -177,6 +179,7 @@ impl Server {
                 host,
                 jobs: Mutex::default(),
                 packs: Mutex::new(PackCache::new(spool, CacheLimits::default())),
+                fruitless: Mutex::default(),
                 own: Arc::default(),
             }),
         }
@@ -194,7 +197,7 @@ impl Server {
             Request::Offer { job, after, reader } => match SiteId::from_bytes(&reader) {
                 Ok(reader) => {
                     let after = after.into();
-                    let cut = move |inner: &Inner| inner.cut(&reader, after).map(Answer::Offer);
+                    let cut = move |inner: &Inner| inner.offer(&reader, after);
                     self.job(JobKey::Offer(reader, job), account, cut).await
                 }
                 Err(error) => Answer::Refused { reason: error.to_string() },
@@ -323,6 +326,31 @@ async fn prepare(
 }
 
 impl Inner {
+    /// Prepares an offer, or finds that there is nothing to offer. Blocks.
+    fn offer(&self, reader: &SiteId, after: Cursor) -> Result<Answer, String> {
+        let began = self.host.now();
+        let is_known = lock(&self.fruitless).knows(reader);
+        let from = match is_known.then(|| self.standing()).transpose()? {
+            Some((source, version)) => lock(&self.fruitless).start(reader, after, &source, version, began),
+            None => Start::At(after),
+        };
+        let Start::At(from) = from else { return Ok(Answer::Busy) };
+        let offer = self.cut(reader, from)?;
+        let (end, now) = (Cursor::from(offer.end), self.host.now());
+        let is_fruitless = offer.packs.is_empty() && offer.left_out.is_none() && end > from;
+        if is_fruitless && (is_known || now - began >= SHORT) {
+            let (source, _) = self.standing()?;
+            lock(&self.fruitless).note(*reader, source, (from, end), (began, now));
+        }
+        Ok(Answer::Offer(offer))
+    }
+
+    /// The database's site and version.
+    fn standing(&self) -> Result<(SiteId, i64), String> {
+        let status = self.source.status()?;
+        Ok((SiteId::from_bytes(&status.site_id).map_err(|error| error.to_string())?, status.db_version))
+    }
+
     /// Cuts an offer's packs, each encoded and put away before the next is read. Costs what the packs hold, not what
     /// the database holds. Blocks.
     fn cut(&self, reader: &SiteId, after: Cursor) -> Result<Manifest, String> {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Error,
-    changeset::{self, Cursor, Pack, SiteId},
+    changeset::{self, Cursor, PackError, SiteId},
     config::{self, Config, RemoteName},
     database::{Database, OpenOptions},
     protocol::{
@@ -397,17 +397,21 @@ impl Inbox {
 
 /// The number of changes in a pack that is what was offered. What it holds is dropped before it is stored.
 fn check(site: &SiteId, offered: &OfferedPack, bytes: &[u8], limits: &changeset::Limits) -> Result<usize, Error> {
-    let pack = Pack::decode(bytes, limits).map_err(|error| Error::BadPack(error.to_string()))?;
+    let (pack, changes) = changeset::inspect(bytes, limits, |_| {}).map_err(|error| match error {
+        PackError::NoMemory => Error::NoMemory,
+        bad => Error::BadPack(bad.to_string()),
+    })?;
     if pack.source != *site || pack.from != offered.from || pack.to != offered.to {
         return Err(Error::BadPack("its head is not what was offered".into()));
     }
-    Ok(pack.changes.len())
+    Ok(changes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
+        changeset::Pack,
         database::TakePack,
         host::Host,
         protocol::{Reached, Source},

@@ -6,7 +6,10 @@
 //! What does not fit waits, as whole rows, and is tried again at the end of this merge and of every later one before
 //! which something has changed that could let it in: the schema, or the data where a constraint or a trigger refused it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    iter::Peekable,
+};
 
 use jiff::Timestamp;
 
@@ -16,7 +19,7 @@ use super::{
 };
 use crate::{
     Error,
-    changeset::{self, Change, Cursor, Pack, PackTable, SiteId},
+    changeset::{self, Change, Cursor, Pack, PackError, PackTable, SiteId, Unpacked},
     config::RemoteName,
     database::{self, Database, Reason, Refused},
     text::shown_of,
@@ -102,11 +105,23 @@ pub(super) fn sites(
     Ok(sites)
 }
 
-/// Reasons that are kept apart for one pack.
+/// Reasons that are kept apart for one pack, while not much of its site waits.
 const MOST_REASONS: usize = 20;
+
+/// Kept packs of a site above which the changes of one pack are kept together, whatever their reasons: each place takes
+/// more than a small change.
+const MANY_PLACES: u64 = 1000;
+
+/// Bytes of the name of a table, and of a whole reason, that are kept.
+const MOST_NAME: usize = 100;
+const MOST_REASON: usize = 400;
 
 /// Bytes of packs that wait and are tried again together, so that a row of which each brings a part is whole.
 const TOGETHER: usize = 4 << 20;
+
+/// So many times as large as it is an honest pack becomes at most when it is unpacked. One that becomes larger counts for
+/// more than its bytes.
+const UNPACKED_MORE: usize = 8;
 
 /// How often what waits is tried in one merge, while one row lets in another.
 const ROUNDS: usize = 4;
@@ -199,11 +214,12 @@ impl Merger<'_> {
     }
 
     /// A pack of the inbox. One that was damaged on disk is dropped with what follows it, to be fetched again.
-    fn stored(&mut self, site: &SiteId, bytes: &[u8]) -> Result<Pack, Error> {
-        decode(bytes).or_else(|error| {
+    fn stored(&mut self, site: &SiteId, bytes: &[u8]) -> Result<Unpacked, Error> {
+        let unpacked = unpack(bytes);
+        if matches!(unpacked, Err(Error::DamagedPack(_))) {
             self.state.drop_inbox(site)?;
-            Err(error)
-        })
+        }
+        unpacked
     }
 
     fn advance(&mut self, site: &SiteId, position: Cursor) -> Result<(), Error> {
@@ -257,21 +273,23 @@ impl Merger<'_> {
     ) -> Result<(), Error> {
         let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
-            let (mut together, mut bytes) = (Together::of(site), 0);
-            while let Some(id) = due.next_if(|_| bytes < TOGETHER) {
-                let Some(encoded) = self.state.waiting_pack(id)? else { continue };
-                let pack = match decode(&encoded) {
+            let batch = self.batch(&mut due)?;
+            let limits = changeset::Limits::of_stored();
+            let _room = changeset::room_for(batch.iter().map(|(_, encoded)| &encoded[..]), &limits);
+            let mut together = Together::of(site);
+            for (id, encoded) in batch {
+                let pack = match Pack::decode(&encoded, &limits).map_err(not_unpacked) {
                     Ok(pack) => pack,
-                    Err(error) => {
+                    Err(error @ Error::DamagedPack(_)) => {
                         self.lose(site, id)?;
                         tracing::warn!(%site, %error, "changes that waited are damaged, and fetched again");
                         continue;
                     }
+                    Err(error) => return Err(error),
                 };
                 if old.contains(&id) {
                     report.changes += pack.changes.len() as u64;
                 }
-                bytes += encoded.len();
                 if let Err(pack) = together.add(id, pack) {
                     self.retry_pack(site, std::mem::replace(&mut together, Together::of(site)), report)?;
                     together.add(id, pack).unwrap_or_default();
@@ -281,6 +299,17 @@ impl Merger<'_> {
             self.repository.check_ending()?;
         }
         Ok(())
+    }
+
+    /// The next of what waits, so much as is tried together: not many bytes, nor such as become many.
+    fn batch(&self, due: &mut Peekable<impl Iterator<Item = i64>>) -> Result<Vec<(i64, Vec<u8>)>, Error> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(id) = due.next_if(|_| bytes < TOGETHER) {
+            let Some(encoded) = self.state.waiting_pack(id)? else { continue };
+            bytes += encoded.len().max(changeset::unpacked_bytes(&encoded) / UNPACKED_MORE);
+            batch.push((id, encoded));
+        }
+        Ok(batch)
     }
 
     /// Drops changes that waited and were damaged on disk. They count as read: the site is read from its start.
@@ -405,8 +434,16 @@ fn add(report: &mut MergeReport, merged: &database::MergeReport) {
     report.dangling.extend(merged.dangling.iter().cloned());
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Pack, Error> {
-    Pack::decode(bytes, &changeset::Limits::of_stored()).map_err(|error| Error::DamagedPack(error.to_string()))
+/// A pack that lies in the state, once there is memory for it.
+pub(super) fn unpack(bytes: &[u8]) -> Result<Unpacked, Error> {
+    Unpacked::decode(bytes, &changeset::Limits::of_stored()).map_err(not_unpacked)
+}
+
+fn not_unpacked(error: PackError) -> Error {
+    match error {
+        PackError::NoMemory => Error::NoMemory,
+        damage => Error::DamagedPack(damage.to_string()),
+    }
 }
 
 /// Puts changes that do not fit aside, those of each reason by themselves, with a sentence that a person can act on.
@@ -420,11 +457,10 @@ fn keep_waiting(
 ) -> Result<Vec<i64>, super::StateError> {
     let mut by_reason: BTreeMap<(Cause, String), Vec<Change>> = BTreeMap::new();
     for refused in refused {
-        // The peer chose the names, and they go to a terminal.
-        let reason = shown_of(format_args!("table {}: {}", refused.change.table, refused.reason));
-        by_reason.entry((cause(&refused.reason), reason)).or_default().push(refused.change.clone());
+        by_reason.entry((cause(&refused.reason), sentence(refused))).or_default().push(refused.change.clone());
     }
-    let groups: Vec<(Cause, String, Pack)> = lump(by_reason)
+    let most = if state.waiting_places(site)? > MANY_PLACES { 0 } else { MOST_REASONS };
+    let groups: Vec<(Cause, String, Pack)> = lump(by_reason, most)
         .into_iter()
         .map(|((cause, reasons), changes)| (cause, reasons, with_changes(pack, changes)))
         .collect();
@@ -435,22 +471,34 @@ fn keep_waiting(
     state.keep_waiting(&kept)
 }
 
-/// Puts all reasons but the first few of a cause together.
-fn lump(by_reason: BTreeMap<(Cause, String), Vec<Change>>) -> BTreeMap<(Cause, String), Vec<Change>> {
+/// Why a change waits. The peer chose the names, as long as it likes, and they go to a terminal.
+fn sentence(refused: &Refused) -> String {
+    let table = database::cut(&refused.change.table, MOST_NAME);
+    database::cut(&shown_of(format_args!("table {table}: {}", refused.reason)), MOST_REASON)
+}
+
+/// Puts all reasons but the first few together, by cause.
+fn lump(by_reason: BTreeMap<(Cause, String), Vec<Change>>, most: usize) -> BTreeMap<(Cause, String), Vec<Change>> {
     let mut lumped = BTreeMap::new();
-    let mut rest: BTreeMap<Cause, (usize, Vec<Change>)> = BTreeMap::new();
+    let mut rest: BTreeMap<Cause, (String, usize, Vec<Change>)> = BTreeMap::new();
     for ((cause, reason), changes) in by_reason {
-        if lumped.len() < MOST_REASONS {
+        if lumped.len() < most {
             lumped.insert((cause, reason), changes);
-        } else {
-            let (reasons, all) = rest.entry(cause).or_default();
-            *reasons += 1;
-            all.extend(changes);
+            continue;
         }
+        let (_, reasons, all) = rest.entry(cause).or_insert_with(|| (reason, 0, Vec::new()));
+        *reasons += 1;
+        all.extend(changes);
     }
-    lumped.extend(
-        rest.into_iter().map(|(cause, (more, changes))| ((cause, format!("and {more} more reasons")), changes)),
-    );
+    let together = |(cause, (first, reasons, changes)): (Cause, (String, usize, Vec<Change>))| {
+        let reason = match reasons {
+            1 => first,
+            _ if most > 0 => format!("and {reasons} more reasons"),
+            _ => format!("{first}, and {} more reasons", reasons - 1),
+        };
+        ((cause, reason), changes)
+    };
+    lumped.extend(rest.into_iter().map(together));
     lumped
 }
 

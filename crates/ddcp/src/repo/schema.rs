@@ -16,8 +16,12 @@ use crate::{
     transport::Address,
 };
 
-/// Differences that are listed; of more only the number is told.
+/// Differences that are listed, and bytes that they take; of more only the number is told.
 const MOST_DIFFERENCES: usize = 1000;
+const MOST_BYTES: usize = 1 << 20;
+
+/// Bytes that are kept of a text in one: a name, an expression.
+const MOST_TEXT: usize = 2048;
 
 /// How the shared tables of a remote differ from this database's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,14 +74,17 @@ pub struct AdoptReport {
 impl SchemaReport {
     fn of(differences: BTreeMap<String, Vec<TableDifference>>) -> Self {
         let mut report = Self::default();
-        let mut room = MOST_DIFFERENCES;
-        for (table, mut found) in differences {
-            let kept = found.len().min(room);
-            report.more += (found.len() - kept) as u64;
-            room -= kept;
-            found.truncate(kept);
-            if kept > 0 {
-                report.tables.insert(table, found);
+        let (mut number, mut bytes) = (0, 0);
+        for (table, found) in differences {
+            for difference in found {
+                if number == MOST_DIFFERENCES || bytes >= MOST_BYTES {
+                    report.more += 1;
+                    continue;
+                }
+                let difference = difference.shortened(MOST_TEXT);
+                number += 1;
+                bytes += table.len() + difference.to_string().len();
+                report.tables.entry(table.clone()).or_default().push(difference);
             }
         }
         report
@@ -418,6 +425,25 @@ mod tests {
         assert_eq!((report.tables.len(), report.more), (MOST_DIFFERENCES, 4000));
         assert!(!report.is_same());
         assert!(SchemaReport::of(BTreeMap::new()).is_same());
+    }
+
+    /// A peer's expressions are as long as it likes, and the report is kept and told at every `status`.
+    #[test]
+    fn what_is_kept_of_differences_is_bounded() {
+        let long = |number: usize| {
+            let check = format!("{number} {}", "x".repeat(200_000));
+            (format!("t{number:05}"), vec![TableDifference::CheckMissingHere { check }])
+        };
+        let report = SchemaReport::of((0..1000).map(long).collect());
+        assert_eq!(report.tables.len() + report.more as usize, 1000);
+        assert!(report.tables.len() > 100, "{}", report.tables.len());
+        assert!(serde_json::to_string(&report).unwrap().len() < 2 << 20);
+        let keys = vec!["k".repeat(2000); 255];
+        let other = TableDifference::OtherKey { here: keys.clone(), there: keys };
+        let report = SchemaReport::of((0..100).map(|number| (format!("t{number}"), vec![other.clone()])).collect());
+        assert!(serde_json::to_string(&report).unwrap().len() < 2 << 20);
+        let short = TableDifference::OtherKey { here: vec!["a".into(), "b".into()], there: vec!["c".into()] };
+        assert_eq!(SchemaReport::of([("t".to_owned(), vec![short.clone()])].into()).tables["t"], [short]);
     }
 
     #[test]

@@ -8,18 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LogEvent, Repository, State,
-    merge::{decode, with_changes},
+    merge::{unpack, with_changes},
     state::{Kept, Waiting},
 };
 use crate::{
     Error,
-    changeset::{Change, Pack, SiteId, key_values},
+    changeset::{Change, Pack, SiteId, Unpacked, key_values},
     config::{Config, ConfigError},
-    database::sql_value,
+    database::{cut, sql_value},
 };
 
-/// Rows that are listed; of more only the number is told.
+/// Rows that are listed, and bytes of their texts; of more only the number is told.
 const MOST_ROWS: usize = 10_000;
+const MOST_BYTES: usize = 4 << 20;
+
+/// Bytes of one value of a key that are shown.
+const MOST_VALUE: usize = 1000;
 
 /// A row of which changes wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,12 +97,13 @@ impl Repository {
         self.blocking(move |repository| {
             let state = repository.state()?;
             let senders = Senders::new(&repository.config()?, &state)?;
-            let mut report = WaitingReport::default();
+            let mut listing = Listing::default();
             for waiting in senders.chosen(&state, &selection)? {
                 let Some(pack) = stored(&state, waiting.id)? else { continue };
-                report.add(&senders, &waiting, pack.changes.iter().filter(|change| selection.has_table(&change.table)));
+                let changes = pack.changes.iter().filter(|change| selection.has_table(&change.table));
+                listing.add(&senders, &waiting, changes);
             }
-            Ok(report)
+            Ok(listing.report)
         })
         .await
     }
@@ -116,24 +121,24 @@ impl Repository {
             let _alone = alone;
             let mut state = repository.state()?;
             let senders = Senders::new(&repository.config()?, &state)?;
-            let mut report = WaitingDropReport { dropped: apply, ..WaitingDropReport::default() };
+            let mut listing = Listing::default();
             for waiting in senders.chosen(&state, &selection)? {
                 let Some(pack) = stored(&state, waiting.id)? else { continue };
                 let (gone, left): (Vec<_>, Vec<_>) =
                     pack.changes.iter().cloned().partition(|change| selection.has_table(&change.table));
-                report.waiting.add(&senders, &waiting, gone.iter());
+                listing.add(&senders, &waiting, gone.iter());
                 if apply && !gone.is_empty() {
                     drop_changes(&mut state, &senders, &waiting, &with_changes(&pack, left), gone.len() as u64)?;
                 }
             }
-            Ok(report)
+            Ok(WaitingDropReport { waiting: listing.report, dropped: apply })
         })
         .await
     }
 }
 
-fn stored(state: &State, id: i64) -> Result<Option<Pack>, Error> {
-    state.waiting_pack(id)?.map(|bytes| decode(&bytes)).transpose()
+fn stored(state: &State, id: i64) -> Result<Option<Unpacked>, Error> {
+    state.waiting_pack(id)?.map(|bytes| unpack(&bytes)).transpose()
 }
 
 /// Keeps what is left of changes that wait, and no more of them.
@@ -201,7 +206,15 @@ impl Repository {
     }
 }
 
-impl WaitingReport {
+/// A report in the making.
+#[derive(Default)]
+struct Listing {
+    report: WaitingReport,
+    /// Bytes of the texts of its rows.
+    bytes: usize,
+}
+
+impl Listing {
     /// Adds changes that are kept together.
     fn add<'a>(&mut self, senders: &Senders, waiting: &Waiting, changes: impl Iterator<Item = &'a Change>) {
         let mut rows: Vec<(&Change, u64)> = Vec::new();
@@ -214,12 +227,12 @@ impl WaitingReport {
             rows[place].1 += 1;
         }
         for (change, changes) in rows {
-            self.changes += changes;
-            if self.rows.len() == MOST_ROWS {
-                self.more += 1;
+            self.report.changes += changes;
+            if self.report.rows.len() == MOST_ROWS || self.bytes >= MOST_BYTES {
+                self.report.more += 1;
                 continue;
             }
-            self.rows.push(WaitingRow {
+            let row = WaitingRow {
                 remote: senders.0.get(&waiting.site).cloned(),
                 site: waiting.site.to_string(),
                 table: change.table.to_string(),
@@ -227,14 +240,30 @@ impl WaitingReport {
                 changes,
                 reason: waiting.reasons.lines().collect::<Vec<_>>().join("; "),
                 since: waiting.since,
-            });
+            };
+            let key: usize = row.key.iter().map(String::len).sum();
+            self.bytes += row.table.len() + key + row.reason.len();
+            self.report.rows.push(row);
         }
     }
 }
 
-/// The values of a key, as SQL. Of a key that is not one, its bytes.
+/// The values of a key, as SQL; the beginning of those that are long. Of a key that is not one, its bytes.
 fn key(pk: &[u8]) -> Vec<String> {
-    let values =
-        key_values(pk).and_then(|values| values.map(|value| value.map(sql_value)).collect::<Result<Vec<_>, _>>());
-    values.unwrap_or_else(|_| vec![sql_value(ValueRef::Blob(pk))])
+    let values = key_values(pk).and_then(|values| values.map(|value| value.map(short)).collect::<Result<Vec<_>, _>>());
+    values.unwrap_or_else(|_| vec![short(ValueRef::Blob(pk))])
+}
+
+fn short(value: ValueRef<'_>) -> String {
+    // A byte becomes at least one of the text, so no more is needed of it.
+    let begin = |bytes: &[u8]| bytes.len().min(MOST_VALUE);
+    let text = match value {
+        ValueRef::Text(bytes) => {
+            let text = std::str::from_utf8(bytes).map(|text| text.floor_char_boundary(MOST_VALUE));
+            sql_value(ValueRef::Text(&bytes[..text.unwrap_or_else(|_| begin(bytes))]))
+        }
+        ValueRef::Blob(blob) => sql_value(ValueRef::Blob(&blob[..begin(blob)])),
+        other => sql_value(other),
+    };
+    cut(&text, MOST_VALUE)
 }

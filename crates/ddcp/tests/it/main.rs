@@ -39,5 +39,6 @@ mod shell;
 mod slow;
 mod support;
 mod sync;
+mod unpacking;
 mod verify;
 mod waiting;

@@ -114,3 +114,40 @@ fn what_came_in_a_bundle_can_be_let_go() {
     assert!(dropped.stderr.contains("dropped 1 change; where they came from"), "{dropped}");
     assert_eq!(b.json(&["status"]).get("others"), None);
 }
+
+/// Names are as long as the sender likes, and each of them is another reason.
+#[test]
+fn reasons_are_short_and_what_waits_takes_little_more_than_it_was() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    for table in 0..40 {
+        let name = format!("t{table}_{}", "é".repeat(700));
+        let declared =
+            format!("CREATE TABLE \"{name}\" (id INTEGER PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('{name}')");
+        a.sql(&format!("{declared}; INSERT INTO \"{name}\" (id, v) VALUES (1, 'x'), (2, 'y')"));
+    }
+    b.follows(&[&a]).pull();
+    let status = b.json(&["status"]);
+    let remote = &status["remotes"][0];
+    let reasons: Vec<&str> =
+        remote["reasons"].as_array().unwrap().iter().map(|reason| reason.as_str().unwrap()).collect();
+    assert!(reasons.len() <= 51 && reasons.iter().all(|reason| reason.len() <= 403), "{reasons:#?}");
+    assert_eq!(remote["waiting"], 80);
+    let state = std::fs::metadata(b.state("state.db")).unwrap().len();
+    assert!(state < 1 << 20, "{state} bytes");
+}
+
+#[test]
+fn a_list_of_what_waits_has_an_end() {
+    let world = World::new();
+    let [a, b] = world.all_notes(["a", "b"]);
+    a.sql(&format!("{DRAFT} INSERT INTO draft VALUES (replace(hex(zeroblob(1000000)), '0', 'k'), 1, 'x'), (zeroblob(1000000), 2, 'y')"));
+    b.follows(&[&a]).pull();
+    let list = b.json(&["waiting", "list"]);
+    let rows = list["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        let key = row["key"][0].as_str().unwrap();
+        assert!((900..=1003).contains(&key.len()) && key.ends_with('…'), "{}", key.len());
+    }
+}

@@ -3,11 +3,11 @@
 //! It is written and read as a stream, a pack at a time. What was cut off or altered on the way is noticed: each pack
 //! by its id, everything else by the hash at the end.
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use minicbor::{Decode, Encode};
 
-use super::{Cursor, MAX_NAME, MAX_VERSION, Pack, PackError, PackId, SiteId};
+use super::{Change, Cursor, Limits, MAX_NAME, MAX_VERSION, Pack, PackError, PackId, SiteId, Unpacked, inspect};
 
 mod read;
 #[cfg(test)]
@@ -47,7 +47,7 @@ pub struct BundleHeader {
     /// When it was begun, in milliseconds since 1970.
     pub created: i64,
     /// The only tables whose changes it holds; `None` for all.
-    pub tables: Option<Vec<String>>,
+    pub tables: Option<BTreeSet<String>>,
     /// The site whose own changes are left out: the bundle was made for it.
     pub without: Option<SiteId>,
 }
@@ -142,7 +142,7 @@ impl BundleHeader {
             from: (self.from.version, self.from.seq),
             schema: self.schema,
             created: self.created,
-            tables: self.tables.clone(),
+            tables: self.tables.as_ref().map(|tables| tables.iter().cloned().collect()),
             without: self.without.map(|site| site.as_bytes().to_vec()),
         };
         // The header holds nothing that CBOR cannot, and memory takes every write.
@@ -156,6 +156,14 @@ impl BundleHeader {
         if decoder.position() != bytes.len() {
             return Err(DAMAGED);
         }
+        let tables = wire.tables.as_deref().unwrap_or_default();
+        if tables.len() > MAX_TABLES {
+            let (claimed, limit) = (tables.len() as u64, MAX_TABLES as u64);
+            return Err(BundleError::TooLarge { what: "tables", claimed, limit });
+        }
+        if tables.iter().any(|table| table.len() > MAX_NAME) {
+            return Err(BundleError::Damaged("a name is too long"));
+        }
         let site = |bytes: &[u8]| SiteId::from_bytes(bytes).map_err(|_| DAMAGED);
         let header = Self {
             source: site(&wire.source)?,
@@ -163,22 +171,11 @@ impl BundleHeader {
             from: cursor(wire.from.0, wire.from.1)?,
             schema: wire.schema,
             created: wire.created,
-            tables: wire.tables,
+            tables: wire.tables.map(BTreeSet::from_iter),
             without: wire.without.as_deref().map(site).transpose()?,
         };
         if !(0..=MAX_VERSION).contains(&header.version) {
             return Err(OUT_OF_RANGE);
-        }
-        let tables = header.tables.as_deref().unwrap_or_default();
-        if tables.len() > MAX_TABLES {
-            return Err(BundleError::TooLarge {
-                what: "tables",
-                claimed: tables.len() as u64,
-                limit: MAX_TABLES as u64,
-            });
-        }
-        if tables.iter().any(|table| table.len() > MAX_NAME) {
-            return Err(BundleError::Damaged("a name is too long"));
         }
         Ok(header)
     }
@@ -190,20 +187,44 @@ impl BundledPack {
     /// # Errors
     /// [`BundleError::Pack`], [`BundleError::Damaged`].
     pub fn decode(&self, header: &BundleHeader) -> Result<Pack, BundleError> {
-        self.decode_within(header, &super::Limits::default())
+        let pack = Pack::decode(&self.bytes, &Limits::default()).map_err(|error| self.wrong(error))?;
+        self.check(header, &pack, pack.changes.len()).map(|()| pack)
     }
 
-    /// As [`BundledPack::decode`], of a pack that keeps these limits.
+    /// As [`BundledPack::decode`], of a pack that keeps these limits, once there is memory for it. Blocks, as
+    /// [`Unpacked::decode`] does.
     ///
     /// # Errors
     /// As [`BundledPack::decode`].
-    pub fn decode_within(&self, header: &BundleHeader, limits: &super::Limits) -> Result<Pack, BundleError> {
-        let pack =
-            Pack::decode(&self.bytes, limits).map_err(|source| BundleError::Pack { number: self.number, source })?;
+    pub fn decode_within(&self, header: &BundleHeader, limits: &Limits) -> Result<Unpacked, BundleError> {
+        let pack = Unpacked::decode(&self.bytes, limits).map_err(|error| self.wrong(error))?;
+        self.check(header, &pack, pack.changes.len()).map(|()| pack)
+    }
+
+    /// As [`BundledPack::decode_within`], of which nothing is kept: `look` sees each change once.
+    ///
+    /// # Errors
+    /// As [`BundledPack::decode`].
+    pub fn inspect(
+        &self,
+        header: &BundleHeader,
+        limits: &Limits,
+        look: impl FnMut(&Change),
+    ) -> Result<(), BundleError> {
+        let (pack, changes) = inspect(&self.bytes, limits, look).map_err(|error| self.wrong(error))?;
+        self.check(header, &pack, changes)
+    }
+
+    fn wrong(&self, source: PackError) -> BundleError {
+        BundleError::Pack { number: self.number, source }
+    }
+
+    /// Whether a pack, of so many changes, is what is said of it.
+    fn check(&self, header: &BundleHeader, pack: &Pack, changes: usize) -> Result<(), BundleError> {
         if pack.source != header.source {
             return Err(BundleError::Damaged("a pack is of another database"));
         }
-        if (pack.from, pack.to, pack.changes.len() as u64) != (self.from, self.to, self.changes) {
+        if (pack.from, pack.to, changes as u64) != (self.from, self.to, self.changes) {
             return Err(BundleError::Damaged("a pack is not what stands before it"));
         }
         if let Some(tables) = &header.tables
@@ -211,7 +232,7 @@ impl BundledPack {
         {
             return Err(BundleError::Damaged("a pack is of a table that the bundle does not name"));
         }
-        Ok(pack)
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which changes a database has a place for.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use super::{super::encoding::Encoding, Reason};
+use super::{super::encoding::Encoding, Reason, strangers::Strangers};
 use crate::{
     changeset::{Change, PackTable, SENTINEL, check_pk},
     database::TableShape,
@@ -11,6 +11,7 @@ use crate::{
 /// The places here of what another database has. Names are compared as SQLite compares them: `Note` is `note`.
 pub(super) struct Fit {
     encoding: Encoding,
+    strangers: Strangers,
     /// By the names that the other database gives its tables.
     tables: HashMap<String, Result<Place, Reason>>,
 }
@@ -32,9 +33,9 @@ pub(super) struct Names<'f> {
 }
 
 impl Fit {
-    pub(super) fn new(encoding: Encoding, local: &[TableShape], foreign: &[PackTable]) -> Self {
+    pub(super) fn new(encoding: Encoding, strangers: Strangers, local: &[TableShape], foreign: &[PackTable]) -> Self {
         let tables = foreign.iter().map(|table| (table.name.clone(), place(local, table))).collect();
-        Self { encoding, tables }
+        Self { encoding, strangers, tables }
     }
 
     /// What the change is about is called here, or why there is no place for it.
@@ -47,9 +48,12 @@ impl Fit {
         let table = place.shape.name.as_str();
         let cid = match &*change.cid {
             SENTINEL => SENTINEL,
-            name => place.column(name).ok_or_else(|| Reason::NoColumn(name.to_owned()))?,
+            name => place.column(name).ok_or_else(|| Reason::NoColumn(Arc::clone(&change.cid)))?,
         };
         check_pk(&change.pk, place.shape.key_columns.len()).map_err(|_| Reason::OtherKey)?;
+        if self.strangers.keep_out(&change.site_id) {
+            return Err(Reason::TooManySites);
+        }
         if self.encoding.holds(change) {
             Ok(Names { table, cid, columns: place.shape.columns.len() })
         } else {

@@ -1,11 +1,14 @@
 //! Merging changes into the user's database, row by row.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use rusqlite::named_params;
 
 pub(super) use self::pace::Pace;
-use self::slices::{Merged, Merging};
+use self::{
+    slices::{Merged, Merging},
+    strangers::MOST_SITES,
+};
 use super::{Database, DatabaseError};
 use crate::changeset::{Change, Cursor, PackTable, SiteId};
 
@@ -14,6 +17,7 @@ mod fit;
 mod pace;
 mod part;
 mod slices;
+mod strangers;
 
 /// A merge lifts the local version to the sender's. Above this one it is lifted by one per transaction only, as local
 /// writes do, so that no peer can drive it to where versions end ([`crate::changeset::MAX_VERSION`]).
@@ -37,7 +41,7 @@ pub enum Reason {
     /// There is no such table, or it does not replicate.
     NoTable,
     /// The table has no such column.
-    NoColumn(String),
+    NoColumn(Arc<str>),
     /// The table has other key columns.
     OtherKey,
     /// The database stores text as UTF-16, into which SQLite cannot turn a text of the change without altering it.
@@ -47,6 +51,8 @@ pub enum Reason {
     /// Something else that belongs to the schema refused the row: an index or a generated column that fails, a trigger
     /// that does not work, a virtual table.
     Refused(String),
+    /// Its site has written nothing here yet, and there are too many sites already.
+    TooManySites,
     /// A trigger ignored the row (`RAISE(IGNORE)`), or undid it.
     KeptOut,
 }
@@ -61,6 +67,9 @@ impl fmt::Display for Reason {
                 write!(f, "this database stores text as UTF-16, which cannot hold a text that is not valid UTF-8")
             }
             Self::Constraint(text) | Self::Refused(text) => write!(f, "{text}"),
+            Self::TooManySites => {
+                write!(f, "more than {MOST_SITES} sites have written here, and this would be another")
+            }
             Self::KeptOut => write!(f, "a trigger keeps the row out"),
         }
     }
@@ -71,7 +80,7 @@ impl Reason {
     #[must_use]
     pub fn lies_in_schema(&self) -> bool {
         match self {
-            Self::NoTable | Self::NoColumn(_) | Self::OtherKey | Self::Text => true,
+            Self::NoTable | Self::NoColumn(_) | Self::OtherKey | Self::Text | Self::TooManySites => true,
             Self::Constraint(_) | Self::Refused(_) | Self::KeptOut => false,
         }
     }

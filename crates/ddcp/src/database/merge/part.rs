@@ -6,7 +6,10 @@ use crsqlite::merge::{Failure, Fate, Merger, Refusal, RefusedRow};
 use rusqlite::{CachedStatement, Connection, ErrorCode, ffi, params};
 
 use super::{HIGHEST_JUMP, Reason, fit::Names};
-use crate::{changeset::Change, database::error::message};
+use crate::{
+    changeset::Change,
+    database::error::{MOST_MESSAGE, cut, message},
+};
 
 /// Each change gets a place of its own, whatever the sender's was: see [`crsqlite::merge::Merger`].
 const INSERT: &str = r#"
@@ -111,12 +114,12 @@ fn change<'a>(fitting: &Fitting<'a>) -> crsqlite::merge::Change<'a> {
 fn reason(refusal: Refusal, column: &str) -> Reason {
     match refusal {
         Refusal::NoTable => Reason::NoTable,
-        Refusal::NoColumn => Reason::NoColumn(column.to_owned()),
+        Refusal::NoColumn => Reason::NoColumn(column.into()),
         Refusal::KeptOut => Reason::KeptOut,
         Refusal::Schema { code, .. } if code & 0xff == ffi::SQLITE_CONSTRAINT => {
-            Reason::Constraint(refusal.to_string())
+            Reason::Constraint(cut(&refusal.to_string(), MOST_MESSAGE))
         }
-        other => Reason::Refused(other.to_string()),
+        other => Reason::Refused(cut(&other.to_string(), MOST_MESSAGE)),
     }
 }
 

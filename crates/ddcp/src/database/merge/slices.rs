@@ -9,6 +9,7 @@ use super::{
     MergeReport, Reason, Refused, dangling,
     fit::Fit,
     part::{self, Fitting, MOST_PASSES, Outcome, Part, Stop},
+    strangers::{MOST_SITES, Strangers},
 };
 use crate::{
     changeset::{Change, PackTable, SENTINEL},
@@ -71,7 +72,8 @@ impl<'m> Merging<'m> {
         while !rest.is_empty() {
             self.schema = self.database.schema_version()?;
             let (encoding, tables) = (self.database.encoding()?, self.database.tables()?);
-            let fit = Fit::new(encoding, &tables, self.tables);
+            let strangers = Strangers::look(&self.database.connection, self.changes, MOST_SITES);
+            let fit = Fit::new(encoding, self.database.wrap(strangers)?, &tables, self.tables);
             let fitting = self.fitting(&fit, &rest);
             rest = self.merge_fitting(&fitting)?;
         }

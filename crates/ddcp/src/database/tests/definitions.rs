@@ -379,6 +379,129 @@ fn the_number_of_declarations_is_bounded() {
     assert!(many(2, 2_000).contains("there are 4002 tables and indexes; at most 4000 are taken"));
 }
 
+/// Declarations that are short, and much work wherever they are compiled.
+#[test]
+fn declarations_that_are_much_work_are_left_out() {
+    const KEY: &str = "id INTEGER PRIMARY KEY NOT NULL, v";
+    let doubling = |columns: usize, options: &str| -> String {
+        (1..=columns).map(|at| format!(", g{at} AS (g{} + g{}){options}", at - 1, at - 1)).collect()
+    };
+    let all = |columns: usize, column: fn(usize) -> String| (0..columns).map(column).collect::<String>();
+    let much = [
+        table("t", &format!("CREATE TABLE t ({KEY}, g0 AS (id){}, CHECK (g40 > 0))", doubling(40, "")), &[]),
+        table(
+            "t",
+            &format!(
+                "CREATE TABLE t ({KEY} INT, g0 INT AS (id){}) STRICT",
+                doubling(60, " VIRTUAL").replace(" AS", " INT AS")
+            ),
+            &[],
+        ),
+        // Each column is little, all of them together are not.
+        table(
+            "t",
+            &format!("CREATE TABLE t ({KEY}, g0 AS (id){})", all(1900, |at| format!(", g{} AS (g{at} + 1)", at + 1))),
+            &[],
+        ),
+        table(
+            "t",
+            &format!("CREATE TABLE t ({KEY}, g0 AS (id){})", doubling(9, "")),
+            &["CREATE INDEX i ON t (g9 + NUMBER)"; 40],
+        ),
+        table("t", &format!("CREATE TABLE t ({KEY}, CHECK ({}))", vec!["v <> v || 'x'"; 8_000].join(" OR ")), &[]),
+        table("t", &format!("CREATE TABLE t ({KEY}, CHECK ({}v{}))", "abs(".repeat(5_000), ")".repeat(5_000)), &[]),
+    ];
+    let site = Site::blank();
+    for (at, mut definition) in much.into_iter().enumerate() {
+        for (number, index) in definition.indexes.iter_mut().enumerate() {
+            *index = index.replace(" i ", &format!(" i{number} ")).replace("NUMBER", &number.to_string());
+        }
+        let began = std::time::Instant::now();
+        let good = table("good", "CREATE TABLE good (id INTEGER PRIMARY KEY NOT NULL)", &[]);
+        let declared = Declared::new(vec![definition, good]).unwrap();
+        let differences = site.database.differences(&declared).unwrap();
+        assert!(matches!(differences["t"][..], [D::Unavailable { .. }]), "{at}: {differences:.300?}");
+        assert_eq!(differences["good"], [D::MissingHere]);
+        assert!(began.elapsed().as_secs() < 5, "{at}: {:?}", began.elapsed());
+    }
+    let many: Vec<String> = (0..501).map(|at| format!("CREATE INDEX i{at} ON t (v)")).collect();
+    let many = TableDefinition { indexes: many, ..table("t", &format!("CREATE TABLE t ({KEY})"), &[]) };
+    let differences = site.database.differences(&Declared::new(vec![many]).unwrap()).unwrap();
+    assert!(format!("{differences:?}").contains("501 indexes"), "{differences:?}");
+}
+
+/// What an honest peer has is taken, if it is much.
+#[test]
+fn large_declarations_are_taken() {
+    let wide = |name: &str, columns: usize| {
+        let columns: String =
+            (0..columns).map(|at| format!(", c{at} TEXT NOT NULL DEFAULT '' CHECK (length(c{at}) < 99)")).collect();
+        table(name, &format!("CREATE TABLE {name} (id INTEGER PRIMARY KEY NOT NULL{columns})"), &[])
+    };
+    let a = Site::blank();
+    let declared = Declared::new(vec![wide("a", 1000), wide("b", 5)]).unwrap();
+    assert_eq!(
+        a.database.differences(&declared).unwrap().into_values().collect::<Vec<_>>(),
+        vec![vec![D::MissingHere]; 2]
+    );
+    let many: Vec<TableDefinition> = (0..1000)
+        .map(|at| {
+            let index = format!("CREATE INDEX i{at} ON t{at} (c1, upper(c2))");
+            TableDefinition { indexes: vec![index], ..wide(&format!("t{at}"), 20) }
+        })
+        .collect();
+    let declared = Declared::new(many).unwrap();
+    let differences = a.database.differences(&declared).unwrap();
+    assert!(differences.len() == 1000 && differences.values().all(|found| *found == [D::MissingHere]));
+}
+
+/// All tables of a peer together are bounded as well.
+#[test]
+fn many_declarations_that_are_work_each_are_refused() {
+    let began = std::time::Instant::now();
+    let bombs = |columns: usize| {
+        (0..2000).map(move |at| {
+            let doubling: String = (1..=columns).map(|at| format!(", g{at} AS (g{} + g{})", at - 1, at - 1)).collect();
+            table(
+                &format!("t{at}"),
+                &format!("CREATE TABLE t{at} (id INTEGER PRIMARY KEY NOT NULL, g0 AS (id){doubling})"),
+                &[],
+            )
+        })
+    };
+    for columns in [9, 30] {
+        let error = Declared::new(bombs(columns).collect()).err().unwrap().to_string();
+        assert!(error.contains("is too much"), "{columns}: {error}");
+    }
+    let wide: String = (0..1990).map(|at| format!(", c{at}")).collect();
+    let wide = (0..200).map(|at| {
+        table(&format!("t{at}"), &format!("CREATE TABLE t{at} (id INTEGER PRIMARY KEY NOT NULL{wide})"), &[])
+    });
+    let error = match Declared::new(wide.collect()) {
+        Ok(declared) => panic!("{:.1000?}", Site::blank().database.differences(&declared).unwrap()),
+        Err(error) => error.to_string(),
+    };
+    assert!(error.contains("columns"), "{error}");
+    assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
+}
+
+/// A column that is added counts with those that are here, however little the peer declares of them.
+#[test]
+fn columns_that_are_too_much_together_are_not_added() {
+    let chain = |from: usize, to: usize| -> String {
+        (from + 1..=to).map(|at| format!(", g{at} AS (g{} + g{})", at - 1, at - 1)).collect()
+    };
+    let of = |columns: &str| format!("CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL{columns})");
+    let site = Site::new(&format!("{}; SELECT crsql_as_crr('t')", of(&format!(", g0 AS (id){}", chain(0, 9)))));
+    // To the peer, g9 is an ordinary column.
+    let declared = Declared::new(vec![table("t", &of(&format!(", g9{}", chain(9, 18))), &[])]).unwrap();
+    let before = site.rows("SELECT sql FROM sqlite_master");
+    let adopted = declared.adopt(&site.database, None).unwrap();
+    assert_eq!(adopted.left_out.keys().collect::<Vec<_>>(), ["t"], "{adopted:?}");
+    assert_eq!(site.rows("SELECT sql FROM sqlite_master"), before);
+    site.run("INSERT INTO t (id) VALUES (1)");
+}
+
 #[test]
 fn a_peer_s_declaration_does_nothing_but_declare() {
     const T: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v)";

@@ -160,7 +160,7 @@ fn what_does_not_fit_is_kept_and_merged_later() {
     let report =
         b.database.merge(&pack.source, &pack.changes, &pack.tables, Some(pack.to), &mut keep_into(&mut kept)).unwrap();
     let reasons: Vec<(&str, &Reason)> = kept.iter().map(|refused| (&*refused.change.table, &refused.reason)).collect();
-    let no_column = Reason::NoColumn("body".to_owned());
+    let no_column = Reason::NoColumn("body".into());
     assert_eq!(reasons, [("notes", &no_column), ("tags", &Reason::NoTable), ("links", &Reason::OtherKey)]);
     assert!(kept.iter().all(|refused| refused.change == pack.changes[refused.index]));
     assert_eq!((report.changes, report.applied(), report.refused()), (4, 1, 3));

@@ -265,3 +265,40 @@ async fn small_packs_come_with_the_offer() {
         assert!(pack.content.as_ref().is_none_or(|content| ***content == *bytes));
     }
 }
+
+/// Has a long history that the reader wrote itself, which takes long to read.
+struct OwnWork(Arc<AtomicUsize>);
+
+impl Source for OwnWork {
+    fn status(&self) -> Result<RemoteStatus, String> {
+        Ok(RemoteStatus { site_id: vec![7; 16], db_version: 1000, schema: vec![0; 32] })
+    }
+
+    fn packs(&self, after: Cursor, _: &SiteId, _: TakePack<'_>) -> Result<Reached, String> {
+        if after.version < 1000 {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(Reached::all(Cursor::whole(1000), false))
+    }
+}
+
+#[tokio::test]
+async fn what_holds_nothing_for_a_reader_is_read_once() {
+    let read = Arc::new(AtomicUsize::new(0));
+    let server = Server::new(OwnWork(Arc::clone(&read)), None, Host::default());
+    let ask = async |job: u64, after: i64| loop {
+        let after = Cursor::whole(after).into();
+        match ask(&server, Request::Offer { job, after, reader: vec![1; 16] }).await {
+            Answer::Working => {}
+            other => return other,
+        }
+    };
+    for job in 0..20 {
+        let Answer::Offer(offer) = ask(job, 500).await else { panic!("no offer") };
+        assert_eq!((offer.packs.len(), Cursor::from(offer.end), offer.more), (0, Cursor::whole(1000), false));
+    }
+    assert_eq!(read.load(Ordering::SeqCst), 1);
+    assert_eq!(ask(99, 400).await, Answer::Busy, "more of it is not read at once");
+    assert_eq!(read.load(Ordering::SeqCst), 1);
+}

@@ -12,7 +12,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{BundleReport, count_changes};
+use super::{BundleReport, count_change};
 use crate::{
     Error,
     changeset::{BundleHeader, BundleWriter, Cursor},
@@ -221,7 +221,7 @@ impl Plan {
         let mut tables = BTreeMap::new();
         let mut failure = None;
         let read = database.stream_packs(header.from, &selection, PACK_BYTES, &mut |pack| {
-            count_changes(&mut tables, &pack);
+            pack.changes.iter().for_each(|change| count_change(&mut tables, change));
             match stop.check().and_then(|()| writer.add(&pack).map_err(failed)) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
@@ -242,7 +242,7 @@ impl Plan {
 }
 
 /// The tables that are named, by the names their changes carry; `None` if none is.
-fn chosen_tables(known: &[TableShape], named: &[String]) -> Result<Option<Vec<String>>, Error> {
+fn chosen_tables(known: &[TableShape], named: &[String]) -> Result<Option<BTreeSet<String>>, Error> {
     if named.is_empty() {
         return Ok(None);
     }
@@ -254,8 +254,7 @@ fn chosen_tables(known: &[TableShape], named: &[String]) -> Result<Option<Vec<St
             hint: "`ddcp status` lists the tables that do".into(),
         })
     });
-    let chosen: BTreeSet<String> = chosen.collect::<Result<_, _>>()?;
-    Ok(Some(chosen.into_iter().collect()))
+    Ok(Some(chosen.collect::<Result<_, _>>()?))
 }
 
 fn too_far(since: i64, version: i64) -> Error {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Repository;
 use crate::{
     Error,
-    changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack},
+    changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Change, Cursor},
     config::Limits,
     database::{FileId, LeftOut},
     medium,
@@ -71,7 +71,7 @@ impl BundleReport {
             schema: HEXLOWER.encode(&header.schema),
             from_version: first_version(header.from),
             to_version: end.to.version,
-            only_tables: header.tables.clone(),
+            only_tables: header.tables.as_ref().map(|tables| tables.iter().cloned().collect()),
             without: header.without.map(|site| site.to_string()),
             tables,
             changes: end.changes,
@@ -120,18 +120,26 @@ pub fn verify_bundle(input: impl Read, shown: &str, limits: &Limits) -> Result<B
     let mut reader = BundleReader::open(input).map_err(wrong)?.with_pack_bytes(limits.pack_bytes.get());
     let mut tables = BTreeMap::new();
     while let Some(entry) = reader.next_pack().map_err(wrong)? {
-        let pack = entry.decode_within(reader.header(), &limits.unpacked()).map_err(wrong)?;
-        count_changes(&mut tables, &pack);
+        let look = |change: &Change| count_change(&mut tables, change);
+        entry.inspect(reader.header(), &limits.unpacked(), look).map_err(wrong)?;
     }
     let end = end_of(&reader).map_err(wrong)?;
     Ok(BundleReport::new(shown, reader.header(), end, tables))
 }
 
-fn count_changes(tables: &mut BTreeMap<String, u64>, pack: &Pack) {
-    // Neighbours are mostly of one table.
-    for run in pack.changes.chunk_by(|a, b| a.table == b.table) {
-        *tables.entry(run[0].table.to_string()).or_default() += run.len() as u64;
+/// Tables that are named in a report; the changes of all others are counted together.
+const MOST_TABLES: usize = 2_000;
+
+/// What those others are called, which is no name of a table that replicates.
+const OTHER_TABLES: &str = "";
+
+fn count_change(tables: &mut BTreeMap<String, u64>, change: &Change) {
+    if let Some(count) = tables.get_mut(&*change.table) {
+        *count += 1;
+        return;
     }
+    let name = if tables.len() < MOST_TABLES { &*change.table } else { OTHER_TABLES };
+    *tables.entry(name.to_owned()).or_default() += 1;
 }
 
 /// The end of a bundle that was read to it.

@@ -8,7 +8,7 @@ use super::{
     State, StateError,
     waiting::{self, Cause, Kept},
 };
-use crate::changeset::{Limits, Pack, SiteId};
+use crate::changeset::{Limits, SiteId, Unpacked};
 
 /// Why what is salvaged waits: until the next merge.
 const SALVAGED: &str = "saved from a state.db that was damaged; `ddcp merge` merges it";
@@ -40,7 +40,7 @@ fn take_packs(old: &Connection, new: &Transaction<'_>, table: &str) -> rusqlite:
     each(old, table, "site_id, pack", read, |(site, bytes): (Vec<u8>, Option<Vec<u8>>)| {
         let Some(bytes) = bytes else { return Ok(()) };
         // Damage inside a pack does not get past its checks.
-        let Ok(pack) = Pack::decode(&bytes, &Limits::of_stored()) else { return Ok(()) };
+        let Ok(pack) = Unpacked::decode(&bytes, &Limits::of_stored()) else { return Ok(()) };
         let site = SiteId::from_bytes(&site).unwrap_or(pack.source);
         packs += 1;
         let kept = Kept { site: &site, pack: &pack, cause: Cause::Data, reasons: SALVAGED, schema: None };

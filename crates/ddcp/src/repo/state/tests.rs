@@ -174,7 +174,8 @@ fn what_is_put_aside_waits_under_the_site_that_the_remote_has_now() {
     assert_eq!(state.fetched(&site(2), at(0)).unwrap(), at(0));
     assert_eq!((state.inbox_sites().unwrap(), state.waiting_sites().unwrap()), (vec![site(3)], vec![site(2)]));
     assert_eq!(state.waiting_changes(&site(2)).unwrap().0, 5);
-    let bytes = (one.encode().len() + two.encode().len()) as u64;
+    let reasons: usize = state.waiting(Some(&site(2))).unwrap().iter().map(|waiting| waiting.reasons.len()).sum();
+    let bytes = (one.encode().len() + two.encode().len() + reasons) as u64 + 2 * waiting::PLACE_BYTES;
     assert_eq!(state.waiting_bytes(&site(2)).unwrap(), bytes, "it is held still");
 
     state.put_inbox_aside().unwrap();
@@ -215,4 +216,18 @@ fn what_is_wrong_with_a_file_is_told() {
     }
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert!(State::damage(&path).is_err(), "that of a later program is none");
+}
+
+#[test]
+fn many_reasons_are_counted() {
+    let (_dir, mut state) = state();
+    for number in 0..200 {
+        let text = number.to_string();
+        keep(&mut state, 1, &pack(&[&text]), Cause::Data, &format!("reason {number:03}\n{}", "x".repeat(5000)));
+    }
+    let (changes, reasons) = state.waiting_changes(&site(1)).unwrap();
+    assert_eq!((changes, reasons.len()), (200, 51));
+    assert_eq!((reasons[0].as_str(), reasons[50].as_str()), ("reason 000", "and 151 more reasons"));
+    assert!(state.waiting(None).unwrap().iter().all(|waiting| waiting.reasons.len() <= 2000));
+    assert_eq!(state.waiting_places(&site(1)).unwrap(), 200);
 }

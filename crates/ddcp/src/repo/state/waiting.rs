@@ -6,7 +6,7 @@ use rusqlite::{
 };
 
 use super::{State, StateError, site_id};
-use crate::changeset::{self, Pack, SiteId};
+use crate::changeset::{self, Pack, SiteId, Unpacked};
 
 /// How the layout of `waiting` came to know what could let changes in. What is `tried` with is unknown of changes that
 /// were kept by an earlier program; they are tried once more. The identity of changes was that of the bytes they were
@@ -110,7 +110,7 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub fn waiting(&self, site: Option<&SiteId>) -> Result<Vec<Waiting>, StateError> {
-        let sql = "SELECT id, site_id, cause, changes, reasons, since FROM waiting
+        let sql = "SELECT id, site_id, cause, changes, substr(reasons, 1, 2000), since FROM waiting
                    WHERE ?1 IS NULL OR site_id = ?1 ORDER BY id";
         self.read(|connection| {
             connection.prepare_cached(sql)?.query_map([site.map(SiteId::as_bytes)], waiting)?.collect()
@@ -195,27 +195,57 @@ impl State {
         })
     }
 
-    /// Bytes of packs of `site` that wait.
+    /// Bytes that what waits of `site` takes: packs, reasons, and what is kept of each beside.
     ///
     /// # Errors
     /// [`StateError`].
     pub fn waiting_bytes(&self, site: &SiteId) -> Result<u64, StateError> {
-        self.count("SELECT coalesce(sum(length(pack)), 0) FROM waiting WHERE site_id = ?", site)
+        let sql = format!(
+            "SELECT coalesce(sum(length(pack) + length(reasons) + {PLACE_BYTES}), 0) FROM waiting WHERE site_id = ?"
+        );
+        self.count(&sql, site)
     }
 
-    /// Changes of `site` that wait, and the reasons, one sentence each.
+    /// Packs of `site` that wait.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn waiting_places(&self, site: &SiteId) -> Result<u64, StateError> {
+        self.count("SELECT count(*) FROM waiting WHERE site_id = ?", site)
+    }
+
+    /// Changes of `site` that wait, and the reasons, one sentence each; of many only the first, and how many more.
     ///
     /// # Errors
     /// [`StateError`].
     pub fn waiting_changes(&self, site: &SiteId) -> Result<(u64, Vec<String>), StateError> {
-        let waiting = self.waiting(Some(site))?;
-        let mut reasons: Vec<String> =
-            waiting.iter().flat_map(|waiting| waiting.reasons.lines()).map(str::to_owned).collect();
+        let changes = self.count("SELECT coalesce(sum(changes), 0) FROM waiting WHERE site_id = ?", site)?;
+        // An earlier program kept whatever names a peer had chosen.
+        let sql = format!(
+            "SELECT DISTINCT substr(reasons, 1, {MOST_REASON}) FROM waiting WHERE site_id = ? LIMIT {MOST_LOOKED_AT}"
+        );
+        let kept: Vec<String> = self.read(|connection| {
+            connection.prepare_cached(&sql)?.query_map([site.as_bytes()], |row| row.get(0))?.collect()
+        })?;
+        let mut reasons: Vec<String> = kept.iter().flat_map(|reasons| reasons.lines()).map(str::to_owned).collect();
         reasons.sort();
         reasons.dedup();
-        Ok((waiting.iter().map(|waiting| waiting.changes).sum(), reasons))
+        if reasons.len() > MOST_TOLD {
+            let more = reasons.split_off(MOST_TOLD).len();
+            let least = if kept.len() == MOST_LOOKED_AT { "at least " } else { "" };
+            reasons.push(format!("and {least}{more} more reasons"));
+        }
+        Ok((changes, reasons))
     }
 }
+
+/// What a pack that waits takes beside its bytes and its reasons.
+pub(super) const PLACE_BYTES: u64 = 200;
+
+/// Characters of reasons that are told, reasons of one site that are looked at, and such that are told.
+const MOST_REASON: usize = 2000;
+const MOST_LOOKED_AT: usize = 1000;
+const MOST_TOLD: usize = 50;
 
 fn waiting(row: &Row<'_>) -> rusqlite::Result<Waiting> {
     let changes: i64 = row.get(3)?;
@@ -263,7 +293,7 @@ pub(super) fn put_aside(transaction: &Transaction<'_>, old: &SiteId, new: &SiteI
     let mut next = transaction.prepare(next)?;
     let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
     while let Some::<(i64, Vec<u8>)>((id, bytes)) = next.query_row([old.as_bytes()], row).optional()? {
-        match Pack::decode(&bytes, &changeset::Limits::of_stored()) {
+        match Unpacked::decode(&bytes, &changeset::Limits::of_stored()) {
             Ok(pack) => {
                 let kept = Kept { site: new, pack: &pack, cause: Cause::Data, reasons: REASON, schema: None };
                 keep(transaction, &kept, Some(&bytes))?;

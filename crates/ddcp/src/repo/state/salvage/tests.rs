@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::changeset::{Change, Cursor, PackTable, Value};
+use crate::changeset::{Change, Cursor, Pack, PackTable, Value};
 
 fn pack(version: i64) -> Pack {
     let source = SiteId::from_bytes(&[9; 16]).unwrap();
