@@ -158,47 +158,33 @@ impl Pack {
         let container = Container::open(encoded, limits)?;
         let body = container.unpack()?;
         let (pack, changes) = open_body(&body, limits)?;
-        let (count, mut texts) = (changes.count, Texts::default());
+        let count = changes.count;
+        let mut are_plain = true;
+        let mut key: Option<Arc<[u8]>> = None;
         for change in changes {
             let change = change?;
-            texts.see(&change);
+            let repeats = key.as_ref().is_some_and(|key| Arc::ptr_eq(key, &change.pk));
+            are_plain = are_plain && has_plain_texts(&change, repeats);
             look(&change);
+            key = Some(change.pk);
         }
-        container.check_texts(|| texts.are_plain)?;
+        container.check_texts(|| are_plain)?;
         Ok((pack, count))
     }
 
     fn is_plain(&self) -> bool {
-        let mut texts = Texts::default();
-        self.changes.iter().for_each(|change| texts.see(change));
-        texts.are_plain
+        let mut previous: &[u8] = &[];
+        self.changes.iter().all(|change| {
+            let repeats = change.pk.as_ptr() == previous.as_ptr();
+            previous = &change.pk;
+            has_plain_texts(change, repeats)
+        })
     }
 }
 
-/// Whether all texts of some changes are UTF-8.
-struct Texts {
-    are_plain: bool,
-    /// The key of the change before. Of one that repeats, the first is looked at.
-    key: Option<Arc<[u8]>>,
-}
-
-impl Default for Texts {
-    fn default() -> Self {
-        Self { are_plain: true, key: None }
-    }
-}
-
-impl Texts {
-    fn see(&mut self, change: &Change) {
-        if !self.are_plain {
-            return;
-        }
-        let repeats = self.key.as_ref().is_some_and(|key| Arc::ptr_eq(key, &change.pk));
-        self.are_plain = is_plain(change.val.as_ref()) && (repeats || has_plain_key(&change.pk));
-        if !repeats {
-            self.key = Some(Arc::clone(&change.pk));
-        }
-    }
+/// Whether the texts of a change are UTF-8. Of a key that repeats, the first is looked at.
+fn has_plain_texts(change: &Change, key_repeats: bool) -> bool {
+    is_plain(change.val.as_ref()) && (key_repeats || has_plain_key(&change.pk))
 }
 
 fn has_plain_key(pk: &[u8]) -> bool {

@@ -23,7 +23,7 @@ pub use bundle::{BundleEnd, BundleError, BundleHeader, BundleReader, BundleWrite
 pub use codec::{Limits, PackError};
 pub use pack::{Pack, PackId, PackTable};
 pub use pk::{check_pk, key_values};
-pub use room::{Room, Unpacked, inspect, room_for, unpacked_bytes};
+pub use room::{Room, Unpacked, charge, inspect, room_for};
 pub use show::shown_key;
 pub use site::{SiteId, SiteIdError};
 pub use value::Value;

@@ -72,10 +72,14 @@ pub fn room_for<'a>(encoded: impl IntoIterator<Item = &'a [u8]>, limits: &Limits
     Room::take(each.fold(0, usize::saturating_add))
 }
 
-/// Bytes that a stored pack becomes when it is decompressed, by what it claims; 0 of bytes that are no pack.
+/// So many times as large as it is an honest pack becomes at most when it is unpacked, all but a few.
+const UNPACKED_MORE: u64 = 16;
+
+/// The bytes for which a pack counts of which `length` are there, that begin with `head`: more than those if it becomes
+/// many more when it is unpacked.
 #[must_use]
-pub fn unpacked_bytes(encoded: &[u8]) -> usize {
-    claimed_length(encoded, &Limits::of_stored())
+pub fn charge(length: u64, head: &[u8]) -> u64 {
+    length.max(claimed_length(head, &Limits::of_stored()) as u64 / UNPACKED_MORE)
 }
 
 /// As [`Pack::inspect`], once there is memory for it. Blocks.

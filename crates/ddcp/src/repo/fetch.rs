@@ -139,15 +139,26 @@ impl Repository {
         let (schema, asked) = (status.schema.clone(), status.clone());
         let Start { reader, after, up_to, held, report, state } =
             self.start(name.clone(), address.clone(), site, status, from).await?;
-        let room = limits.inbox_bytes.get().saturating_sub(held);
+        let most = limits.inbox_bytes.get();
+        let room = most.saturating_sub(held);
         let parts = self.layout().parts(&site.to_string());
         let client = client.with_parts(Parts::in_folder(parts.clone()), room);
         let limits = limits.unpacked();
         let state = Arc::new(Mutex::new(state));
         let (name_of, address_of) = (name.clone(), address.clone());
         let repository = self.clone();
-        let mut inbox =
-            Inbox { repository, state, name: name_of, address: address_of, site, limits, reached: after, report };
+        let mut inbox = Inbox {
+            repository,
+            state,
+            name: name_of,
+            address: address_of,
+            site,
+            limits,
+            most,
+            room,
+            reached: after,
+            report,
+        };
         client.fetch(after, up_to, &reader, &mut inbox).await.map_err(|error| match error {
             Error::Remote(ClientError::Storage(source)) => Error::Io { path: parts, source },
             Error::Remote(error) => self.explain(error),
@@ -288,7 +299,7 @@ impl Repository {
             }
             let after = state.read_on(&site, fetched, &status.schema)?;
             // A remote could go back again and again, or be another each time: what was put aside is held as well.
-            let held = state.inbox_bytes(&site)?.saturating_add(state.waiting_bytes(&site)?);
+            let held = state.held(&site)?;
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
             Ok(Start { reader, after, up_to: status.db_version, held, report, state })
         })
@@ -342,6 +353,9 @@ struct Inbox {
     address: Address,
     site: SiteId,
     limits: changeset::Limits,
+    /// Bytes of the site that may lie here, and how many of them are left.
+    most: u64,
+    room: u64,
     reached: Cursor,
     report: FetchReport,
 }
@@ -372,6 +386,8 @@ impl Inbox {
     async fn store_pack(&mut self, offered: OfferedPack, bytes: Vec<u8>) -> Result<(), Error> {
         let (site, from, to) = (self.site, self.reached, offered.to);
         let (length, limits) = (bytes.len() as u64, self.limits);
+        let charge = changeset::charge(length, &bytes);
+        self.room = self.room.checked_sub(charge).ok_or(ClientError::NoRoom { most: self.most })?;
         let changes = self
             .write(move |state| {
                 let changes = check(&site, &offered, &bytes, &limits)?;

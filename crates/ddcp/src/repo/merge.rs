@@ -117,11 +117,7 @@ const MOST_NAME: usize = 100;
 const MOST_REASON: usize = 400;
 
 /// Bytes of packs that wait and are tried again together, so that a row of which each brings a part is whole.
-const TOGETHER: usize = 4 << 20;
-
-/// So many times as large as it is an honest pack becomes at most when it is unpacked. One that becomes larger counts for
-/// more than its bytes.
-const UNPACKED_MORE: usize = 8;
+const TOGETHER: u64 = 4 << 20;
 
 /// How often what waits is tried in one merge, while one row lets in another.
 const ROUNDS: usize = 4;
@@ -306,7 +302,7 @@ impl Merger<'_> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(id) = due.next_if(|_| bytes < TOGETHER) {
             let Some(encoded) = self.state.waiting_pack(id)? else { continue };
-            bytes += encoded.len().max(changeset::unpacked_bytes(&encoded) / UNPACKED_MORE);
+            bytes += changeset::charge(encoded.len() as u64, &encoded);
             batch.push((id, encoded));
         }
         Ok(batch)

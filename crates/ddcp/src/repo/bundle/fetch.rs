@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{end_of, first_version};
 use crate::{
     Error,
-    changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack, SiteId},
+    changeset::{self, BundleEnd, BundleError, BundleHeader, BundleReader, Cursor, Pack, SiteId},
     config::{Limits, RemoteName},
     files,
     protocol::{ClientError, Meter},
@@ -136,7 +136,7 @@ impl Repository {
             partial,
         };
         let most = checked.limits.inbox_bytes.get();
-        let held = state.inbox_bytes(&site)?.saturating_add(state.waiting_bytes(&site)?);
+        let held = state.held(&site)?;
         let room = Room { left: most.saturating_sub(held), most };
         let mut taker = match partial {
             true => {
@@ -237,8 +237,9 @@ impl Taker {
         match &mut self.place {
             Place::Inbox { reached } if pack.to <= *reached => return Ok(()),
             Place::Inbox { reached } => {
-                self.room.check(bytes.len() as u64)?;
-                self.room.left -= bytes.len() as u64;
+                let charge = changeset::charge(bytes.len() as u64, bytes);
+                self.room.check(charge)?;
+                self.room.left -= charge;
                 self.state.store(&self.site, *reached, pack.to, Some((bytes, pack.changes.len())))?;
                 *reached = pack.to;
             }

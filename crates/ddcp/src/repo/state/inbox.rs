@@ -2,8 +2,8 @@
 
 use rusqlite::{OptionalExtension, Transaction, named_params, params};
 
-use super::{State, StateError, cursor, site_id};
-use crate::changeset::{Cursor, SiteId};
+use super::{State, StateError, cursor, site_id, waiting::PLACE_BYTES};
+use crate::changeset::{self, Cursor, SiteId};
 
 /// A stretch of a remote's changes: fetched, not merged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +145,29 @@ impl State {
     /// [`StateError`].
     pub fn inbox_changes(&self, site: &SiteId) -> Result<u64, StateError> {
         self.count("SELECT coalesce(sum(changes), 0) FROM inbox WHERE site_id = ?", site)
+    }
+
+    /// The bytes for which all that `site` sent and that is not merged counts, in the inbox and waiting: more than they are
+    /// where little becomes much.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn held(&self, site: &SiteId) -> Result<u64, StateError> {
+        const SQL: &str =
+            "SELECT length(pack), substr(pack, 1, 32), 0 FROM inbox WHERE site_id = ?1 AND pack IS NOT NULL
+            UNION ALL SELECT length(pack), substr(pack, 1, 32), length(reasons) FROM waiting WHERE site_id = ?1";
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(SQL)?;
+            let mut rows = statement.query([site.as_bytes()])?;
+            let mut held = 0_u64;
+            while let Some(row) = rows.next()? {
+                let (length, reasons): (i64, i64) = (row.get(0)?, row.get(2)?);
+                let head = row.get_ref(1)?.as_blob()?;
+                let beside = reasons.unsigned_abs() + PLACE_BYTES;
+                held = held.saturating_add(changeset::charge(length.unsigned_abs(), head)).saturating_add(beside);
+            }
+            Ok(held)
+        })
     }
 
     /// Bytes of packs in the inbox that `site` sent.

@@ -176,7 +176,7 @@ fn what_is_put_aside_waits_under_the_site_that_the_remote_has_now() {
     assert_eq!(state.waiting_changes(&site(2)).unwrap().0, 5);
     let reasons: usize = state.waiting(Some(&site(2))).unwrap().iter().map(|waiting| waiting.reasons.len()).sum();
     let bytes = (one.encode().len() + two.encode().len() + reasons) as u64 + 2 * waiting::PLACE_BYTES;
-    assert_eq!(state.waiting_bytes(&site(2)).unwrap(), bytes, "it is held still");
+    assert_eq!(state.held(&site(2)).unwrap(), bytes, "it is held still");
 
     state.put_inbox_aside().unwrap();
     assert_eq!(state.inbox_sites().unwrap(), []);
@@ -230,4 +230,20 @@ fn many_reasons_are_counted() {
     assert_eq!((reasons[0].as_str(), reasons[50].as_str()), ("reason 000", "and 151 more reasons"));
     assert!(state.waiting(None).unwrap().iter().all(|waiting| waiting.reasons.len() <= 2000));
     assert_eq!(state.waiting_places(&site(1)).unwrap(), 200);
+}
+
+/// A pack of zeros counts for what becomes of it, wherever it lies.
+#[test]
+fn what_becomes_much_counts_for_much() {
+    let (_dir, mut state) = state();
+    let mut large = pack(&["one"]);
+    large.changes[0].val = Value::Blob(vec![0; 1 << 20]);
+    let (encoded, before) = (large.encode(), state.held(&site(1)).unwrap());
+    assert!(encoded.len() < 1000 && before == 0);
+    state.store(&site(1), at(0), at(1), Some((&encoded, 1))).unwrap();
+    state.store(&site(1), at(1), at(2), None).unwrap();
+    let held = state.held(&site(1)).unwrap();
+    assert!((1 << 16..1 << 17).contains(&held), "{held}");
+    keep(&mut state, 1, &large, Cause::Data, "no");
+    assert_eq!(state.held(&site(1)).unwrap(), 2 * held + 2);
 }

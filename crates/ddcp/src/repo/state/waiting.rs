@@ -195,17 +195,6 @@ impl State {
         })
     }
 
-    /// Bytes that what waits of `site` takes: packs, reasons, and what is kept of each beside.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn waiting_bytes(&self, site: &SiteId) -> Result<u64, StateError> {
-        let sql = format!(
-            "SELECT coalesce(sum(length(pack) + length(reasons) + {PLACE_BYTES}), 0) FROM waiting WHERE site_id = ?"
-        );
-        self.count(&sql, site)
-    }
-
     /// Packs of `site` that wait.
     ///
     /// # Errors
@@ -239,7 +228,7 @@ impl State {
     }
 }
 
-/// What a pack that waits takes beside its bytes and its reasons.
+/// What a pack that is kept takes beside its bytes and its reasons.
 pub(super) const PLACE_BYTES: u64 = 200;
 
 /// Characters of reasons that are told, reasons of one site that are looked at, and such that are told.
