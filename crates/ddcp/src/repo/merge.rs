@@ -13,18 +13,21 @@ use std::{
 
 use jiff::Timestamp;
 
+use self::together::Together;
 use super::{
     Event, LogEvent, MergeReport, Outcome, PerRemote, Repository, State,
     state::{Cause, Kept, Stamp},
 };
 use crate::{
     Error,
-    changeset::{self, Change, Cursor, Pack, PackError, PackTable, SiteId, Unpacked},
+    changeset::{self, Change, Cursor, Pack, PackError, SiteId, Unpacked},
     config::RemoteName,
     database::{self, Database, Reason, Refused},
     text::shown_of,
     transport::Address,
 };
+
+mod together;
 
 impl Repository {
     /// Merges what was fetched from the remote `name`, or everything that was fetched.
@@ -372,41 +375,6 @@ impl Merger<'_> {
         self.note_outcome(&site, &outcome);
         self.repository.tell(Event::of_merge(&label, &outcome));
         PerRemote { remote: label, outcome }
-    }
-}
-
-/// Changes that waited in several packs, to be merged at once.
-struct Together {
-    ids: Vec<i64>,
-    pack: Pack,
-}
-
-impl Together {
-    fn of(site: &SiteId) -> Self {
-        let (from, to) = (Cursor::ZERO, Cursor::ZERO);
-        Self { ids: Vec::new(), pack: Pack { source: *site, from, to, tables: Vec::new(), changes: Vec::new() } }
-    }
-
-    /// Adds a pack; gives it back if one of its tables has another key than in a pack that was added.
-    fn add(&mut self, id: i64, pack: Pack) -> Result<(), Pack> {
-        let known = |table: &PackTable| self.pack.tables.iter().find(|known| known.name == table.name);
-        if pack.tables.iter().any(|table| known(table).is_some_and(|known| known != table)) {
-            return Err(pack);
-        }
-        let new: Vec<PackTable> = pack.tables.into_iter().filter(|table| known(table).is_none()).collect();
-        self.pack.tables.extend(new);
-        self.pack.to = self.pack.to.max(pack.to);
-        self.pack.changes.extend(pack.changes);
-        self.ids.push(id);
-        Ok(())
-    }
-
-    /// The changes as a pack has them: in order, and each once.
-    fn into_pack(self) -> (Vec<i64>, Pack) {
-        let mut pack = self.pack;
-        pack.changes.sort_by_key(Change::cursor);
-        pack.changes.dedup();
-        (self.ids, pack)
     }
 }
 
