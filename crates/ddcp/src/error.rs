@@ -166,6 +166,9 @@ pub enum Error {
     /// A remote's packs are not what a pack should be.
     #[error("it sent a pack that cannot be used: {0}")]
     BadPack(String),
+    /// A remote sent changes of this very site, which it is never asked for but by `verify`.
+    #[error("it sent changes in this database's own name, which it was to leave out; they are not taken")]
+    OwnChanges,
     /// A pack in the inbox is not what was stored there.
     #[error("a pack in the inbox is damaged ({0}); what was fetched from this remote and not merged has been dropped")]
     DamagedPack(String),
@@ -458,6 +461,10 @@ impl Error {
             Self::NoMemory => {
                 "nothing is lost: repeat the command when more memory is free; `limits.unpacked_bytes` of `ddcp config` is \
                  how large a pack may become"
+                    .into()
+            }
+            Self::OwnChanges => {
+                "check that the peer is who you think; `ddcp verify` also takes back what this database has written and lost"
                     .into()
             }
             Self::BadPack(_) => {

@@ -223,6 +223,15 @@ impl NewFile {
         Ok(Self { path: path.to_owned(), replace, temporary, file: BufWriter::new(file) })
     }
 
+    /// The file as it was written so far.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn written(&mut self) -> io::Result<&mut File> {
+        self.file.flush()?;
+        Ok(self.file.get_mut())
+    }
+
     /// Puts the file in its place, durably. It is closed before it is there.
     ///
     /// # Errors

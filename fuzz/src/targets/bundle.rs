@@ -110,6 +110,7 @@ impl Header {
                     created: 1_750_000_000_123,
                     tables: tables.clone().map(BTreeSet::from_iter),
                     without: without.map(|bytes| SiteId::from_bytes(&bytes).expect("16 bytes")),
+                    signature: None,
                 };
                 BundleWriter::new(&mut bytes, &header).expect("memory takes every write");
             }
@@ -203,7 +204,7 @@ fn check(bytes: &[u8]) {
         assert_eq!(pack.changes.len() as u64, entry.changes);
         writer.add(pack).expect("memory takes every write");
     }
-    let (again, _) = writer.finish(end.to).expect("memory takes every write");
+    let (again, _, _) = writer.finish(end.to).expect("memory takes every write");
     let again = read(again.as_slice(), again.len()).expect("its own writing is a bundle");
     assert_eq!((&again.header, again.end.to, again.end.changes), (&header, end.to, end.changes));
     let decoded_again = again.packs.iter().map(|pack| pack.decode(&header).expect("just written"));

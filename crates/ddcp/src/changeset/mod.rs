@@ -19,7 +19,9 @@ mod tests;
 mod value;
 mod wire;
 
-pub use bundle::{BundleEnd, BundleError, BundleHeader, BundleReader, BundleWriter, BundledPack};
+pub use bundle::{
+    BundleEnd, BundleError, BundleHeader, BundleReader, BundleSignature, BundleWriter, BundledPack, Unsigned,
+};
 pub use codec::{Limits, PackError};
 pub use pack::{Pack, PackId, PackTable};
 pub use pk::{check_pk, key_values};

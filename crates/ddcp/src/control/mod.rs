@@ -198,6 +198,9 @@ pub enum Command {
         /// Whether a file that is there is replaced.
         #[serde(default)]
         force: bool,
+        /// Whether it is not to say whose it is.
+        #[serde(default)]
+        unsigned: bool,
     },
     /// Checks a bundle to its end: a [`BundleReport`](crate::repo::BundleReport).
     #[serde(rename = "bundle.verify")]
@@ -309,10 +312,11 @@ async fn execute(repository: &Repository, command: Command, serving: bool, monit
         }
         Command::Verify { remote, mend } => json(repository.verify(remote.as_deref(), mend, monitor).await?),
         Command::Doctor {} => json(repository.examine_network(serving).await?),
-        Command::BundleCreate { file, since, tables, mark, force } => {
+        Command::BundleCreate { file, since, tables, mark, force, unsigned } => {
             let since = since.map_or(Since::Start, |text| text.parse().unwrap_or_else(|never| match never {}));
             let target = BundleTarget::File { path: file, replace: force };
-            json(repository.create_bundle(target, BundleRequest { since, tables, mark }, Stop::default()).await?)
+            let request = BundleRequest { since, tables, mark, unsigned };
+            json(repository.create_bundle(target, request, Stop::default()).await?)
         }
         Command::BundleVerify { file } => json(repository.blocking(move |r| verify_file(r, &file)).await?),
         Command::BundleFetch { file, name } => json(repository.fetch_bundle(file, name, monitor).await?),

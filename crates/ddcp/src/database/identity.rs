@@ -88,25 +88,6 @@ impl Database {
         Ok(())
     }
 
-    /// Forgets how far peers were read, so that each is read from its start. That merges again what was merged, which
-    /// changes nothing, and what is not there: how far peers were read says nothing of what waits in the state.
-    ///
-    /// # Errors
-    /// [`DatabaseError`].
-    pub fn forget_positions(&self) -> Result<(), DatabaseError> {
-        const SQL: &str = "DELETE FROM crsql_tracked_peers WHERE tag = 0 AND event = 0";
-        self.wrap(self.connection.execute(SQL, [])).map(drop)
-    }
-
-    /// As [`Database::forget_positions`], of one peer.
-    ///
-    /// # Errors
-    /// [`DatabaseError`].
-    pub fn forget_position(&self, peer: &SiteId) -> Result<(), DatabaseError> {
-        const SQL: &str = "DELETE FROM crsql_tracked_peers WHERE site_id = ? AND tag = 0 AND event = 0";
-        self.wrap(self.connection.execute(SQL, [peer.as_bytes()])).map(drop)
-    }
-
     /// Gives the file the site id `new`, which nobody has, and makes it one of the repository of `owner`, in one
     /// transaction. What the old site wrote stays that site's; how far peers were read is forgotten. Returns the new site id. Takes
     /// the connection, whose engine goes on believing in the old one.

@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, config::DbConfig, named_params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 use crate::{
-    changeset::{Cursor, SiteId},
+    changeset::SiteId,
     denied::Denied,
     medium::{self, Stamp},
 };
@@ -33,6 +33,7 @@ mod identity;
 mod library;
 mod merge;
 mod moved;
+mod position;
 mod read;
 mod schema;
 #[cfg(test)]
@@ -55,6 +56,7 @@ use files::Files;
 pub use identity::{Owner, RepositoryId};
 pub use library::own_library;
 pub use merge::{Keep, MergeReport, Reason, Refused, TableReport};
+pub use position::{Origin, Way};
 pub use read::{PACK_BYTES, ReadEnd, Selection, TakePack};
 pub use schema::{ColumnShape, TableShape};
 pub use unsent::{LeftOut, Unsent};
@@ -248,23 +250,6 @@ impl Database {
         };
         self.wrap(hash())?;
         Ok(*hasher.finalize().as_bytes())
-    }
-
-    /// How far `peer`'s changes are merged here: the row of `crsql_tracked_peers` for received changes (event 0)
-    /// of the whole database (tag 0). [`Cursor::ZERO`] if there is none.
-    ///
-    /// # Errors
-    /// [`DatabaseError`].
-    pub fn position(&self, peer: &SiteId) -> Result<Cursor, DatabaseError> {
-        const SQL: &str =
-            "SELECT version, seq FROM crsql_tracked_peers WHERE site_id = :peer AND tag = 0 AND event = 0";
-        let position = self
-            .connection
-            .query_row(SQL, named_params! {":peer": peer.as_bytes()}, |row| {
-                Ok(Cursor { version: row.get(0)?, seq: row.get::<_, Option<i64>>(1)?.unwrap_or(0) })
-            })
-            .optional();
-        Ok(self.wrap(position)?.unwrap_or(Cursor::ZERO))
     }
 
     /// Loads the engine. On a file that lacks its tables it writes, so the lock is waited for beforehand: several

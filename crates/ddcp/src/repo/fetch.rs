@@ -10,13 +10,13 @@ use jiff::Timestamp;
 
 use super::{
     DatabaseSource, Event, FetchReport, LogEvent, Monitor, Outcome, PerRemote, Repository, State, database_at,
-    is_same_repository, turns::Turn, verify::nobody,
+    is_same_repository, turns::Turn, verify::nobody, way,
 };
 use crate::{
     Error,
-    changeset::{self, Cursor, PackError, SiteId},
+    changeset::{self, Change, Cursor, PackError, SiteId},
     config::{self, Config, RemoteName},
-    database::{Database, OpenOptions},
+    database::{Database, OpenOptions, Origin},
     protocol::{
         Client, ClientError, Credentials, Fetched, LeastRate, Limits, Meter, OfferedPack, Parts, RemoteStatus, Server,
         Sink,
@@ -137,7 +137,7 @@ impl Repository {
     ) -> Result<FetchReport, Error> {
         let (status, site, _alone) = self.answer_alone(&client).await?;
         let (schema, asked) = (status.schema.clone(), status.clone());
-        let Start { reader, after, up_to, held, report, state } =
+        let Start { origin, reader, own, after, up_to, held, report, state } =
             self.start(name.clone(), address.clone(), site, status, from).await?;
         let most = limits.inbox_bytes.get();
         let room = most.saturating_sub(held);
@@ -152,7 +152,8 @@ impl Repository {
             state,
             name: name_of,
             address: address_of,
-            site,
+            origin,
+            own,
             limits,
             most,
             room,
@@ -164,7 +165,7 @@ impl Repository {
             Error::Remote(error) => self.explain(error),
             other => other,
         })?;
-        inbox.write(move |state| Ok(state.note_schema(&site, &schema)?)).await?;
+        inbox.write(move |state| Ok(state.note_schema(origin, &schema)?)).await?;
         inbox.report.schema = self.compare_schema(&client, name, address, asked).await;
         Ok(inbox.report)
     }
@@ -268,15 +269,16 @@ impl Repository {
             let config = repository.config()?;
             // It may have been removed, or renamed, since the fetch began.
             config.remote(name.as_str())?;
+            let origin = way::origin(&address, site);
+            let mut fetched = repository.fetched_from((&database, &mut state), origin)?;
             // Of two remotes that claim one site id at the same time, one is the first.
             let alone = repository.inner.claiming.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(other) = claimant(&config, &state, &name, &address, &site)? {
                 return Err(Error::SharedSite { site, other });
             }
             let now = Timestamp::now().as_second();
-            state.note_answer(name.as_str(), &address, &site, status.db_version, now)?;
+            state.note_answer(name.as_str(), &address, origin, status.db_version, now)?;
             drop(alone);
-            let mut fetched = state.fetched(&site, database.position(&site)?)?;
             let rewound = status.db_version < fetched.version;
             if rewound {
                 tracing::warn!(
@@ -288,20 +290,21 @@ impl Repository {
                 reader = nobody(repository.inner.options.host.random_bytes())?;
             }
             if rewound {
-                state.put_aside(&site)?;
+                state.put_aside_origin(origin)?;
                 fetched = Cursor::ZERO;
             } else if from == ReadFrom::Start {
-                state.drop_inbox(&site)?;
+                state.drop_inbox(origin)?;
                 fetched = Cursor::ZERO;
             }
             if fetched == Cursor::ZERO {
                 state.forget_left_out(name.as_str())?;
             }
-            let after = state.read_on(&site, fetched, &status.schema)?;
+            let after = state.read_on(origin, fetched, &status.schema)?;
             // A remote could go back again and again, or be another each time: what was put aside is held as well.
             let held = state.held(&site)?;
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
-            Ok(Start { reader, after, up_to: status.db_version, held, report, state })
+            let own = (from == ReadFrom::Position).then_some(reader);
+            Ok(Start { origin, reader, own, after, up_to: status.db_version, held, report, state })
         })
         .await
     }
@@ -317,7 +320,10 @@ pub(super) enum ReadFrom {
 }
 
 struct Start {
+    origin: Origin,
     reader: SiteId,
+    /// The site whose changes the remote is to leave out.
+    own: Option<SiteId>,
     after: Cursor,
     up_to: i64,
     /// Bytes that are in the inbox already.
@@ -328,7 +334,7 @@ struct Start {
 
 /// Another remote that has answered with the site id `site`. One repository has one site id, so two remotes that are
 /// known to be one are no contradiction.
-fn claimant(
+pub(super) fn claimant(
     config: &Config,
     state: &State,
     name: &RemoteName,
@@ -351,7 +357,9 @@ struct Inbox {
     state: Arc<Mutex<State>>,
     name: RemoteName,
     address: Address,
-    site: SiteId,
+    origin: Origin,
+    /// The site whose changes the remote is to leave out.
+    own: Option<SiteId>,
     limits: changeset::Limits,
     /// Bytes of the site that may lie here, and how many of them are left.
     most: u64,
@@ -367,8 +375,8 @@ impl Sink for Inbox {
         match step {
             Fetched::Pack(offered, bytes) => self.store_pack(offered, bytes).await,
             Fetched::Reached(end) if end > self.reached => {
-                let (site, from) = (self.site, self.reached);
-                self.write(move |state| Ok(state.store(&site, from, end, None)?)).await?;
+                let (origin, from) = (self.origin, self.reached);
+                self.write(move |state| Ok(state.store(origin, from, end, None)?)).await?;
                 self.reached = end;
                 Ok(())
             }
@@ -384,14 +392,14 @@ impl Sink for Inbox {
 
 impl Inbox {
     async fn store_pack(&mut self, offered: OfferedPack, bytes: Vec<u8>) -> Result<(), Error> {
-        let (site, from, to) = (self.site, self.reached, offered.to);
+        let (origin, own, from, to) = (self.origin, self.own, self.reached, offered.to);
         let (length, limits) = (bytes.len() as u64, self.limits);
         let charge = changeset::charge(length, &bytes);
         self.room = self.room.checked_sub(charge).ok_or(ClientError::NoRoom { most: self.most })?;
         let changes = self
             .write(move |state| {
-                let changes = check(&site, &offered, &bytes, &limits)?;
-                state.store(&site, from, to, Some((&bytes, changes)))?;
+                let changes = check(&origin.site, own, &offered, &bytes, &limits)?;
+                state.store(origin, from, to, Some((&bytes, changes)))?;
                 Ok(changes as u64)
             })
             .await?;
@@ -411,33 +419,65 @@ impl Inbox {
     }
 }
 
-/// The number of changes in a pack that is what was offered. What it holds is dropped before it is stored.
-fn check(site: &SiteId, offered: &OfferedPack, bytes: &[u8], limits: &changeset::Limits) -> Result<usize, Error> {
-    let (pack, changes) = changeset::inspect(bytes, limits, |_| {}).map_err(|error| match error {
+/// The number of changes in a pack that is what was offered, and has none of the site `own`. What it holds is dropped before
+/// it is stored.
+fn check(
+    site: &SiteId,
+    own: Option<SiteId>,
+    offered: &OfferedPack,
+    bytes: &[u8],
+    limits: &changeset::Limits,
+) -> Result<usize, Error> {
+    let mut has_own = false;
+    let look = |change: &Change| has_own |= Some(change.site_id) == own;
+    let (pack, changes) = changeset::inspect(bytes, limits, look).map_err(|error| match error {
         PackError::NoMemory => Error::NoMemory,
         bad => Error::BadPack(bad.to_string()),
     })?;
     if pack.source != *site || pack.from != offered.from || pack.to != offered.to {
         return Err(Error::BadPack("its head is not what was offered".into()));
     }
-    Ok(changes)
+    if has_own { Err(Error::OwnChanges) } else { Ok(changes) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        changeset::Pack,
+        changeset::{Pack, PackTable, Value},
         database::TakePack,
         host::Host,
         protocol::{Reached, Source},
         repo::{Layout, Options},
     };
 
-    /// Says that it is `site`, and sends packs of `source`.
+    /// Says that it is `site`, and sends a pack of `source` with a change of `author`.
+    #[derive(Clone, Copy)]
     struct Liar {
         site: SiteId,
         source: SiteId,
+        author: Option<SiteId>,
+    }
+
+    impl Liar {
+        fn new(site: SiteId, source: SiteId) -> Self {
+            Self { site, source, author: None }
+        }
+
+        fn changes(self) -> Vec<Change> {
+            let change = |site_id| Change {
+                table: "note".into(),
+                pk: [1, 0x09, 1].as_slice().into(),
+                cid: "body".into(),
+                val: Value::Null,
+                col_version: 1,
+                db_version: 1,
+                site_id,
+                cl: 1,
+                seq: 0,
+            };
+            self.author.into_iter().map(change).collect()
+        }
     }
 
     impl Source for Liar {
@@ -448,7 +488,8 @@ mod tests {
         fn packs(&self, from: Cursor, _: &SiteId, take: TakePack<'_>) -> Result<Reached, String> {
             let to = Cursor::whole(1);
             if from < to {
-                let _ = take(Pack { source: self.source, from, to, tables: Vec::new(), changes: Vec::new() });
+                let tables = vec![PackTable { name: "note".into(), key_columns: vec!["id".into()] }];
+                let _ = take(Pack { source: self.source, from, to, tables, changes: self.changes() });
             }
             Ok(Reached::all(to, false))
         }
@@ -462,11 +503,15 @@ mod tests {
     }
 
     async fn fetch(repository: &Repository, name: &str, liar: Liar) -> Result<FetchReport, Error> {
+        fetch_from(repository, name, liar, ReadFrom::Position).await
+    }
+
+    async fn fetch_from(repository: &Repository, name: &str, liar: Liar, from: ReadFrom) -> Result<FetchReport, Error> {
         let peer = LocalPeer::new(Arc::new(Server::new(liar, None, Host::default())));
         let client = Client::new(Arc::new(peer), Limits::default(), Host::default());
         let config = repository.config().unwrap();
         let (name, remote) = config.remote(name).unwrap();
-        repository.fetch_through(client, &config.limits, name, &remote.address, ReadFrom::Position).await
+        repository.fetch_through(client, &config.limits, name, &remote.address, from).await
     }
 
     #[tokio::test]
@@ -477,19 +522,36 @@ mod tests {
         }
         let own = repository.database().unwrap().site_id().unwrap();
         let [one, other] = [1, 2].map(|byte| SiteId::from_bytes(&[byte; 16]).unwrap());
-        fetch(&repository, "honest", Liar { site: one, source: one }).await.unwrap();
-        let reached = |site| repository.state().unwrap().fetched(&site, Cursor::ZERO).unwrap();
+        fetch(&repository, "honest", Liar::new(one, one)).await.unwrap();
+        let way = |name| way::of_address(&repository.config().unwrap().remote(name).unwrap().1.address);
+        let reached = |site| {
+            let origin = Origin { site, way: way(if site == one { "honest" } else { "liar" }) };
+            repository.state().unwrap().fetched(origin, Cursor::ZERO).unwrap()
+        };
         assert_eq!(reached(one), Cursor::whole(1));
 
-        let claims_own = fetch(&repository, "liar", Liar { site: own, source: own }).await;
+        let claims_own = fetch(&repository, "liar", Liar::new(own, own)).await;
         assert!(matches!(claims_own, Err(Error::SameSite(_))), "{claims_own:?}");
-        let claims_others = fetch(&repository, "liar", Liar { site: one, source: one }).await;
+        let claims_others = fetch(&repository, "liar", Liar::new(one, one)).await;
         assert!(matches!(claims_others, Err(Error::SharedSite { .. })), "{claims_others:?}");
-        let sends_others = fetch(&repository, "liar", Liar { site: other, source: one }).await;
+        let sends_others = fetch(&repository, "liar", Liar::new(other, one)).await;
         assert!(matches!(sends_others, Err(Error::BadPack(_))), "{sends_others:?}");
         assert_eq!(reached(other), Cursor::ZERO);
 
-        fetch(&repository, "honest", Liar { site: one, source: one }).await.unwrap();
-        fetch(&repository, "liar", Liar { site: other, source: other }).await.unwrap();
+        fetch(&repository, "honest", Liar::new(one, one)).await.unwrap();
+        fetch(&repository, "liar", Liar::new(other, other)).await.unwrap();
+    }
+    #[tokio::test]
+    async fn changes_in_the_own_name_are_taken_by_verify_alone() {
+        let (_dir, repository) = repository();
+        repository.add_remote("liar", "liar.db", crate::config::SyncMode::Manual).unwrap();
+        let (own, site) = (repository.database().unwrap().site_id().unwrap(), SiteId::from_bytes(&[1; 16]).unwrap());
+        let liar = Liar { author: Some(own), ..Liar::new(site, site) };
+        let refused = fetch(&repository, "liar", liar).await;
+        assert!(matches!(refused, Err(Error::OwnChanges)), "{refused:?}");
+        assert_eq!(repository.state().unwrap().inbox_changes(&site).unwrap(), 0);
+        fetch(&repository, "liar", Liar { author: Some(site), ..liar }).await.unwrap();
+        let taken = fetch_from(&repository, "liar", liar, ReadFrom::Start).await.unwrap();
+        assert_eq!(taken.changes, 1);
     }
 }

@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{FetchReport, MergeReport, Outcome, Repository, verify::whole_versions};
+use super::{FetchReport, MergeReport, Outcome, Repository, verify::whole_versions, way};
 use crate::{Error, ErrorKind, Failure, config::RemoteName};
 
 /// What this process did with one remote.
@@ -124,7 +124,7 @@ impl Repository {
                 ..Standing::default()
             };
             if let Some(site) = contact.site_id {
-                standing.merged_version = whole_versions(database.position(&site)?);
+                standing.merged_version = whole_versions(database.position(way::origin(&remote.address, site))?);
                 standing.inbox_bytes = state.inbox_bytes(&site)?;
                 standing.inbox_changes = state.inbox_changes(&site)?;
                 standing.waiting = state.waiting_changes(&site)?.0;

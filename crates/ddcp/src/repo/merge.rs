@@ -22,7 +22,7 @@ use crate::{
     Error,
     changeset::{self, Change, Cursor, Pack, PackError, SiteId, Unpacked},
     config::RemoteName,
-    database::{self, Database, Reason, Refused},
+    database::{self, Database, Origin, Reason, Refused},
     text::shown_of,
     transport::Address,
 };
@@ -177,15 +177,18 @@ impl Merger<'_> {
     /// Costs what the inbox of the site holds.
     fn merge_stretches(&mut self, site: &SiteId, report: &mut MergeReport) -> Result<(), Error> {
         // Drops what lies behind a gap: a database that was restored from a backup lacks what comes before it.
-        self.state.fetched(site, self.database.position(site)?)?;
+        for origin in self.state.inbox_origins(site)? {
+            self.state.fetched(origin, self.database.position(origin)?)?;
+        }
         while let Some(stretch) = self.state.next_stretch(site)? {
+            let origin = Origin { site: *site, way: stretch.way };
             match &stretch.pack {
                 Some(bytes) => {
-                    let pack = self.stored(site, bytes)?;
+                    let pack = self.stored(origin, bytes)?;
                     report.changes += pack.changes.len() as u64;
-                    self.merge_pack(site, &pack, Some(stretch.to), report)?;
+                    self.merge_pack(origin, &pack, Some(stretch.to), report)?;
                 }
-                None => self.advance(site, stretch.to)?,
+                None => self.advance(origin, stretch.to)?,
             }
             self.state.remove_stretch(stretch.id)?;
             self.repository.check_ending()?;
@@ -196,7 +199,7 @@ impl Merger<'_> {
     /// Merges one pack; what does not fit is put aside before the merge is committed. Gives its places.
     fn merge_pack(
         &mut self,
-        site: &SiteId,
+        origin: Origin,
         pack: &Pack,
         position: Option<Cursor>,
         report: &mut MergeReport,
@@ -204,25 +207,25 @@ impl Merger<'_> {
         let schema = self.database.schema_stamp()?;
         let (state, mut kept) = (&mut self.state, Vec::new());
         let mut keep = |refused: &[Refused]| {
-            kept = keep_waiting(state, site, pack, refused, &schema)?;
+            kept = keep_waiting(state, &origin.site, pack, refused, &schema)?;
             Ok(())
         };
-        let merged = self.database.merge(&pack.source, &pack.changes, &pack.tables, position, &mut keep)?;
+        let merged = self.database.merge(origin, &pack.changes, &pack.tables, position, &mut keep)?;
         add(report, &merged);
         Ok(kept)
     }
 
     /// A pack of the inbox. One that was damaged on disk is dropped with what follows it, to be fetched again.
-    fn stored(&mut self, site: &SiteId, bytes: &[u8]) -> Result<Unpacked, Error> {
+    fn stored(&mut self, origin: Origin, bytes: &[u8]) -> Result<Unpacked, Error> {
         let unpacked = unpack(bytes);
         if matches!(unpacked, Err(Error::DamagedPack(_))) {
-            self.state.drop_inbox(site)?;
+            self.state.drop_inbox(origin)?;
         }
         unpacked
     }
 
-    fn advance(&mut self, site: &SiteId, position: Cursor) -> Result<(), Error> {
-        self.database.merge(site, &[], &[], Some(position), &mut |_| Ok(()))?;
+    fn advance(&mut self, origin: Origin, position: Cursor) -> Result<(), Error> {
+        self.database.merge(origin, &[], &[], Some(position), &mut |_| Ok(()))?;
         Ok(())
     }
 
@@ -313,7 +316,7 @@ impl Merger<'_> {
 
     /// Drops changes that waited and were damaged on disk. They count as read: the site is read from its start.
     fn lose(&mut self, site: &SiteId, id: i64) -> Result<(), Error> {
-        self.database.forget_position(site)?;
+        self.database.forget_positions_of(site)?;
         self.state.put_aside(site)?;
         self.state.replace_waiting(&[id], &[])?;
         Ok(())
@@ -322,7 +325,7 @@ impl Merger<'_> {
     /// Merges changes that wait. Those that still do not fit are kept anew, by reasons.
     fn retry_pack(&mut self, site: &SiteId, together: Together, report: &mut MergeReport) -> Result<(), Error> {
         let (ids, pack) = together.into_pack();
-        let kept = self.merge_pack(site, &pack, None, report)?;
+        let kept = self.merge_pack(site.into(), &pack, None, report)?;
         Ok(self.state.replace_waiting(&ids, &kept)?)
     }
 

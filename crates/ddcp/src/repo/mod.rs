@@ -64,6 +64,7 @@ mod status;
 mod turns;
 mod verify;
 mod waiting;
+mod way;
 
 pub use builder::Builder;
 pub use bundle::{BundleFetchReport, BundleReport, BundleRequest, BundleTarget, Since, Spooled, Stop, verify_bundle};
@@ -313,7 +314,12 @@ impl Repository {
     pub(crate) fn set_remote_address(&self, name: &str, address: &str) -> Result<(), Error> {
         let address = absolute_address(address)?;
         self.check_not_own(&address)?;
+        let is_other = self.config()?.remote(name)?.1.address != address;
         config::set_remote_address(&self.inner.layout.config(), name, &address)?;
+        if is_other {
+            // How far it was read as well: a position counts while its remote is known to be its site.
+            self.state()?.forget_contact(name)?;
+        }
         self.reload().map(drop)
     }
 

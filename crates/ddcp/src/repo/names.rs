@@ -112,7 +112,7 @@ pub(crate) fn is_same_repository(one: &Address, other: &Address) -> bool {
 }
 
 /// The address under which the repository at `path` is served, where that can be trusted.
-fn address_of(path: &Path) -> Option<Address> {
+pub(super) fn address_of(path: &Path) -> Option<Address> {
     let node = Layout::new(path, None).ok()?.node();
     let is_own = fs::metadata(&node).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
     is_own.then(|| veilid::stored_address(&node).ok().flatten().map(Address::Veilid))?

@@ -3,10 +3,10 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::{State, StateError};
-use crate::changeset::{Cursor, SiteId};
+use crate::{changeset::Cursor, database::Origin};
 
 impl State {
-    /// Where to read `site` on, of which `fetched` is here and which has the schema `schema` now.
+    /// Where to read `origin` on, of which `fetched` is here and which has the schema `schema` now.
     ///
     /// Altering a table records cells under the db version that is current then, which may be the one that was read
     /// last. So unless the schema is known to be still the one with which everything was read, that version is read
@@ -14,30 +14,37 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub(super) fn read_on(&mut self, site: &SiteId, fetched: Cursor, schema: &[u8]) -> Result<Cursor, StateError> {
+    pub(super) fn read_on(
+        &mut self,
+        origin: impl Into<Origin>,
+        fetched: Cursor,
+        schema: &[u8],
+    ) -> Result<Cursor, StateError> {
+        let origin = origin.into();
         if fetched == Cursor::ZERO {
-            self.note_schema(site, schema)?;
+            self.note_schema(origin, schema)?;
             return Ok(fetched);
         }
-        let is_known = self.source_schema(site)?.is_some_and(|known| known == schema);
+        let is_known = self.origin_schema(origin)?.is_some_and(|known| known == schema);
         Ok(if is_known { fetched } else { before_alteration(fetched) })
     }
 
-    /// Notes that everything that was read of `site` was read with this schema.
+    /// Notes that everything that was read of `origin` was read with this schema.
     ///
     /// # Errors
     /// [`StateError`].
-    pub(super) fn note_schema(&mut self, site: &SiteId, schema: &[u8]) -> Result<(), StateError> {
+    pub(super) fn note_schema(&mut self, origin: impl Into<Origin>, schema: &[u8]) -> Result<(), StateError> {
+        let Origin { site, way } = origin.into();
         // Every fetch ends with this; nothing is written, and the disk not waited for, while it stays the same.
-        let sql = "INSERT INTO source_schema (site_id, schema) VALUES (?, ?)
-                   ON CONFLICT (site_id) DO UPDATE SET schema = excluded.schema WHERE schema IS NOT excluded.schema";
-        self.write(|t| t.execute(sql, params![site.as_bytes(), schema]).map(drop))
+        let sql = "INSERT INTO origin_schema (site_id, way, schema) VALUES (?, ?, ?)
+                   ON CONFLICT (site_id, way) DO UPDATE SET schema = excluded.schema WHERE schema IS NOT excluded.schema";
+        self.write(|t| t.execute(sql, params![site.as_bytes(), way.0, schema]).map(drop))
     }
 
-    fn source_schema(&self, site: &SiteId) -> Result<Option<Vec<u8>>, StateError> {
+    fn origin_schema(&self, Origin { site, way }: Origin) -> Result<Option<Vec<u8>>, StateError> {
         self.read(|connection| {
-            let sql = "SELECT schema FROM source_schema WHERE site_id = ?";
-            connection.prepare_cached(sql)?.query_row([site.as_bytes()], |row| row.get(0)).optional()
+            let sql = "SELECT schema FROM origin_schema WHERE site_id = ? AND way = ?";
+            connection.prepare_cached(sql)?.query_row(params![site.as_bytes(), way.0], |row| row.get(0)).optional()
         })
     }
 }
@@ -53,6 +60,7 @@ pub(super) fn before_alteration(cursor: Cursor) -> Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::changeset::SiteId;
 
     #[test]
     fn a_version_that_may_have_been_added_to_is_read_again() {

@@ -118,7 +118,7 @@ impl Source for DatabaseSource {
     /// Reads the whole database: nothing is kept beside it.
     fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
         self.with(|database| {
-            let known = whole_versions(database.position(reader)?);
+            let known = whole_versions(database.furthest_position(reader)?);
             Ok(Some((database.digest()?, known)))
         })
     }
@@ -200,7 +200,7 @@ impl Source for OwnSource {
     fn digest(&self, reader: &SiteId) -> Result<Option<(Digest, Option<i64>)>, String> {
         let Ok(_alone) = self.digesting.try_lock() else { return Ok(None) };
         // Before the digest: what is merged while that is made need not be in it.
-        let known = self.database.with(|database| Ok(whole_versions(database.position(reader)?)))?;
+        let known = self.database.with(|database| Ok(whole_versions(database.furthest_position(reader)?)))?;
         let reading = self.database.readers.as_ref().map(Readers::enter_for_long);
         if matches!(reading, Some(None)) {
             return Ok(None);

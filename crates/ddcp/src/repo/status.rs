@@ -6,6 +6,7 @@ use super::{
     OtherSiteReport, RemoteStatusReport, Repository, State, StatusReport,
     digest::{Digests, RemoteDigest},
     verify::whole_versions,
+    way,
 };
 use crate::{
     Error,
@@ -109,9 +110,10 @@ impl<'a> Sources<'a> {
         report.unmerged = self.state.inbox_changes(&site)?;
         report.merge_error = self.state.merge_failure(&site)?;
         (report.waiting, report.reasons) = self.state.waiting_changes(&site)?;
-        let merged = self.database.position(&site)?;
+        let origin = way::origin(&remote.address, site);
+        let merged = self.database.position(origin)?;
         report.merged_version = whole_versions(merged);
-        report.fetched_version = whole_versions(self.state.reaches(&site)?.unwrap_or(merged).max(merged));
+        report.fetched_version = whole_versions(self.state.reaches(origin)?.unwrap_or(merged).max(merged));
         let Some((digests, own)) = &self.digests else { return Ok(report) };
         let told = match digests.remote(name.as_str(), &remote.address) {
             // Whoever compares next makes it anew.

@@ -18,6 +18,7 @@ use super::{
     digest::{Making, RemoteDigest},
     fetch::ReadFrom,
     in_order::in_order,
+    way,
 };
 use crate::{
     Error, Failure,
@@ -175,10 +176,11 @@ impl Repository {
         let client = self.client(address, &limits).await?;
         let status = client.status().await.map_err(|error| self.explain(error))?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
+        let asked = address.clone();
         let (own, merged) = self
             .blocking(move |repository| {
                 let database = repository.database_to_look_at()?;
-                Ok((database.digest()?, whole_versions(database.position(&site)?)))
+                Ok((database.digest()?, whole_versions(database.position(way::origin(&asked, site))?)))
             })
             .await?;
         if own.mark.site == site {
@@ -293,8 +295,11 @@ impl Repository {
         let told = client.digest(&own.mark.site).await.map_err(|error| self.explain(error))?;
         self.note_told(name, address, &told).await?;
         check_tables(name, &told, &own)?;
-        let merged =
-            self.blocking(move |repository| Ok(whole_versions(repository.database()?.position(&site)?))).await?;
+        let address = address.clone();
+        let merged = move |repository: &Self| -> Result<_, Error> {
+            Ok(whole_versions(repository.database()?.position(way::origin(&address, site))?))
+        };
+        let merged = self.blocking(merged).await?;
         Ok(Compared { site, own, told, merged })
     }
 
@@ -355,7 +360,7 @@ impl Repository {
             let (Some(site), Some(version), None) = (contact.site_id, contact.db_version, contact.last_error) else {
                 continue;
             };
-            let is_merged = database.position(&site)? >= Cursor::whole(version)
+            let is_merged = database.position(way::origin(&address, site))? >= Cursor::whole(version)
                 && state.inbox_changes(&site)? == 0
                 && state.waiting_changes(&site)?.0 == 0;
             let is_told = digests.remote(name.as_str(), &address)?.is_some_and(|told| told.version == version);

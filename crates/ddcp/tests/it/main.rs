@@ -30,6 +30,7 @@ mod names;
 mod output;
 mod permissions;
 mod progress;
+mod provenance;
 mod read_only;
 mod remotes;
 mod repositories;

@@ -15,7 +15,7 @@ mod tests;
 mod write;
 
 pub use read::BundleReader;
-pub use write::BundleWriter;
+pub use write::{BundleWriter, Unsigned};
 
 const MAGIC: &[u8; 8] = b"DDCPbndl";
 const VERSION: u64 = 1;
@@ -32,6 +32,37 @@ const MAX_TABLES: usize = 65_536;
 
 /// Bytes of a pack, as in an offer over the network.
 const MAX_PACK: u64 = 1 << 30;
+
+/// Names what a signature is for: the key signs other things too.
+const DOMAIN: &[u8] = b"ddcp bundle, version 1\0";
+
+/// Bytes of a signature. They are the last ones of a header that has one.
+const SIGNATURE: usize = 64;
+
+/// Who is said to have made a bundle, and the proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BundleSignature {
+    /// The repository, by its record.
+    pub repository: [u8; 32],
+    /// The key that owns the record.
+    pub key: [u8; 32],
+    /// The key's signature over [`BundleReader::signed`]; zeros in a bundle in the making.
+    pub bytes: [u8; SIGNATURE],
+}
+
+impl BundleSignature {
+    /// Room for the signature of `repository` by `key`.
+    #[must_use]
+    pub fn to_come(repository: [u8; 32], key: [u8; 32]) -> Self {
+        Self { repository, key, bytes: [0; SIGNATURE] }
+    }
+
+    /// What is signed: every part has a fixed length. `hash` is that of the whole bundle, but with zeros for the signature
+    /// and without the bytes of its packs, for which their ids stand.
+    fn text(&self, hash: &blake3::Hash) -> Vec<u8> {
+        [DOMAIN, &self.repository, &self.key, hash.as_bytes()].concat()
+    }
+}
 
 /// What a bundle says of itself before its packs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +81,8 @@ pub struct BundleHeader {
     pub tables: Option<BTreeSet<String>>,
     /// The site whose own changes are left out: the bundle was made for it.
     pub without: Option<SiteId>,
+    /// Who signs it, if somebody does.
+    pub signature: Option<BundleSignature>,
 }
 
 /// What a bundle says of itself behind its packs.
@@ -144,6 +177,11 @@ impl BundleHeader {
             created: self.created,
             tables: self.tables.as_ref().map(|tables| tables.iter().cloned().collect()),
             without: self.without.map(|site| site.as_bytes().to_vec()),
+            signature: self.signature.map(|signature| WireSignature {
+                repository: signature.repository,
+                key: signature.key,
+                bytes: signature.bytes,
+            }),
         };
         // The header holds nothing that CBOR cannot, and memory takes every write.
         minicbor::to_vec(&wire).unwrap_or_else(|error| unreachable!("a header could not be encoded: {error}"))
@@ -173,7 +211,15 @@ impl BundleHeader {
             created: wire.created,
             tables: wire.tables.map(BTreeSet::from_iter),
             without: wire.without.as_deref().map(site).transpose()?,
+            signature: wire.signature.map(|wire| BundleSignature {
+                repository: wire.repository,
+                key: wire.key,
+                bytes: wire.bytes,
+            }),
         };
+        if header.signature.is_some_and(|signature| !bytes.ends_with(&signature.bytes)) {
+            return Err(BundleError::Damaged("its signature is not at the end of its header"));
+        }
         if !(0..=MAX_VERSION).contains(&header.version) {
             return Err(OUT_OF_RANGE);
         }
@@ -254,6 +300,19 @@ struct WireHeader {
     tables: Option<Vec<String>>,
     #[cbor(n(6), with = "minicbor::bytes")]
     without: Option<Vec<u8>>,
+    #[n(7)]
+    signature: Option<WireSignature>,
+}
+
+#[derive(Encode, Decode)]
+#[cbor(array)]
+struct WireSignature {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    repository: [u8; 32],
+    #[cbor(n(1), with = "minicbor::bytes")]
+    key: [u8; 32],
+    #[cbor(n(2), with = "minicbor::bytes")]
+    bytes: [u8; SIGNATURE],
 }
 
 const OUT_OF_RANGE: BundleError = BundleError::Damaged("a version is out of range");

@@ -1,7 +1,8 @@
 use std::io::{BufReader, Read};
 
 use super::{
-    BundleEnd, BundleError, BundleHeader, BundledPack, END, MAGIC, MAX_HEADER, MAX_PACK, PACK, VERSION, cursor,
+    BundleEnd, BundleError, BundleHeader, BundledPack, END, MAGIC, MAX_HEADER, MAX_PACK, PACK, SIGNATURE, VERSION,
+    cursor,
 };
 use crate::changeset::{
     Cursor, PackId,
@@ -30,7 +31,8 @@ impl<R: Read> BundleReader<R> {
     /// # Errors
     /// [`BundleError`].
     pub fn open(input: R) -> Result<Self, BundleError> {
-        let mut input = Hashed { input: BufReader::new(input), hasher: blake3::Hasher::new(), bytes: 0 };
+        let (hasher, heads) = (blake3::Hasher::new(), blake3::Hasher::new());
+        let mut input = Hashed { input: BufReader::new(input), hasher, heads, bytes: 0 };
         match input.take(MAGIC.len()) {
             Ok(magic) if magic == MAGIC => {}
             Ok(_) | Err(BundleError::CutShort) => return Err(BundleError::NotABundle),
@@ -41,7 +43,13 @@ impl<R: Read> BundleReader<R> {
             other => return Err(BundleError::Version(other)),
         }
         let length = input.size("bytes in its header", MAX_HEADER as u64)?;
-        let header = BundleHeader::decode(&input.take(length)?)?;
+        let mut encoded = input.take_content(length)?;
+        let header = BundleHeader::decode(&encoded)?;
+        if header.signature.is_some() {
+            let at = encoded.len() - SIGNATURE;
+            encoded[at..].fill(0);
+        }
+        input.heads.update(&encoded);
         Ok(Self { input, reached: header.from, header, packs: 0, changes: 0, end: None, pack_bytes: MAX_PACK })
     }
 
@@ -64,6 +72,12 @@ impl<R: Read> BundleReader<R> {
     /// What stands at the end, once all packs are read and every byte is known to be what was written.
     pub fn end(&self) -> Option<BundleEnd> {
         self.end
+    }
+
+    /// What the header's signature must be of, once all packs are read; `None` of a bundle that has none.
+    pub fn signed(&self) -> Option<Vec<u8>> {
+        let signature = self.header.signature.filter(|_| self.end.is_some())?;
+        Some(signature.text(&self.input.heads.finalize()))
     }
 
     /// The next pack; none behind the last, and then [`BundleReader::end`] is there.
@@ -92,7 +106,7 @@ impl<R: Read> BundleReader<R> {
         if from < self.reached || to <= from {
             return Err(BundleError::Damaged("its packs are out of order"));
         }
-        let bytes = self.input.take(length)?;
+        let bytes = self.input.take_content(length)?;
         if PackId::of(&bytes) != id {
             return Err(BundleError::Damaged("the hash of a pack is not what it says"));
         }
@@ -106,7 +120,7 @@ impl<R: Read> BundleReader<R> {
         let to = self.input.cursor()?;
         let (packs, changes) = (self.input.uint()?, self.input.uint()?);
         let hash = self.input.hasher.finalize();
-        if self.input.array()? != *hash.as_bytes() {
+        if self.input.take_content(32)? != hash.as_bytes() {
             return Err(BundleError::Damaged("the hash of the whole is not what it says"));
         }
         if (packs, changes) != (self.packs, self.changes) || to < self.reached {
@@ -123,11 +137,20 @@ impl<R: Read> BundleReader<R> {
 struct Hashed<R> {
     input: BufReader<R>,
     hasher: blake3::Hasher,
+    /// Of all but the bytes of packs.
+    heads: blake3::Hasher,
     bytes: u64,
 }
 
 impl<R: Read> Hashed<R> {
     fn take(&mut self, length: usize) -> Result<Vec<u8>, BundleError> {
+        let bytes = self.take_content(length)?;
+        self.heads.update(&bytes);
+        Ok(bytes)
+    }
+
+    /// As `take`, of what the hash of the heads leaves out.
+    fn take_content(&mut self, length: usize) -> Result<Vec<u8>, BundleError> {
         let mut bytes = Vec::new();
         self.input.by_ref().take(length as u64).read_to_end(&mut bytes)?;
         if bytes.len() < length {

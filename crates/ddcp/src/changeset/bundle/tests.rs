@@ -14,6 +14,7 @@ fn header() -> BundleHeader {
         created: 1_750_000_000_123,
         tables: None,
         without: None,
+        signature: None,
     }
 }
 
@@ -59,6 +60,56 @@ fn bundles_survive() {
     let site = SiteId::from_bytes(b"reader").unwrap();
     let partial = BundleHeader { tables: Some(["notes".into()].into()), without: Some(site), ..header() };
     assert_eq!(read(written(&partial, &[], partial.from).as_slice()).unwrap().0, partial);
+}
+
+/// A bundle with room for a signature, signed with these bytes; and what they are to be a signature of.
+fn signed(bytes: [u8; 64]) -> (Vec<u8>, Vec<u8>) {
+    let header = BundleHeader { signature: Some(BundleSignature::to_come([7; 32], [8; 32])), ..header() };
+    let mut writer = BundleWriter::new(Vec::new(), &header).unwrap();
+    for version in [4, 6] {
+        writer.add(&pack(version)).unwrap();
+    }
+    let (written, _, unsigned) = writer.finish(Cursor::whole(7)).unwrap();
+    let (mut file, unsigned) = (io::Cursor::new(written), unsigned.unwrap());
+    unsigned.sign(&bytes, &mut file).unwrap();
+    (file.into_inner(), unsigned.text)
+}
+
+/// What the signature of a bundle must be of.
+fn signed_text(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut reader = BundleReader::open(bytes).unwrap();
+    assert_eq!(reader.signed(), None, "before all is read");
+    while reader.next_pack().unwrap().is_some() {}
+    reader.signed()
+}
+
+#[test]
+fn a_signature_is_of_everything_but_itself() {
+    let (bytes, text) = signed([5; 64]);
+    let (read_header, packs, end) = read(bytes.as_slice()).unwrap();
+    let signature = BundleSignature { repository: [7; 32], key: [8; 32], bytes: [5; 64] };
+    assert_eq!(read_header, BundleHeader { signature: Some(signature), ..header() });
+    assert_eq!((packs, end.bytes), (vec![pack(4), pack(6)], bytes.len() as u64));
+    assert_eq!(signed_text(&bytes), Some(text.clone()));
+    assert_eq!(signed([6; 64]).1, text, "the signature is not part of what is signed");
+    assert_eq!(signed_text(&bundle()), None);
+    // Another pack, which would be read as well as the one that was signed.
+    let other = BundleHeader { signature: Some(signature), ..header() };
+    let other = written(&other, &[pack(4), pack(7)], Cursor::whole(7));
+    assert_ne!(signed_text(&other), Some(text));
+}
+
+#[test]
+fn a_signature_that_is_not_last_in_the_header_is_refused() {
+    let mut head = BundleHeader { signature: Some(BundleSignature::to_come([7; 32], [8; 32])), ..header() }.encode();
+    // A map of one entry more, which nobody knows.
+    head[0] += 1;
+    head.extend([0x08, 0xf6]);
+    let mut bytes = MAGIC.to_vec();
+    put_uint(&mut bytes, VERSION);
+    put_uint(&mut bytes, head.len() as u64);
+    bytes.extend(head);
+    assert!(refused(&bytes).contains("not at the end of its header"));
 }
 
 #[test]
@@ -157,8 +208,8 @@ fn the_first_version_is_read_for_ever() {
 
 proptest! {
     #[test]
-    fn no_altered_byte_is_missed(at in any::<prop::sample::Index>(), bit in 0..8_u32) {
-        let mut bytes = bundle();
+    fn no_altered_byte_is_missed(at in any::<prop::sample::Index>(), bit in 0..8_u32, is_signed: bool) {
+        let mut bytes = if is_signed { signed([5; 64]).0 } else { bundle() };
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         prop_assert!(read(bytes.as_slice()).is_err(), "byte {at}");

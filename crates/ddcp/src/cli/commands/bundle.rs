@@ -64,6 +64,10 @@ struct Create {
     /// Overwrite the file if it is there.
     #[arg(long)]
     force: bool,
+    /// Do not sign it by the key of this repository's address, if it has one: a bundle that is not signed tells nobody
+    /// whose it is, is written to standard output as it is made, and does not count as fetched from here.
+    #[arg(long)]
+    unsigned: bool,
 }
 
 pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<(), Failed> {
@@ -84,7 +88,8 @@ async fn create(session: &Session, args: Create) -> Result<(), Failed> {
         true => BundleTarget::Stream { name: STDOUT.to_owned(), output: Box::new(io::stdout()) },
         false => BundleTarget::File { path: args.file, replace: args.force },
     };
-    let request = BundleRequest { since: args.since.unwrap_or_default(), tables: args.tables, mark: args.mark };
+    let Create { since, tables, mark, unsigned, .. } = args;
+    let request = BundleRequest { since: since.unwrap_or_default(), tables, mark, unsigned };
     let (repository, stop) = (session.repository()?, Stop::default());
     control::ensure_own_identity(&repository).await?;
     let mut work = std::pin::pin!(repository.create_bundle(target, request, stop.clone()));
@@ -188,6 +193,9 @@ fn tell(session: &Session, report: &BundleReport) -> Result<(), Failed> {
 fn lines(out: &mut dyn Write, report: &BundleReport) -> io::Result<()> {
     writeln!(out, "bundle   {}", report.file)?;
     writeln!(out, "site id  {}", report.site_id)?;
+    if let Some(signer) = &report.signed_by {
+        writeln!(out, "signed   by {signer}")?;
+    }
     writeln!(out, "created  {}", time(report.created))?;
     match report.from_version <= report.to_version {
         true => writeln!(out, "versions {} to {}", report.from_version, report.to_version)?,
@@ -221,6 +229,8 @@ fn fetched_lines(out: &mut dyn Write, report: &BundleFetchReport) -> io::Result<
     }
     if report.partial {
         writeln!(out, "{name}: the bundle is not all of it, or an old one; the next fetch begins where it would have")?;
+    } else if !report.proven && !name.starts_with("site ") {
+        writeln!(out, "{name}: the bundle is not signed by its key; the next fetch begins where it would have")?;
     }
     Ok(())
 }

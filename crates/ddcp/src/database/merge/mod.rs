@@ -2,15 +2,13 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use rusqlite::named_params;
-
 pub(super) use self::pace::Pace;
 use self::{
     slices::{Merged, Merging},
     strangers::MOST_SITES,
 };
-use super::{Database, DatabaseError};
-use crate::changeset::{Change, Cursor, PackTable, SiteId};
+use super::{Database, DatabaseError, Origin};
+use crate::changeset::{Change, Cursor, PackTable};
 
 mod dangling;
 mod fit;
@@ -159,7 +157,7 @@ impl Database {
     /// then.
     pub fn merge(
         &mut self,
-        source: &SiteId,
+        source: impl Into<Origin>,
         changes: &[Change],
         tables: &[PackTable],
         position: Option<Cursor>,
@@ -203,7 +201,7 @@ impl Database {
 
     pub(super) fn merge_in_transaction(
         &self,
-        source: &SiteId,
+        source: impl Into<Origin>,
         changes: &[Change],
         tables: &[PackTable],
         position: Option<Cursor>,
@@ -215,16 +213,8 @@ impl Database {
             keep(&refused).map_err(|source| DatabaseError::Keep { path: self.path.clone(), source })?;
         }
         if let Some(position) = position {
-            self.wrap(self.store_position(source, position))?;
+            self.wrap(self.store_position(source.into(), position))?;
         }
         Ok(report)
-    }
-
-    fn store_position(&self, source: &SiteId, position: Cursor) -> rusqlite::Result<usize> {
-        self.connection.execute(
-            "INSERT INTO crsql_tracked_peers (site_id, version, seq, tag, event) VALUES (:site, :version, :seq, 0, 0)
-             ON CONFLICT (site_id, tag, event) DO UPDATE SET version = excluded.version, seq = excluded.seq",
-            named_params! {":site": source.as_bytes(), ":version": position.version, ":seq": position.seq},
-        )
     }
 }

@@ -6,7 +6,7 @@ use rusqlite::types::ValueRef;
 use tempfile::TempDir;
 
 use super::*;
-use crate::changeset::{Limits, Pack, Value};
+use crate::changeset::{Cursor, Limits, Pack, Value};
 
 mod any_schema;
 mod converge;

@@ -1,8 +1,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write},
+    fs::File,
+    io::{self, BufWriter, Seek, SeekFrom, Write},
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::{
         Arc,
@@ -15,12 +16,12 @@ use jiff::Timestamp;
 use super::{BundleReport, count_change};
 use crate::{
     Error,
-    changeset::{BundleHeader, BundleWriter, Cursor},
+    changeset::{BundleHeader, BundleSignature, BundleWriter, Cursor, Unsigned},
     config::RemoteName,
     database::{Database, PACK_BYTES, Selection, TableShape},
-    files::NewFile,
+    files::{self, NewFile},
     repo::{Repository, reading::before_alteration},
-    transport::Address,
+    transport::{Address, veilid::OwnerKey},
 };
 
 /// From where on a bundle holds changes.
@@ -57,6 +58,9 @@ pub struct BundleRequest {
     pub tables: Vec<String>,
     /// Whether the next bundle since the same remote begins where this one ends.
     pub mark: bool,
+    /// Whether it is not to say whose it is. Otherwise it is signed by the key that owns this repository's record, if it has
+    /// one, and only so it counts as fetched from here.
+    pub unsigned: bool,
 }
 
 /// Where a bundle goes.
@@ -111,7 +115,8 @@ impl Repository {
 
     fn make_bundle(&self, target: BundleTarget, request: &BundleRequest, stop: &Stop) -> Result<BundleReport, Error> {
         let database = self.database_to_give(self.look_whose_to_read()?.as_ref())?;
-        let plan = self.plan(&database, request)?;
+        let key = self.owner_key(request)?;
+        let plan = self.plan(&database, request, key.as_ref())?;
         let report = match target {
             BundleTarget::File { path, replace } => {
                 let failed = |source: io::Error| match source.kind() {
@@ -125,17 +130,38 @@ impl Repository {
                     });
                 }
                 let mut file = NewFile::create(&path, replace).map_err(failed)?;
-                let report = plan.write(&database, &mut file, &path.display().to_string(), stop)?;
+                let (report, unsigned) = plan.write(&database, &mut file, &path.display().to_string(), stop)?;
                 database.check_unchanged()?;
+                if let (Some(key), Some(unsigned)) = (&key, &unsigned) {
+                    sign(key, unsigned, file.written().map_err(failed)?, &path)?;
+                }
                 file.commit().map_err(failed)?;
                 report
             }
-            BundleTarget::Stream { name, output } => {
-                let report = plan.write(&database, output, &name, stop)?;
+            BundleTarget::Stream { name, mut output } => {
+                let Some(key) = &key else {
+                    let (report, _) = plan.write(&database, output, &name, stop)?;
+                    database.check_unchanged()?;
+                    return self.made(report, request, &plan);
+                };
+                // The signature stands in front, and is of everything.
+                let folder = self.layout().state();
+                let failed = |source: io::Error| Error::Io { path: folder.to_owned(), source };
+                let mut file = files::nameless(folder).map_err(failed)?;
+                let (report, unsigned) = plan.write(&database, BufWriter::new(&mut file), &name, stop)?;
                 database.check_unchanged()?;
+                unsigned.iter().try_for_each(|unsigned| sign(key, unsigned, &mut file, folder))?;
+                file.seek(SeekFrom::Start(0)).map_err(failed)?;
+                let copied = io::copy(&mut file, &mut output).and_then(|_| output.flush());
+                copied.map_err(|source| Error::Io { path: name.into(), source })?;
                 report
             }
         };
+        self.made(report, request, &plan)
+    }
+
+    /// Notes what a bundle that was made has told.
+    fn made(&self, report: BundleReport, request: &BundleRequest, plan: &Plan) -> Result<BundleReport, Error> {
         // A database that is found below this version has gone back in time, and needs another site id.
         if !self.is_fixed() {
             self.note_version(report.to_version)?;
@@ -148,8 +174,17 @@ impl Repository {
         Ok(report)
     }
 
+    /// The key with which a bundle is signed, if it is to be and there is one. Where nothing can be written it is not asked
+    /// for: the copy of another repository has that one's.
+    fn owner_key(&self, request: &BundleRequest) -> Result<Option<OwnerKey>, Error> {
+        match request.unsigned || self.has_fixed_state() {
+            true => Ok(None),
+            false => OwnerKey::stored(&self.layout().node()).map_err(Error::Node),
+        }
+    }
+
     /// What a request means for the database as it is.
-    fn plan(&self, database: &Database, request: &BundleRequest) -> Result<Plan, Error> {
+    fn plan(&self, database: &Database, request: &BundleRequest, key: Option<&OwnerKey>) -> Result<Plan, Error> {
         let source = database.site_id()?;
         let version = database.version()?;
         let remote = match &request.since {
@@ -192,6 +227,7 @@ impl Repository {
             created: Timestamp::now().as_millisecond(),
             tables,
             without,
+            signature: key.map(OwnerKey::party).map(|party| BundleSignature::to_come(party.repository.0, party.key)),
         };
         Ok(Plan { header, remote })
     }
@@ -210,7 +246,14 @@ struct Plan {
 }
 
 impl Plan {
-    fn write(&self, database: &Database, output: impl Write, shown: &str, stop: &Stop) -> Result<BundleReport, Error> {
+    /// Writes the bundle, and gives what is left to be signed.
+    fn write(
+        &self,
+        database: &Database,
+        output: impl Write,
+        shown: &str,
+        stop: &Stop,
+    ) -> Result<(BundleReport, Option<Unsigned>), Error> {
         let failed = |source| Error::Io { path: shown.into(), source };
         let header = &self.header;
         let selection = Selection {
@@ -236,9 +279,16 @@ impl Plan {
         if read.end < header.from {
             return Err(went_back(shown));
         }
-        let (_, end) = writer.finish(read.end).map_err(failed)?;
-        Ok(BundleReport { left_out: read.left_out, ..BundleReport::new(shown, header, end, tables) })
+        let (_, end, unsigned) = writer.finish(read.end).map_err(failed)?;
+        let report = BundleReport::new(shown, header, end, tables);
+        Ok((BundleReport { left_out: read.left_out, ..report }, unsigned))
     }
+}
+
+/// Signs the bundle in `file`, which is or will be at `path`.
+fn sign(key: &OwnerKey, unsigned: &Unsigned, file: &mut File, path: &Path) -> Result<(), Error> {
+    let signature = key.sign(&unsigned.text).map_err(Error::Node)?;
+    unsigned.sign(&signature, file).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 /// The tables that are named, by the names their changes carry; `None` if none is.

@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::Repository;
 use crate::{
     Error,
-    changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, Change, Cursor},
+    changeset::{BundleEnd, BundleError, BundleHeader, BundleReader, BundleSignature, Change, Cursor},
     config::Limits,
     database::{FileId, LeftOut},
     medium,
-    transport::Address,
+    transport::{Address, Party, RecordId, veilid::has_signed},
 };
 
 mod create;
@@ -57,6 +57,10 @@ pub struct BundleReport {
     pub packs: u64,
     /// Its size in bytes.
     pub bytes: u64,
+    /// The repository whose key has signed it, by its record: its address without the secret part. `None` of a bundle that
+    /// nobody has signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
     /// What no pack can hold, so that it is not in the bundle; of a bundle that was made, not of one that is read.
     #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
     pub left_out: LeftOut,
@@ -77,6 +81,7 @@ impl BundleReport {
             changes: end.changes,
             packs: end.packs,
             bytes: end.bytes,
+            signed_by: header.signature.map(|signature| signer(&signature).repository.to_string()),
             left_out: LeftOut::default(),
         }
     }
@@ -124,6 +129,7 @@ pub fn verify_bundle(input: impl Read, shown: &str, limits: &Limits) -> Result<B
         entry.inspect(reader.header(), &limits.unpacked(), look).map_err(wrong)?;
     }
     let end = end_of(&reader).map_err(wrong)?;
+    check_signature(&reader).map_err(wrong)?;
     Ok(BundleReport::new(shown, reader.header(), end, tables))
 }
 
@@ -140,6 +146,21 @@ fn count_change(tables: &mut BTreeMap<String, u64>, change: &Change) {
     }
     let name = if tables.len() < MOST_TABLES { &*change.table } else { OTHER_TABLES };
     *tables.entry(name.to_owned()).or_default() += 1;
+}
+
+/// Who is said to have signed.
+fn signer(signature: &BundleSignature) -> Party {
+    Party { repository: RecordId(signature.repository), key: signature.key }
+}
+
+/// Who has signed a bundle that was read to its end, if somebody says so.
+fn check_signature<R: Read>(reader: &BundleReader<R>) -> Result<Option<RecordId>, BundleError> {
+    let (Some(signature), Some(text)) = (&reader.header().signature, reader.signed()) else { return Ok(None) };
+    let party = signer(signature);
+    match has_signed(&party, &text, &signature.bytes) {
+        true => Ok(Some(party.repository)),
+        false => Err(BundleError::Damaged("its signature is not one of who is said to have made it")),
+    }
 }
 
 /// The end of a bundle that was read to it.

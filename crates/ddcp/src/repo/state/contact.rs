@@ -3,7 +3,11 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::{State, StateError, waiting::put_aside};
-use crate::{changeset::SiteId, database::LeftOut, transport::Address};
+use crate::{
+    changeset::SiteId,
+    database::{LeftOut, Origin},
+    transport::Address,
+};
 
 /// What is known of a remote from talking to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,8 +51,8 @@ impl State {
         Ok(contact.unwrap_or_default())
     }
 
-    /// Notes that the remote `name` answered. What lies here of the site that it was before waits for the next merge of
-    /// this one.
+    /// Notes that the remote `name`, come by in the way of `origin`, answered as its site. What lies here of the site that
+    /// it was before waits for the next merge of this one.
     ///
     /// # Errors
     /// [`StateError`].
@@ -56,14 +60,15 @@ impl State {
         &mut self,
         name: &str,
         address: &Address,
-        site: &SiteId,
+        origin: impl Into<Origin>,
         db_version: i64,
         now: i64,
     ) -> Result<(), StateError> {
-        let before = self.contact(name, address)?.site_id.filter(|before| before != site);
+        let Origin { site, way } = origin.into();
+        let before = self.contact(name, address)?.site_id.filter(|before| *before != site);
         self.write(|transaction| {
             if let Some(before) = before {
-                put_aside(transaction, &before, site)?;
+                put_aside(transaction, Origin { site: before, way }, &site)?;
             }
             transaction
                 .execute(
@@ -75,6 +80,25 @@ impl State {
                 )
                 .map(drop)
         })
+    }
+
+    /// Notes that the remote `name`, which nobody has talked to yet, is `site`: its key has signed so.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn note_site(&mut self, name: &str, address: &Address, site: &SiteId) -> Result<(), StateError> {
+        let sql = "INSERT INTO contact (remote, address, site_id) VALUES (?1, ?2, ?3)
+             ON CONFLICT (remote) DO UPDATE SET address = ?2, site_id = ?3 WHERE address <> ?2 OR site_id IS NULL";
+        let row = params![name, address.to_string(), site.as_bytes()];
+        self.write(|transaction| transaction.execute(sql, row).map(drop))
+    }
+
+    /// Forgets what talking to the remote `name` has told: it is another one from now on.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn forget_contact(&mut self, name: &str) -> Result<(), StateError> {
+        self.write(|transaction| transaction.execute("DELETE FROM contact WHERE remote = ?", [name]).map(drop))
     }
 
     /// Notes that talking to the remote `name` failed at `now`, in seconds since 1970.

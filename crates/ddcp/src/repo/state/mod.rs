@@ -29,7 +29,7 @@ pub(super) use waiting::{Cause, Kept, Stamp, Waiting};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
-const STEPS: [&str; 8] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP, FAILURES, LEFT_OUT];
+const STEPS: [&str; 9] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP, FAILURES, LEFT_OUT, WAYS];
 
 /// Of each site whose last merge failed, why; of a remote whose last fetch failed, when; of what waits, since when.
 const FAILURES: &str = "
@@ -41,6 +41,21 @@ const FAILURES: &str = "
     ) STRICT;
     ALTER TABLE contact ADD COLUMN last_error_at INTEGER;
     ALTER TABLE waiting ADD COLUMN since INTEGER;
+";
+
+/// How what is in the inbox was come by ([`Way`](crate::database::Way)), and with which schema each source was read. Those
+/// of an earlier program have the default. The ids of packs that came in bundles which nobody has signed, the last of them.
+const WAYS: &str = "
+    ALTER TABLE inbox ADD COLUMN way INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE origin_schema (
+        site_id BLOB NOT NULL,
+        way INTEGER NOT NULL,
+        schema BLOB NOT NULL,
+        PRIMARY KEY (site_id, way)
+    ) STRICT;
+    INSERT INTO origin_schema SELECT site_id, 0, schema FROM source_schema;
+    DROP TABLE source_schema;
+    CREATE TABLE bundle_pack (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE) STRICT;
 ";
 
 /// What a remote has told that it has and cannot send, in JSON.

@@ -206,8 +206,8 @@ fn what_is_wrong_with_a_file_is_told() {
     assert_eq!(State::damage(&path).unwrap(), None);
     for sql in [
         "INSERT INTO log (at, took, remote, event) VALUES (1, 1, 'a', 'no JSON')",
-        "DELETE FROM log; INSERT INTO source_schema VALUES (x'', x'')",
-        "DELETE FROM source_schema; ALTER TABLE inbox RENAME COLUMN pack TO packs",
+        "DELETE FROM log; INSERT INTO origin_schema VALUES (x'', 0, x'')",
+        "DELETE FROM origin_schema; ALTER TABLE inbox RENAME COLUMN pack TO packs",
         "ALTER TABLE inbox RENAME COLUMN packs TO pack; DROP TABLE home",
         "PRAGMA user_version = -1",
     ] {

@@ -6,7 +6,10 @@ use rusqlite::{
 };
 
 use super::{State, StateError, site_id};
-use crate::changeset::{self, Pack, SiteId, Unpacked};
+use crate::{
+    changeset::{self, Pack, SiteId, Unpacked},
+    database::Origin,
+};
 
 /// How the layout of `waiting` came to know what could let changes in. What is `tried` with is unknown of changes that
 /// were kept by an earlier program; they are tried once more. The identity of changes was that of the bytes they were
@@ -97,12 +100,24 @@ impl State {
         self.inbox_sites()?.iter().try_for_each(|site| self.put_aside(site))
     }
 
-    /// Has what was fetched from `site` wait instead: it is to be read from the start, and may have lost this since.
+    /// Has what was fetched from `site`, by whatever way, wait instead: it is to be read from the start, and may have lost
+    /// this since.
     ///
     /// # Errors
     /// [`StateError`].
     pub fn put_aside(&mut self, site: &SiteId) -> Result<(), StateError> {
-        self.write(|transaction| put_aside(transaction, site, site))
+        self.inbox_origins(site)?.into_iter().try_for_each(|origin| self.put_aside_origin(origin))
+    }
+
+    /// As [`State::put_aside`], of one way.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn put_aside_origin(&mut self, origin: Origin) -> Result<(), StateError> {
+        if self.reaches(origin)?.is_none() {
+            return Ok(());
+        }
+        self.write(|transaction| put_aside(transaction, origin, &origin.site))
     }
 
     /// Everything that waits, or what waits of one site, in the order in which it came.
@@ -275,21 +290,24 @@ pub(super) fn keep(transaction: &Transaction<'_>, kept: &Kept<'_>, encoded: Opti
 }
 
 /// Has what was fetched from `old` wait for the next merge of `new`, of which it is no stretch. Holds one pack in memory.
-pub(super) fn put_aside(transaction: &Transaction<'_>, old: &SiteId, new: &SiteId) -> rusqlite::Result<()> {
-    const REASON: &str = "fetched from or for a database that was restored or copied since";
-    transaction.execute("UPDATE waiting SET site_id = ? WHERE site_id = ?", params![new.as_bytes(), old.as_bytes()])?;
-    let next = "SELECT id, pack FROM inbox WHERE site_id = ? AND pack IS NOT NULL ORDER BY id LIMIT 1";
+pub(super) fn put_aside(transaction: &Transaction<'_>, old: Origin, new: &SiteId) -> rusqlite::Result<()> {
+    const REASON: &str = "fetched from or for a database that was restored, copied or removed since";
+    let Origin { site, way } = old;
+    transaction
+        .execute("UPDATE waiting SET site_id = ? WHERE site_id = ?", params![new.as_bytes(), site.as_bytes()])?;
+    let next = "SELECT id, pack FROM inbox WHERE site_id = ? AND way = ? AND pack IS NOT NULL ORDER BY id LIMIT 1";
     let mut next = transaction.prepare(next)?;
     let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-    while let Some::<(i64, Vec<u8>)>((id, bytes)) = next.query_row([old.as_bytes()], row).optional()? {
+    while let Some::<(i64, Vec<u8>)>((id, bytes)) = next.query_row(params![site.as_bytes(), way.0], row).optional()? {
         match Unpacked::decode(&bytes, &changeset::Limits::of_stored()) {
             Ok(pack) => {
                 let kept = Kept { site: new, pack: &pack, cause: Cause::Data, reasons: REASON, schema: None };
                 keep(transaction, &kept, Some(&bytes))?;
             }
-            Err(error) => tracing::warn!(site = %old, %error, "a pack that was damaged on disk cannot be put aside"),
+            Err(error) => tracing::warn!(%site, %error, "a pack that was damaged on disk cannot be put aside"),
         }
         transaction.execute("DELETE FROM inbox WHERE id = ?", [id])?;
     }
-    transaction.execute("DELETE FROM inbox WHERE site_id = ?", [old.as_bytes()]).map(drop)
+    let rest = "DELETE FROM inbox WHERE site_id = ? AND way = ?";
+    transaction.execute(rest, params![site.as_bytes(), way.0]).map(drop)
 }

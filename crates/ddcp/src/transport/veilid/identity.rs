@@ -134,7 +134,7 @@ mod tests {
         config::NetworkConfig,
         transport::{
             RecordId, Signer, Verifier,
-            veilid::{Node, NodeOptions},
+            veilid::{Node, NodeOptions, OwnerKey, has_signed},
         },
     };
     use std::str::FromStr;
@@ -191,6 +191,10 @@ mod tests {
         for key in [[0; 32], [0xff; 32], [1; 32]] {
             assert!(!node.verify(Party { key, ..party }, text.clone(), signature).await, "{key:?}");
         }
+        // What is signed and checked without a node is the same.
+        let key = OwnerKey::stored(dir.path()).unwrap().unwrap();
+        assert_eq!((key.party(), key.sign(&text).unwrap()), (party, signature));
+        assert!(has_signed(&party, &text, &signature) && !has_signed(&party, b"another text", &signature));
         node.shutdown().await;
     }
 }

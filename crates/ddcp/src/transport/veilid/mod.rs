@@ -12,6 +12,7 @@
 mod error;
 mod health;
 mod identity;
+mod key;
 mod node;
 mod peer;
 mod publisher;
@@ -24,5 +25,6 @@ mod watchdog;
 mod way_out;
 
 pub use identity::stored_address;
+pub use key::{OwnerKey, has_signed};
 pub use node::{Node, NodeOptions};
 pub use peer::{VeilidPeer, Watch};

@@ -61,7 +61,7 @@ impl History<'_> {
         let tables = if !mark && self.world.chance(0.2) { vec!["log".to_owned()] } else { Vec::new() };
         self.world.note(&format!("{from} makes a bundle since {since:?} for {to}, marked: {mark}"));
         let target = BundleTarget::File { path: path.clone(), replace: false };
-        let (making, request) = (repository.clone(), BundleRequest { since, tables, mark });
+        let (making, request) = (repository.clone(), BundleRequest { since, tables, mark, unsigned: false });
         let made = process.run(async move { making.create_bundle(target, request, Stop::default()).await }).await;
         match made {
             Some(Ok(report)) => self.world.note(&format!("a bundle of {} changes", report.changes)),
