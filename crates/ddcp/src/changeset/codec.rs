@@ -95,10 +95,12 @@ pub enum PackError {
     #[error("the pack is damaged: {0}")]
     Damaged(&'static str),
     /// A change that no database can have made.
-    #[error("change {index} of the pack is not valid: {reason}")]
+    #[error("change {index} of the pack ({change}) is not valid: {reason}")]
     Change {
         /// Counted from 0.
         index: usize,
+        /// Its table, key and column, for people.
+        change: String,
         /// The rule that is broken.
         reason: &'static str,
     },

@@ -4,11 +4,15 @@
 //! What the bytes become is larger than they are: an empty name is one byte, and a `String` on the heap. All of it is
 //! charged to a budget before it is made.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use super::{
     Change, Cursor, Limits, MAX_NAME, MAX_VERSION, Pack, PackError, PackTable, SiteId, Value, check_pk,
     codec::{BLOB, CUT_SHORT, INTEGER, NULL, REAL, TEXT, within},
+    shown_key,
     wire::Reader,
 };
 
@@ -63,7 +67,18 @@ pub(super) fn open_body<'a>(body: &'a [u8], limits: &Limits) -> Result<(Pack, Ch
     if !reader.is_empty() {
         return Err(PackError::Damaged("bytes are left over"));
     }
-    let changes = Changes { names, columns, count, memory: budget.used, index: 0, from, to, previous: None, key: None };
+    let changes = Changes {
+        names,
+        columns,
+        count,
+        memory: budget.used,
+        index: 0,
+        from,
+        to,
+        previous: None,
+        key: None,
+        deleted: VecDeque::new(),
+    };
     Ok((Pack { source, from, to, tables, changes: Vec::new() }, changes))
 }
 
@@ -189,6 +204,27 @@ pub(super) struct Changes<'a> {
     /// The key of the change before. One that repeats is held once, so that a long one repeated many times costs what
     /// was sent.
     key: Option<Arc<[u8]>>,
+    /// The last deletions of rows, with what makes them.
+    deleted: VecDeque<Deletion>,
+}
+
+/// Deletions before a cell of a deleted row among which the row's own is looked for.
+const MOST_DELETED: usize = 64;
+
+/// In a version of the database, a row's end of a life.
+#[derive(PartialEq, Eq)]
+struct Deletion {
+    table: Arc<str>,
+    pk: Arc<[u8]>,
+    cl: i64,
+    db_version: i64,
+}
+
+impl Deletion {
+    fn of(change: &Change) -> Self {
+        let (table, pk) = (Arc::clone(&change.table), Arc::clone(&change.pk));
+        Self { table, pk, cl: change.cl, db_version: change.db_version }
+    }
 }
 
 impl Iterator for Changes<'_> {
@@ -220,7 +256,9 @@ impl Changes<'_> {
             seq: before.seq.wrapping_add(self.columns.seqs.int().ok_or(CUT_SHORT)?),
             pk: self.key()?,
         };
-        self.check(&change, key_columns).map_err(|reason| PackError::Change { index: self.index, reason })?;
+        let named = |reason| PackError::Change { index: self.index, change: named(&change), reason };
+        self.check(&change, key_columns).map_err(named)?;
+        self.note_deletion(&change);
         self.previous = Some(change.cursor());
         Ok(change)
     }
@@ -245,8 +283,33 @@ impl Changes<'_> {
         if self.previous.is_some_and(|previous| place < previous) {
             return Err("it is out of order");
         }
-        Ok(())
+        self.check_deleted(change)
     }
+
+    /// A cell of a deleted row comes in the version in which the row was deleted, behind the deletion, if it comes at all:
+    /// see [`Change::is_of_deleted_cell`]. The pack may begin between the two.
+    fn check_deleted(&self, change: &Change) -> Result<(), &'static str> {
+        let goes_on = || self.from.version == change.db_version;
+        if !change.is_of_deleted_cell() || goes_on() || self.deleted.contains(&Deletion::of(change)) {
+            return Ok(());
+        }
+        Err("it is of a cell, and of a row that is deleted")
+    }
+
+    fn note_deletion(&mut self, change: &Change) {
+        if change.is_of_row() && change.cl % 2 == 0 {
+            self.deleted.truncate(MOST_DELETED - 1);
+            self.deleted.push_front(Deletion::of(change));
+        }
+    }
+}
+
+/// What the change is about, for people: the peer chose the names.
+fn named(change: &Change) -> String {
+    const MOST: usize = 100;
+    let shown = |text: &str| text.chars().take(MOST).flat_map(char::escape_debug).collect::<String>();
+    let key: String = shown_key(&change.pk).map_or_else(|| "unreadable".into(), |key| key.chars().take(MOST).collect());
+    format!("table {}, key {key}, column {}", shown(&change.table), shown(&change.cid))
 }
 
 /// The entry of a dictionary that the next number of a column refers to.

@@ -37,6 +37,10 @@ pub const SENTINEL: &str = "-1";
 /// the sender's, so without a bound one hostile change could use up all the versions there are.
 pub const MAX_VERSION: i64 = 1 << 60;
 
+/// Versions up to here are believed of anybody: a cell that is written a thousand times a second comes to it in nine
+/// thousand years. Above, merges take them by steps from what is recorded, and the local version follows a sender's no more.
+pub const HIGH_VERSION: i64 = 1 << 48;
+
 /// The longest name of a table or column in bytes (the engine's own limit).
 pub const MAX_NAME: usize = 2048;
 
@@ -99,7 +103,21 @@ impl Change {
         Cursor { version: self.db_version, seq: self.seq }
     }
 
-    /// Checks the ranges that every change of a pack keeps, but not `table`, `pk` and the length of `cid`.
+    /// Whether the change is about the row as a whole, not about a cell.
+    #[must_use]
+    pub fn is_of_row(&self) -> bool {
+        *self.cid == *SENTINEL
+    }
+
+    /// Whether the change is of a cell whose row is deleted. Nothing follows from it that does not follow from the row's
+    /// deletion. Only a trigger makes such records, which deletes a row before the write that set it off is recorded.
+    #[must_use]
+    pub fn is_of_deleted_cell(&self) -> bool {
+        !self.is_of_row() && self.cl % 2 == 0
+    }
+
+    /// Checks that numbers are in their ranges and that the change does not contradict itself; but not `table`, `pk` and
+    /// the length of `cid`. What keeps these rules ends in the same rows, whoever merges it in whatever order.
     ///
     /// # Errors
     /// The rule that is broken.
@@ -110,11 +128,17 @@ impl Change {
         if !(0..=MAX_VERSION).contains(&self.col_version) {
             return Err("its col_version is out of range");
         }
-        if !(0..=MAX_VERSION).contains(&self.cl) {
+        if !(1..=MAX_VERSION).contains(&self.cl) {
             return Err("its causal length is out of range");
         }
         if self.seq < 0 {
             return Err("its seq is negative");
+        }
+        if self.is_of_row() && self.col_version != self.cl {
+            return Err("it is of a row and has two causal lengths");
+        }
+        if self.val != Value::Null && (self.is_of_row() || self.is_of_deleted_cell()) {
+            return Err("it has a value, and is not of a cell that can have one");
         }
         match self.val {
             Value::Real(value) if value.is_nan() => Err("its value is not a number"),

@@ -11,6 +11,9 @@ const BLOB: u8 = 4;
 
 const CUT_SHORT: &str = "its key is cut short";
 
+/// What tells rows apart are the bytes of their keys, so one key must not have two writings.
+const NOT_SHORTEST: &str = "its key is not packed in the fewest bytes";
+
 /// Checks that `pk` is a packed key of exactly `columns` values, none of them NULL.
 ///
 /// A NULL or a missing value in the key of a foreign change would make SQLite invent a rowid for an INTEGER PRIMARY
@@ -52,11 +55,11 @@ impl<'a> KeyValues<'a> {
         let width = usize::from(kind >> 3);
         match kind & 0b111 {
             INTEGER if width <= 8 => {
-                let bytes = self.reader.take(width).ok_or(CUT_SHORT)?;
+                let bytes = self.number(width)?;
                 let value = bytes.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
                 Ok(ValueRef::Integer(value as i64))
             }
-            REAL => match f64::from_be_bytes(self.reader.array().ok_or(CUT_SHORT)?) {
+            REAL if width == 0 => match f64::from_be_bytes(self.reader.array().ok_or(CUT_SHORT)?) {
                 value if value.is_nan() => Err("its key contains something that is not a number"),
                 value => Ok(ValueRef::Real(value)),
             },
@@ -68,9 +71,14 @@ impl<'a> KeyValues<'a> {
 
     /// A length of `width` big-endian bytes and that many bytes.
     fn sized(&mut self, width: usize) -> Result<&'a [u8], &'static str> {
-        let bytes = self.reader.take(width).ok_or(CUT_SHORT)?;
-        let length = bytes.iter().fold(0_usize, |length, byte| length << 8 | usize::from(*byte));
+        let length = self.number(width)?.iter().fold(0_usize, |length, byte| length << 8 | usize::from(*byte));
         self.reader.take(length).ok_or(CUT_SHORT)
+    }
+
+    /// A number of `width` big-endian bytes, of which the first is not 0.
+    fn number(&mut self, width: usize) -> Result<&'a [u8], &'static str> {
+        let bytes = self.reader.take(width).ok_or(CUT_SHORT)?;
+        if bytes.first() == Some(&0) { Err(NOT_SHORTEST) } else { Ok(bytes) }
     }
 }
 

@@ -77,7 +77,7 @@ prop_compose! {
         source in site(),
         rows in vec(
             (any::<[prop::sample::Index; 3]>(), vec(key_value(), 4), value(), 0..=MAX_VERSION, 0..=MAX_VERSION,
-             0..1000_i64, any::<bool>(), any::<bool>(), 0..i64::MAX),
+             0..1000_i64, any::<bool>(), any::<bool>(), 0..i64::MAX, prop::bool::weighted(0.2)),
             0..60,
         ),
         from in 0..1_000_000_i64,
@@ -85,17 +85,21 @@ prop_compose! {
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         tables.dedup_by(|a, b| a.name == b.name);
         let mut changes: Vec<Change> = Vec::new();
-        for ([table, cid, site], key, val, col_version, cl, step, same_version, same_row, seq) in rows {
+        for ([table, cid, site], key, val, col_version, cl, step, same_version, same_row, seq, of_row) in rows {
             let table = &tables[table.index(tables.len())];
             let previous = changes.last().filter(|previous| same_row && *previous.table == *table.name);
             let pk = previous.map_or_else(|| pack_key(&key[..table.key_columns.len()]).into(), |previous| previous.pk.clone());
             let (version, floor) = changes.last().map_or((from, 0), |last| (last.db_version, last.seq));
             let (db_version, seq) =
                 if same_version && version > from { (version, floor.max(seq)) } else { (version + 1 + step, seq) };
+            let (cid, val, col_version, cl) = match of_row {
+                true => (SENTINEL, Value::Null, cl.max(1), cl.max(1)),
+                false => (columns[cid.index(columns.len())].as_str(), val, col_version, (cl | 1).min(MAX_VERSION - 1)),
+            };
             changes.push(Change {
                 table: table.name.as_str().into(),
                 pk,
-                cid: columns[cid.index(columns.len())].as_str().into(),
+                cid: cid.into(),
                 val,
                 col_version,
                 db_version,
@@ -242,6 +246,18 @@ fn changes_that_no_database_makes_are_refused() {
         ("col_version", |change| change.col_version = -1),
         ("col_version", |change| change.col_version = i64::MAX),
         ("causal length", |change| change.cl = -1),
+        ("causal length", |change| change.cl = 0),
+        ("two causal lengths", |change| (change.cid, change.val, change.cl) = (SENTINEL.into(), Value::Null, 3)),
+        ("two causal lengths", |change| {
+            (change.cid, change.val, change.col_version) = (SENTINEL.into(), Value::Null, 0);
+        }),
+        ("has a value", |change| change.cid = SENTINEL.into()),
+        ("has a value", |change| change.cl = 2),
+        ("a row that is deleted", |change| (change.cl, change.val) = (2, Value::Null)),
+        ("fewest bytes", |change| change.pk = [1, 2 << 3 | 1, 0, 1].as_slice().into()),
+        ("fewest bytes", |change| change.pk = [1, 1 << 3 | 1, 0].as_slice().into()),
+        ("fewest bytes", |change| change.pk = [1, 2 << 3 | 3, 0, 1, b'x'].as_slice().into()),
+        ("unknown type", |change| change.pk = [1, 1 << 3 | 2, 0, 0, 0, 0, 0, 0, 0, 0].as_slice().into()),
         ("causal length", |change| change.cl = MAX_VERSION + 1),
         ("seq", |change| change.seq = -1),
         ("outside", |change| change.db_version = 4),
@@ -261,6 +277,29 @@ fn changes_that_no_database_makes_are_refused() {
     }
 }
 
+/// A trigger that deletes a row before the write that set it off is recorded leaves such cells.
+#[test]
+fn cells_of_a_deleted_row_come_behind_its_deletion_only() {
+    let decoded = |edit: &dyn Fn(&mut Pack)| {
+        let mut pack = one_change();
+        let cell = Change { val: Value::Null, cl: 2, seq: 5, ..pack.changes.remove(0) };
+        let deletion = Change { cid: SENTINEL.into(), col_version: 2, seq: 4, ..cell.clone() };
+        pack.changes = vec![deletion, cell.clone(), Change { cid: "title".into(), seq: 6, ..cell }];
+        edit(&mut pack);
+        Pack::decode(&pack.encode(), &small_limits()).map(|pack| pack.changes.len())
+    };
+    assert_eq!(decoded(&|_| {}), Ok(3));
+    assert_eq!(decoded(&|pack| (pack.from, _) = (Cursor { version: 5, seq: 4 }, pack.changes.remove(0))), Ok(2), "cut");
+    let is_refused = |edit: &dyn Fn(&mut Pack)| assert!(decoded(edit).is_err());
+    is_refused(&|pack| drop(pack.changes.remove(0)));
+    is_refused(&|pack| pack.changes[0].pk = pack_key(&[Value::Integer(2)]).into());
+    is_refused(&|pack| (pack.changes[0].cl, pack.changes[0].col_version) = (4, 4));
+    is_refused(&|pack| {
+        pack.to = Cursor::whole(6);
+        pack.changes[1..].iter_mut().for_each(|change| change.db_version = 6);
+    });
+}
+
 #[test]
 fn packs_that_contradict_themselves_are_refused() {
     assert_eq!(refused(|pack| pack.from = Cursor::whole(6)), PackError::Damaged("it ends before it starts"));
@@ -277,7 +316,8 @@ fn packs_that_contradict_themselves_are_refused() {
         later.db_version = 7;
         pack.changes.insert(0, later);
     });
-    assert_eq!(unordered, PackError::Change { index: 1, reason: "it is out of order" });
+    let change = "table notes, key 1, column body".to_owned();
+    assert_eq!(unordered, PackError::Change { index: 1, change, reason: "it is out of order" });
 }
 
 #[test]

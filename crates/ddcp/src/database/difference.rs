@@ -62,6 +62,9 @@ pub enum TableDifference {
         here: String,
         /// The type at the peer.
         there: String,
+        /// Whether it is a column of the key: rows wait then whose keys it would not tell apart as the peer does.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        key: bool,
     },
     /// A column has another collation.
     OtherCollation {
@@ -71,6 +74,9 @@ pub enum TableDifference {
         here: String,
         /// The collation at the peer.
         there: String,
+        /// Whether it is a column of the key: rows wait then whose keys it would not tell apart as the peer does.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        key: bool,
     },
     /// A column is NOT NULL on one side only.
     OtherNotNull {
@@ -175,6 +181,7 @@ impl fmt::Display for TableDifference {
             Some(text) => format!("{what} {}", shown(text)),
             None => format!("no {what}"),
         };
+        let waits = |key: bool| if key { ": rows wait whose keys are other keys here" } else { "" };
         let is = |what: &str, is: bool| if is { what.to_owned() } else { format!("not {what}") };
         match self {
             Self::MissingHere => f.write_str("it is not here"),
@@ -192,11 +199,12 @@ impl fmt::Display for TableDifference {
             }
             Self::ColumnMissingHere { column } => write!(f, "column {} is not here", shown(column)),
             Self::ColumnMissingThere { column } => write!(f, "column {} is not there", shown(column)),
-            Self::OtherType { column, here, there } => {
-                write!(f, "column {} is {} here, {} there", shown(column), typed(here), typed(there))
+            Self::OtherType { column, here, there, key } => {
+                write!(f, "column {} is {} here, {} there{}", shown(column), typed(here), typed(there), waits(*key))
             }
-            Self::OtherCollation { column, here, there } => {
-                write!(f, "column {} is compared by {} here, by {} there", shown(column), shown(here), shown(there))
+            Self::OtherCollation { column, here, there, key } => {
+                let (column, here, there) = (shown(column), shown(here), shown(there));
+                write!(f, "column {column} is compared by {here} here, by {there} there{}", waits(*key))
             }
             Self::OtherNotNull { column, here, there } => {
                 let nullable = |not_null: bool| if not_null { "NOT NULL" } else { "nullable" };
@@ -316,7 +324,8 @@ impl TableDetails {
 }
 
 impl ColumnDetails {
-    fn differences(&self, there: &Self) -> Vec<TableDifference> {
+    /// `key` says whether it is a column of the key.
+    fn differences(&self, there: &Self, key: bool) -> Vec<TableDifference> {
         let mut found = Vec::new();
         let column = self.name.clone();
         if self.name != there.name {
@@ -329,11 +338,11 @@ impl ColumnDetails {
         }
         if self.declared_type != there.declared_type {
             let (here, there) = (self.declared_type.clone(), there.declared_type.clone());
-            found.push(TableDifference::OtherType { column: column.clone(), here, there });
+            found.push(TableDifference::OtherType { column: column.clone(), here, there, key });
         }
         if self.collation != there.collation {
             let (here, there) = (self.collation.clone(), there.collation.clone());
-            found.push(TableDifference::OtherCollation { column: column.clone(), here, there });
+            found.push(TableDifference::OtherCollation { column: column.clone(), here, there, key });
         }
         if self.not_null != there.not_null {
             let (here, there) = (self.not_null, there.not_null);
@@ -382,10 +391,11 @@ pub(super) fn compare(
     if ours.is_strict != theirs.is_strict {
         found.push(TableDifference::OtherStrict { here: ours.is_strict, there: theirs.is_strict });
     }
+    let is_key = |name: &str| here.key_columns.iter().any(|key| key.name.eq_ignore_ascii_case(name));
     for column in &theirs.columns {
         match ours.column(&column.name) {
             None => found.push(TableDifference::ColumnMissingHere { column: column.name.clone() }),
-            Some(ours) => found.extend(ours.differences(column)),
+            Some(ours) => found.extend(ours.differences(column, is_key(&ours.name))),
         }
     }
     let only_here = theirs.lacks(ours);

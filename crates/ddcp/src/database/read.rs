@@ -203,6 +203,13 @@ pub(super) struct Record<'r> {
     pub(super) cl: i64,
 }
 
+impl Record<'_> {
+    /// Whether it is of a cell whose row is deleted, and gone; see [`Change::is_of_deleted_cell`].
+    fn says_nothing(&self) -> bool {
+        self.cl > 0 && self.cl % 2 == 0 && self.val == ValueRef::Null && self.cid != SENTINEL
+    }
+}
+
 /// Cuts a stream of changes into packs.
 pub(super) struct Packer<'a> {
     database: &'a Database,
@@ -297,6 +304,9 @@ impl<'a> Packer<'a> {
     /// Takes a change of the row with this number, and what came with it. One that no pack can hold must not keep all
     /// the others from travelling: it is left out.
     pub(super) fn give(&mut self, record: &Record<'_>, key: i64) -> Result<(), DatabaseError> {
+        if record.says_nothing() {
+            return Ok(());
+        }
         let change = match self.change(record) {
             Ok(change) => change,
             Err(reason) => {

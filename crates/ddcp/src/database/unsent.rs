@@ -5,7 +5,7 @@ use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::{Database, DatabaseError, TableShape, schema::quote};
-use crate::changeset::MAX_VERSION;
+use crate::changeset::{MAX_VERSION, SENTINEL};
 
 /// A change that cannot be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,34 +64,49 @@ const NULL_KEY: &str = "its key contains a NULL";
 /// Why a change whose numbers no engine writes cannot be sent.
 const OUT_OF_RANGE: &str = "its versions are out of range";
 
+/// Why a change cannot be sent that was made where somebody had claimed the highest version there is.
+const TOO_HIGH: &str = "its version is higher than any that is sent";
+
 impl Database {
     /// The changes that cannot be sent, as far as their records tell. Reads all records.
     ///
     /// # Errors
     /// [`DatabaseError`].
     pub fn unsendable(&self) -> Result<LeftOut, DatabaseError> {
+        self.unsendable_after(0)
+    }
+
+    /// The same of what was written after `version`. Reads the records of that.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn unsendable_after(&self, version: i64) -> Result<LeftOut, DatabaseError> {
         let mut left_out = LeftOut::default();
         for table in self.tables()? {
-            self.wrap(self.unsendable_of(&table, &mut left_out))?;
+            self.wrap(self.unsendable_of(&table, version, &mut left_out))?;
         }
         Ok(left_out)
     }
 
-    fn unsendable_of(&self, table: &TableShape, left_out: &mut LeftOut) -> rusqlite::Result<()> {
+    fn unsendable_of(&self, table: &TableShape, version: i64, left_out: &mut LeftOut) -> rusqlite::Result<()> {
         let name = |end: &str| quote(&format!("{}__crsql_{end}", table.name));
         let keys = self.recorded_keys(table)?;
         if keys.is_empty() {
             return Ok(());
         }
         let is_null: Vec<String> = keys.iter().map(|key| format!("{key} IS NULL")).collect();
+        // Of all records, the table is read in its own order, not in that of versions.
+        let after = if version > 0 { format!("AND records.db_version > {version}") } else { String::new() };
         let shown: Vec<String> = keys.iter().map(|key| format!("quote({key})")).collect();
         let sql = format!(
-            "SELECT records.col_name, {}, site.ordinal IS NULL OR length(site.site_id) NOT BETWEEN 1 AND 16, {}
+            "SELECT records.col_name, {}, site.ordinal IS NULL OR length(site.site_id) NOT BETWEEN 1 AND 16, {},
+                 records.col_version > ?1
              FROM {} AS records JOIN {} AS keys ON keys.__crsql_key = records.key
                  LEFT JOIN crsql_site_id AS site ON site.ordinal = records.site_id
-             WHERE site.ordinal IS NULL OR length(site.site_id) NOT BETWEEN 1 AND 16 OR {}
-                 OR records.db_version NOT BETWEEN 1 AND ?1 OR records.col_version NOT BETWEEN 0 AND ?1
-                 OR records.seq < 0",
+             WHERE (site.ordinal IS NULL OR length(site.site_id) NOT BETWEEN 1 AND 16 OR {}
+                 OR records.db_version NOT BETWEEN 1 AND ?1
+                 OR records.col_version NOT BETWEEN records.col_name = '{SENTINEL}' AND ?1 OR records.seq < 0)
+                 {after}",
             shown.join(" || ', ' || "),
             is_null.join(" OR "),
             name("clock"),
@@ -121,9 +136,10 @@ fn unsent(table: &str, row: &Row<'_>) -> rusqlite::Result<Unsent> {
     let text = |at: usize| {
         Ok::<_, rusqlite::Error>(String::from_utf8_lossy(row.get_ref(at)?.as_bytes().unwrap_or_default()).into_owned())
     };
-    let reason = match (row.get(2)?, row.get(3)?) {
-        (true, _) => UNKNOWN_SITE,
-        (_, true) => NULL_KEY,
+    let reason = match (row.get(2)?, row.get(3)?, row.get(4)?) {
+        (true, _, _) => UNKNOWN_SITE,
+        (_, true, _) => NULL_KEY,
+        (_, _, true) => TOO_HIGH,
         _ => OUT_OF_RANGE,
     };
     Ok(Unsent { table: table.to_owned(), key: text(1)?, column: text(0)?, reason: reason.into() })

@@ -215,10 +215,11 @@ impl Merger<'_> {
         Ok(kept)
     }
 
-    /// A pack of the inbox. One that was damaged on disk is dropped with what follows it, to be fetched again.
+    /// A pack of the inbox. One that was damaged on disk, or is not valid, is dropped with what follows it, to be fetched
+    /// again or refused then.
     fn stored(&mut self, origin: Origin, bytes: &[u8]) -> Result<Unpacked, Error> {
         let unpacked = unpack(bytes);
-        if matches!(unpacked, Err(Error::DamagedPack(_))) {
+        if matches!(unpacked, Err(Error::DamagedPack(_) | Error::BadPack(_))) {
             self.state.drop_inbox(origin)?;
         }
         unpacked
@@ -282,7 +283,7 @@ impl Merger<'_> {
             for (id, encoded) in batch {
                 let pack = match Pack::decode(&encoded, &limits).map_err(not_unpacked) {
                     Ok(pack) => pack,
-                    Err(error @ Error::DamagedPack(_)) => {
+                    Err(error @ (Error::DamagedPack(_) | Error::BadPack(_))) => {
                         self.lose(site, id)?;
                         tracing::warn!(%site, %error, "changes that waited are damaged, and fetched again");
                         continue;
@@ -409,6 +410,8 @@ pub(super) fn unpack(bytes: &[u8]) -> Result<Unpacked, Error> {
 fn not_unpacked(error: PackError) -> Error {
     match error {
         PackError::NoMemory => Error::NoMemory,
+        // An earlier program took it.
+        invalid @ PackError::Change { .. } => Error::BadPack(invalid.to_string()),
         damage => Error::DamagedPack(damage.to_string()),
     }
 }

@@ -120,6 +120,9 @@ pub struct StatusReport {
     /// Callers that it has dropped, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<DropReport>,
+    /// Changes of this database that cannot be sent, so that no peer gets them.
+    #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
+    pub unsent: LeftOut,
     /// The remotes.
     pub remotes: Vec<RemoteStatusReport>,
     /// Sites that are no remotes, of which something was fetched that is not merged: in a bundle, or from a remote that

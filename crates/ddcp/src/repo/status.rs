@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use rusqlite::{Connection, OptionalExtension};
+
 use super::{
-    OtherSiteReport, RemoteStatusReport, Repository, State, StatusReport,
+    OtherSiteReport, RemoteStatusReport, Repository, State, StateError, StatusReport,
     digest::{Digests, RemoteDigest},
     verify::whole_versions,
     way,
@@ -12,8 +14,11 @@ use crate::{
     Error,
     changeset::SiteId,
     config::{Remote, RemoteName},
-    database::{Database, Digest},
+    database::{Database, Digest, LeftOut},
 };
+
+/// That all changes up to a version can be sent is noted when so many more were looked at.
+const NOTED_EACH: i64 = 100;
 
 /// A digest that is so many records behind is not brought forward by a look at the status.
 const MOST_CHANGED: u32 = 10_000;
@@ -36,6 +41,7 @@ impl Repository {
                 .map(|(name, remote)| sources.status_of(name, remote, &schema))
                 .collect::<Result<_, _>>()?;
             let others = sources.others(config.remotes.iter())?;
+            let unsent = repository.unsent(&database)?;
             Ok(StatusReport {
                 database: repository.inner.layout.database().display().to_string(),
                 site_id: database.site_id()?.to_string(),
@@ -46,11 +52,40 @@ impl Repository {
                 kept_private: config.kept_private.map(|why| why.to_string()),
                 serving,
                 dropped: repository.dropped(),
+                unsent,
                 remotes,
                 others,
             })
         })
         .await
+    }
+}
+
+impl Repository {
+    /// The changes of the own database that cannot be sent. Looks at what was written since all could. Blocks.
+    fn unsent(&self, database: &Database) -> Result<LeftOut, Error> {
+        let mut state = self.state_to_read()?;
+        let version = database.version()?;
+        let sendable = Some(state.sendable()?).filter(|sendable| *sendable <= version).unwrap_or(0);
+        let unsent = database.unsendable_after(sendable)?;
+        if unsent.is_empty() && version >= sendable + NOTED_EACH && !self.has_fixed_state() {
+            state.note_sendable(version)?;
+        }
+        Ok(unsent)
+    }
+}
+
+impl State {
+    /// Up to which version of the database every change was found fit to be sent.
+    fn sendable(&self) -> Result<i64, StateError> {
+        let version = |connection: &Connection| {
+            connection.query_row("SELECT sendable FROM home", [], |row| row.get(0)).optional()
+        };
+        Ok(self.read(version)?.unwrap_or(0))
+    }
+
+    fn note_sendable(&mut self, version: i64) -> Result<(), StateError> {
+        self.write(|t| t.execute("UPDATE home SET sendable = ?1", [version]).map(drop))
     }
 }
 

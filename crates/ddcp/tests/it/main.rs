@@ -24,6 +24,7 @@ mod json_schema;
 mod library;
 mod lifecycle;
 mod locks;
+mod meaning;
 mod mends;
 mod metrics;
 mod names;

@@ -619,3 +619,69 @@ fn the_database_is_named_as_it_was_named() {
     let run = world.run(["--db", "./none.db", "--state-dir", "st", "doctor", "--offline"]).assert_status(5);
     assert!(run.stdout.contains("mend: `ddcp --db ./none.db --state-dir st init`"), "{run}");
 }
+
+/// An earlier program took versions that nobody comes to, and passed them on.
+#[test]
+fn cells_with_versions_that_nobody_comes_to() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)");
+    b.pull();
+    for repo in [&a, &b] {
+        repo.sql("UPDATE note__crsql_clock SET col_version = 1 << 60 WHERE key = 1 AND col_name = 'body'");
+    }
+    a.sql("UPDATE note SET body = 'corrected' WHERE id = '1'");
+    b.run(["pull"]);
+    assert_eq!(b.notes(), ["1|one|1", "2|two|2"], "what the doctor is to mend");
+    let found = trouble(&a, &["--offline"]);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].0.contains("note: somebody gave 1 cell versions far above"), "{found:#?}");
+    assert!(found[1].0.contains("1 change cannot be sent"), "{found:#?}");
+    paste(&a, commands(&found[0].1)[0]);
+    assert_eq!(trouble(&a, &["--offline"]), []);
+    // The one that is mended mends the others.
+    b.pull();
+    assert_eq!(b.notes(), ["1|corrected|1", "2|two|2"]);
+    assert_eq!(trouble(&b, &["--offline"]), []);
+    a.sql("UPDATE note SET body = 'once more'");
+    b.pull();
+    assert_converged(&[&a, &b]);
+}
+
+#[test]
+fn rows_with_causal_lengths_that_nobody_comes_to() {
+    let world = World::new();
+    let [a, b] = pair(&world, NOTE);
+    let c = world.notes("c");
+    c.follows(&[&a]);
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2), ('3', 'three', 3)");
+    b.pull();
+    c.pull();
+    // Of the first row, that it is there again; of the second, that it was deleted.
+    for repo in [&a, &b] {
+        repo.sql(
+            "DELETE FROM note WHERE id < '3'; INSERT INTO note VALUES ('1', 'poison', 1);
+             UPDATE note__crsql_clock SET col_version = (1 << 60) - col_version % 2 WHERE col_name = '-1'",
+        );
+    }
+    a.sql("DELETE FROM note WHERE id = '1'; INSERT INTO note VALUES ('1', 'corrected', 1)");
+    c.run(["pull"]);
+    assert_eq!(c.notes()[0], "1|one|1", "what the doctor is to mend");
+    for repo in [&a, &b] {
+        let found = trouble(repo, &["--offline"]);
+        assert!(found[0].0.contains("note: somebody gave 2 rows causal lengths far above"), "{found:#?}");
+        paste(repo, commands(&found[0].1)[0]);
+    }
+    a.sql("UPDATE note SET body = 'right' WHERE id = '1'");
+    b.pull();
+    c.pull();
+    assert_eq!(c.notes(), ["1|right|1", "3|three|3"]);
+    // What was put aside stays there.
+    let found = trouble(&c, &["--offline"]);
+    assert!(found[0].0.starts_with("a: 1 changes wait"), "{found:#?}");
+    paste(&c, commands(&found[0].1)[2]);
+    for repo in [&a, &b, &c] {
+        assert_eq!(trouble(repo, &["--offline"]), [], "{}", repo.name());
+    }
+    assert_converged(&[&a, &b, &c]);
+}

@@ -40,6 +40,11 @@ fn print(out: &mut dyn Write, status: &StatusReport) -> io::Result<()> {
     if let Some(dropped) = &status.dropped {
         print_dropped(out, dropped)?;
     }
+    if !status.unsent.is_empty() {
+        let changes = output::count(status.unsent.count, "change");
+        writeln!(out, "unsent   {changes} that cannot be sent; `ddcp doctor` says what mends it:")?;
+        output::left_out(out, &status.unsent)?;
+    }
     status.remotes.iter().try_for_each(|remote| print_remote(out, remote, status.version))?;
     status.others.iter().try_for_each(|other| print_other(out, other))
 }

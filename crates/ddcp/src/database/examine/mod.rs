@@ -77,6 +77,16 @@ pub enum Remarked {
         /// How many.
         rows: u64,
     },
+    /// Cells that have versions which no honest site comes to.
+    FarVersions {
+        /// How many.
+        cells: u64,
+    },
+    /// Rows that have causal lengths which no honest site comes to.
+    FarLengths {
+        /// How many.
+        rows: u64,
+    },
     /// Columns with values that are not recorded.
     UnrecordedColumns {
         /// The columns.

@@ -13,7 +13,13 @@ use super::{
     Remark, Remarked, in_one, sql_text,
     triggers::Trigger,
 };
-use crate::changeset::SENTINEL;
+use crate::changeset::{HIGH_VERSION, SENTINEL};
+
+/// Versions above this are near those that peers put aside. What is written to such a cell may not reach everybody.
+const FAR: i64 = HIGH_VERSION / 2;
+
+/// The causal length that rows get which had a far one, if they are deleted; one more if they are not.
+const LOWERED: i64 = 1 << 32;
 
 /// What is wrong with the triggers and records of a table that replicates.
 pub(super) fn remarks(
@@ -28,6 +34,7 @@ pub(super) fn remarks(
     }
     let vanished = records.count_vanished()?;
     let (unrecorded, revived) = records.count_rows()?;
+    let (far_rows, far_cells) = records.count_far()?;
     let gone = records.columns_gone()?;
     let lost = records.columns_lost(!gone.is_empty())?;
     let delete = (vanished > 0).then(|| records.sql_delete());
@@ -43,6 +50,12 @@ pub(super) fn remarks(
     let mut remark = |what: Remarked, mend| found.push(Remark { table: table.name.clone(), what, mend });
     if vanished > 0 {
         remark(Remarked::Vanished { rows: vanished }, delete.clone());
+    }
+    if far_rows > 0 {
+        remark(Remarked::FarLengths { rows: far_rows }, Some(records.sql_lower_lengths()));
+    }
+    if far_cells > 0 {
+        remark(Remarked::FarVersions { cells: far_cells }, Some(records.sql_live_again()));
     }
     if let Some(what) = triggers(connection, table, stored)? {
         remark(what, realter());
@@ -219,6 +232,26 @@ impl Records<'_> {
         self.connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
     }
 
+    /// Rows with a causal length that no honest site comes to, and cells with such a version of other rows that are there.
+    fn count_far(&self) -> rusqlite::Result<(u64, u64)> {
+        let clock = self.name("clock");
+        let rows = format!("SELECT count(*) FROM {clock} WHERE col_name = '{SENTINEL}' AND col_version > {FAR}");
+        let cells = format!("SELECT count(*) FROM ({})", self.far_cells());
+        let count = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs);
+        Ok((count(&rows)?, count(&cells)?))
+    }
+
+    /// The numbers of rows that are there, once for each far cell. Of a row that is not there, something else is said.
+    fn far_cells(&self) -> String {
+        let (clock, pks, base) = (self.name("clock"), self.name("pks"), quote(&self.table.name));
+        format!(
+            "SELECT c.key FROM {clock} AS c WHERE c.col_name <> '{SENTINEL}' AND c.col_version > {FAR} AND c.key NOT IN \
+             (SELECT key FROM {clock} WHERE col_name = '{SENTINEL}' AND (col_version > {FAR} OR col_version % 2 = 0)) AND EXISTS \
+             (SELECT 1 FROM {pks} AS p JOIN {base} AS b ON {} WHERE p.__crsql_key = c.key)",
+            self.same_row()
+        )
+    }
+
     /// Columns of which values are recorded nowhere, as after they were renamed. Rows are looked at if nothing at all is
     /// recorded of a column, or if `any_gone`: something is recorded of one that is not there.
     fn columns_lost(&self, any_gone: bool) -> rusqlite::Result<Vec<String>> {
@@ -285,17 +318,19 @@ impl Records<'_> {
 
     /// The statement that records the rows of which nothing is recorded, or that they were deleted: as if they were merged.
     fn sql_record(&self) -> String {
-        let rows = self.unrecorded_rows();
+        self.sql_record_anew(&self.unrecorded_rows(), &format!("{LENGTH} + 1"))
+    }
+
+    /// The statement that records these rows and all their cells, with the causal length that this expression gives.
+    fn sql_record_anew(&self, rows: &str, length: &str) -> String {
         let pk = self.keys("new");
         let row = format!(
-            "SELECT crsql_pack_columns({pk}) AS pk, '{SENTINEL}' AS cid, NULL AS val, {LENGTH} + 1 AS col_version,
-             {LENGTH} + 1 AS cl FROM ({rows}) AS new"
+            "SELECT crsql_pack_columns({pk}) AS pk, '{SENTINEL}' AS cid, NULL AS val, {length} AS col_version,
+             {length} AS cl FROM ({rows}) AS new"
         );
         let cells = self.table.columns.iter().map(|column| {
             let (name, text) = (quote(&column.name), sql_text(&column.name));
-            format!(
-                " UNION ALL SELECT crsql_pack_columns({pk}), {text}, new.{name}, 1, {LENGTH} + 1 FROM ({rows}) AS new"
-            )
+            format!(" UNION ALL SELECT crsql_pack_columns({pk}), {text}, new.{name}, 1, {length} FROM ({rows}) AS new")
         });
         self.sql_merge(&format!("{row}{}", cells.collect::<String>()))
     }
@@ -314,6 +349,27 @@ impl Records<'_> {
             )
         });
         self.sql_merge(&cells.collect::<Vec<_>>().join(" UNION ALL "))
+    }
+
+    /// The statement that has rows with far cells live again: in the next life of a row the versions of its cells begin
+    /// anew, and they win over whatever version somebody claimed in the one before.
+    fn sql_live_again(&self) -> String {
+        let numbers = format!("SELECT p.__crsql_key FROM {} AS p WHERE {}", self.name("pks"), self.same_key("new"));
+        let rows = format!("SELECT * FROM ({}) AS new WHERE ({numbers}) IN ({})", self.rows(), self.far_cells());
+        self.sql_record_anew(&rows, &format!("{LENGTH} + 2"))
+    }
+
+    /// The statement that gives rows with far causal lengths lower ones: higher than those that an honest site comes to,
+    /// so that the rows stay what they are, and lower than those that are put aside. The peers' own mend gives the same.
+    fn sql_lower_lengths(&self) -> String {
+        let clock = self.name("clock");
+        format!(
+            "BEGIN IMMEDIATE; WITH far AS MATERIALIZED (SELECT key AS k, col_name AS c, row_number() OVER (ORDER BY key, col_name) - 1 AS n \
+             FROM {clock} WHERE key IN (SELECT key FROM {clock} WHERE col_name = '{SENTINEL}' AND col_version > {FAR})) \
+             UPDATE {clock} SET col_version = CASE col_name WHEN '{SENTINEL}' THEN {LOWERED} + col_version % 2 ELSE 1 END, \
+             db_version = crsql_next_db_version(), site_id = 0, seq = far.n FROM far WHERE key = far.k AND col_name = far.c; \
+             COMMIT"
+        )
     }
 
     /// Merges changes of this database's own. They are sorted, so all are found before the first is merged.

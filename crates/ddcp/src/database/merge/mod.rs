@@ -11,15 +11,13 @@ use super::{Database, DatabaseError, Origin};
 use crate::changeset::{Change, Cursor, PackTable};
 
 mod dangling;
+mod far;
 mod fit;
+mod keys;
 mod pace;
 mod part;
 mod slices;
 mod strangers;
-
-/// A merge lifts the local version to the sender's. Above this one it is lifted by one per transaction only, as local
-/// writes do, so that no peer can drive it to where versions end ([`crate::changeset::MAX_VERSION`]).
-const HIGHEST_JUMP: i64 = 1 << 50;
 
 /// A change that was not merged.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +40,12 @@ pub enum Reason {
     NoColumn(Arc<str>),
     /// The table has other key columns.
     OtherKey,
+    /// A column of the table's key would store another value than the change's: it is the key of no row that can be here.
+    KeyAltered,
+    /// A row is here whose key differs from the change's only by what the column's collation does not heed.
+    KeyTaken,
+    /// A version is far above what is recorded here, and higher than an honest site comes to.
+    Far,
     /// The database stores text as UTF-16, into which SQLite cannot turn a text of the change without altering it.
     Text,
     /// The row breaks a constraint of the table, or a trigger refused it.
@@ -61,6 +65,11 @@ impl fmt::Display for Reason {
             Self::NoTable => write!(f, "there is no such table, or it is no CRR"),
             Self::NoColumn(column) => write!(f, "the table has no column {column}"),
             Self::OtherKey => write!(f, "the table has another primary key"),
+            Self::KeyAltered => write!(f, "another key: a key column here would store it as another value"),
+            Self::KeyTaken => write!(f, "another key: a row is here whose key the collation takes for the same"),
+            Self::Far => {
+                write!(f, "a version is far above what is recorded here, and higher than honest sites come to")
+            }
             Self::Text => {
                 write!(f, "this database stores text as UTF-16, which cannot hold a text that is not valid UTF-8")
             }
@@ -78,8 +87,10 @@ impl Reason {
     #[must_use]
     pub fn lies_in_schema(&self) -> bool {
         match self {
-            Self::NoTable | Self::NoColumn(_) | Self::OtherKey | Self::Text | Self::TooManySites => true,
-            Self::Constraint(_) | Self::Refused(_) | Self::KeptOut => false,
+            Self::NoTable | Self::NoColumn(_) | Self::OtherKey | Self::KeyAltered | Self::Text | Self::TooManySites => {
+                true
+            }
+            Self::KeyTaken | Self::Far | Self::Constraint(_) | Self::Refused(_) | Self::KeptOut => false,
         }
     }
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use crsqlite::merge::{Failure, Fate, Merger, Refusal, RefusedRow};
 use rusqlite::{CachedStatement, Connection, ErrorCode, ffi, params};
 
-use super::{HIGHEST_JUMP, Reason, fit::Names};
+use super::{Reason, fit::Names};
 use crate::{
-    changeset::Change,
+    changeset::{Change, HIGH_VERSION},
     database::error::{MOST_MESSAGE, cut, message},
 };
 
@@ -34,8 +34,10 @@ impl<'a> Fitting<'a> {
         (self.names.table, &self.change.pk)
     }
 
+    /// A merge lifts the local version to the sender's. Above this one it is lifted by one per transaction only, as local
+    /// writes do, so that no peer can drive it to where versions end ([`crate::changeset::MAX_VERSION`]).
     fn db_version(&self) -> i64 {
-        self.change.db_version.min(HIGHEST_JUMP)
+        self.change.db_version.min(HIGH_VERSION)
     }
 }
 

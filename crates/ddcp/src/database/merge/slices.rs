@@ -37,6 +37,13 @@ pub(super) struct Merged {
 }
 
 impl Merged {
+    /// Counts a change of which nothing is to be merged.
+    fn pass(&mut self, change: &Change) {
+        let table = self.report.table(&change.table);
+        table.offered += 1;
+        table.known += 1;
+    }
+
     fn refuse(&mut self, fitting: &Fitting<'_>, reason: &Reason) {
         self.refuse_change(fitting.index, fitting.change, reason.clone());
     }
@@ -71,10 +78,9 @@ impl<'m> Merging<'m> {
         let mut rest: Vec<usize> = (0..self.changes.len()).collect();
         while !rest.is_empty() {
             self.schema = self.database.schema_version()?;
-            let (encoding, tables) = (self.database.encoding()?, self.database.tables()?);
             let strangers = Strangers::look(&self.database.connection, self.changes, MOST_SITES);
-            let fit = Fit::new(encoding, self.database.wrap(strangers)?, &tables, self.tables);
-            let fitting = self.fitting(&fit, &rest);
+            let fit = Fit::new(self.database, self.database.wrap(strangers)?, self.tables)?;
+            let fitting = self.fitting(&fit, &rest)?;
             rest = self.merge_fitting(&fitting)?;
         }
         if self.database.connection.is_autocommit() {
@@ -84,19 +90,23 @@ impl<'m> Merging<'m> {
     }
 
     /// Those of the changes that there is a place for.
-    fn fitting<'f>(&mut self, fit: &'f Fit, rest: &[usize]) -> Vec<Fitting<'f>>
+    fn fitting<'f>(&mut self, fit: &'f Fit<'_>, rest: &[usize]) -> Result<Vec<Fitting<'f>>, DatabaseError>
     where
         'm: 'f,
     {
         let changes = self.changes;
         let mut fitting = Vec::with_capacity(rest.len());
         for &index in rest {
-            match fit.names(&changes[index]) {
+            if changes[index].is_of_deleted_cell() {
+                self.merged.pass(&changes[index]);
+                continue;
+            }
+            match fit.names(&changes[index])? {
                 Ok(names) => fitting.push(Fitting { index, change: &changes[index], names }),
                 Err(reason) => self.merged.refuse_change(index, &changes[index], reason),
             }
         }
-        fitting
+        Ok(fitting)
     }
 
     /// Merges what fits; rows that were refused are tried again after the others, as long as one lets in another. Gives

@@ -85,7 +85,7 @@ fn columns_are_added_and_what_cannot_be_mended_is_named() {
                 vec![
                     D::ColumnMissingHere { column: column("b") },
                     D::ColumnMissingHere { column: column("c") },
-                    D::OtherType { column: column("e"), here: column("TEXT"), there: column("REAL") },
+                    D::OtherType { column: column("e"), here: column("TEXT"), there: column("REAL"), key: false },
                     D::ColumnMissingThere { column: column("d") },
                 ]
             ),
@@ -201,7 +201,7 @@ fn what_differs_and_is_not_adopted_is_named() {
             text("t"),
             vec![
                 D::OtherStrict { here: false, there: true },
-                D::OtherCollation { column: text("a"), here: text("BINARY"), there: text("NOCASE") },
+                D::OtherCollation { column: text("a"), here: text("BINARY"), there: text("NOCASE"), key: false },
                 D::OtherNotNull { column: text("b"), here: false, there: true },
                 D::OtherDefault { column: text("b"), here: Some(text("'y'")), there: Some(text("'x'")) },
                 D::OtherGenerated { column: text("d"), here: None, there: Some(text("upper (a)")) },

@@ -14,6 +14,7 @@ mod crowded;
 mod definitions;
 mod digests;
 mod files;
+mod meaning;
 mod refusals;
 mod slices;
 mod sync;

@@ -39,20 +39,28 @@ pub(super) fn examine(
             findings.push(Finding::ok("table", format!("{} replicates", table.name)));
         }
     }
+    let is_far =
+        remarks.iter().any(|remark| matches!(remark.what, Remarked::FarVersions { .. } | Remarked::FarLengths { .. }));
     findings.extend(remarks.into_iter().map(|remark| finding(remark, advice)));
     let left_out = database.unsendable()?;
     if !left_out.is_empty() {
-        findings.push(unsendable(&left_out));
+        findings.push(unsendable(&left_out, is_far));
     }
     Ok(())
 }
 
-fn unsendable(LeftOut { count: number, first }: &LeftOut) -> Finding {
+fn unsendable(LeftOut { count: number, first }: &LeftOut, is_far: bool) -> Finding {
     let place =
         |Unsent { table, key, column, reason }: &Unsent| format!("{table}, key {key}, column {column}: {reason}");
     let places: Vec<String> = first.iter().map(place).collect();
     let what = format!("{} cannot be sent, so no peer gets them ({})", count(*number, "change"), places.join("; "));
-    Finding::error("table", what, "delete these rows and insert them again")
+    let mend = match is_far {
+        true => {
+            "mend the versions that are too high, as said above; if some are left, delete these rows and insert them again"
+        }
+        false => "delete these rows and insert them again",
+    };
+    Finding::error("table", what, mend)
 }
 
 fn finding(Remark { table, what, mend }: Remark, advice: &Advice) -> Finding {
@@ -72,6 +80,8 @@ fn finding(Remark { table, what, mend }: Remark, advice: &Advice) -> Finding {
         | Remarked::Unrecorded { .. }
         | Remarked::Revived { .. }
         | Remarked::Vanished { .. }
+        | Remarked::FarVersions { .. }
+        | Remarked::FarLengths { .. }
         | Remarked::UnrecordedColumns { .. }
         | Remarked::Renamed { .. } => Finding::error(about, message(&table, &what), mending(&table, &what, shell)),
         _ => Finding::warning(about, message(&table, &what), mending(&table, &what, shell)),
@@ -120,6 +130,16 @@ fn message(table: &str, what: &Remarked) -> String {
         Remarked::Vanished { rows } => {
             format!("{table}: {} deleted without a record: no peer will hear of it", were(*rows))
         }
+        Remarked::FarVersions { cells } => format!(
+            "{table}: somebody gave {} versions far above those that honest sites come to: what is written to them may \
+             reach no peer",
+            count(*cells, "cell")
+        ),
+        Remarked::FarLengths { rows } => format!(
+            "{table}: somebody gave {} causal lengths far above those that honest sites come to: what is written to them may \
+             reach no peer",
+            count(*rows, "row")
+        ),
         Remarked::UnrecordedColumns { columns, gone } => {
             let before = if gone.is_empty() { String::new() } else { format!(", but values of {}", gone.join(", ")) };
             format!("{table}: nothing is recorded of values of {}{before}: no peer will get them", columns.join(", "))
@@ -175,6 +195,9 @@ fn mending(table: &str, what: &Remarked, shell: Option<String>) -> String {
         }
         (Remarked::KeyViolated { is_decided: false, parent, .. }, Some(shell)) => {
             format!("{shell} shows them: insert what is missing into {parent}, or delete or change these")
+        }
+        (Remarked::FarLengths { .. }, Some(shell)) => {
+            format!("{shell}; the same on every other repository that has merged them")
         }
         (_, Some(shell)) => shell,
         (Remarked::NotWritable { .. }, None) => {

@@ -29,7 +29,10 @@ pub(super) use waiting::{Cause, Kept, Stamp, Waiting};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How the file came to its layout: each step was added by a later program. `user_version` counts the steps taken.
-const STEPS: [&str; 9] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP, FAILURES, LEFT_OUT, WAYS];
+const STEPS: [&str; 10] = [TABLES, LOG, HOME, BUNDLES, DIFFERENCES, waiting::STEP, FAILURES, LEFT_OUT, WAYS, SENDABLE];
+
+/// Up to which version of the database every change was found fit to be sent.
+const SENDABLE: &str = "ALTER TABLE home ADD COLUMN sendable INTEGER NOT NULL DEFAULT 0";
 
 /// Of each site whose last merge failed, why; of a remote whose last fetch failed, when; of what waits, since when.
 const FAILURES: &str = "
