@@ -153,7 +153,7 @@ impl TableDifference {
             | Self::CheckMissingThere { check: text } => vec![text],
             Self::OtherCase { here, there } => vec![here, there],
             Self::OtherKey { here, there } => here.iter_mut().chain(there).collect(),
-            Self::OtherType { column, here, there } | Self::OtherCollation { column, here, there } => {
+            Self::OtherType { column, here, there, .. } | Self::OtherCollation { column, here, there, .. } => {
                 vec![column, here, there]
             }
             Self::OtherDefault { column, here, there } | Self::OtherGenerated { column, here, there } => {
