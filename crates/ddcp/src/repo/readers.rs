@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the log is left alone when it could not be emptied: an application may be in the middle of reading. Doubled each
 /// time in a row, up to the second number.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
 
 /// Lets readers in, and sees to it that the log does not grow without an end.
 pub(super) struct Readers {
@@ -136,18 +136,18 @@ impl Drop for Reading<'_> {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicBool, AtomicU64, Ordering},
-        },
+        path::Path,
+        sync::atomic::{AtomicBool, Ordering},
         thread,
     };
 
     use super::*;
     use crate::{
         changeset::{Cursor, SiteId},
+        database::{Database, OpenOptions},
+        medium::beside,
         protocol::Source,
-        repo::{Layout, Options, Repository, source::OwnSource},
+        repo::{DatabaseSource, Layout, Options, Repository, source::OwnSource},
     };
 
     fn readers(dir: &tempfile::TempDir, bytes: u64) -> Readers {
@@ -216,47 +216,57 @@ mod tests {
     }
 
     /// Reads offers, one after the other without a pause, until `is_over`.
-    fn read(source: &OwnSource, is_over: &AtomicBool) {
+    fn read(source: &dyn Source, is_over: &AtomicBool) {
         let reader = SiteId::from_bytes(&[1; 16]).unwrap();
         while !is_over.load(Ordering::Relaxed) {
-            let mut packs = 0;
             let take: &mut dyn FnMut(_) -> _ = &mut |_| {
-                packs += 1;
-                thread::sleep(Duration::from_millis(30));
-                if packs < 3 { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) }
+                thread::sleep(Duration::from_millis(60));
+                std::ops::ControlFlow::Continue(())
             };
             source.packs(Cursor::ZERO, &reader, take).unwrap();
         }
     }
 
-    #[test]
-    fn readers_without_a_pause_do_not_keep_the_log_from_beginning_anew() {
-        const WRITTEN: u64 = 64 << 20;
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(&dir.path().join("a.db"), None).unwrap();
-        let source = Arc::new(OwnSource::new(Repository::init_with(layout, Options::default()).unwrap()));
-        let writer = rusqlite::Connection::open(dir.path().join("a.db")).unwrap();
+    /// How long the log becomes while four read from `source` and an application writes 120 MiB.
+    fn longest_log(source: &dyn Source, database: &Path) -> u64 {
+        let writer = rusqlite::Connection::open(database).unwrap();
         crsqlite::register(&writer).unwrap();
         writer.busy_timeout(Duration::from_secs(10)).unwrap();
-        writer.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, x); SELECT crsql_as_crr('t')").unwrap();
         writer.pragma_update(None, "synchronous", "off").unwrap();
-        let rows: Vec<String> = (1..=20).map(|id| format!("({id}, randomblob(100000))")).collect();
-        writer.execute_batch(&format!("INSERT INTO t VALUES {}", rows.join(", "))).unwrap();
-
-        let (is_over, longest) = (AtomicBool::new(false), AtomicU64::new(0));
-        let log = dir.path().join("a.db-wal");
+        let (is_over, mut longest) = (AtomicBool::new(false), 0);
         thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| read(&source, &is_over));
+                scope.spawn(|| read(source, &is_over));
             }
-            for _ in 0..WRITTEN / 400_000 {
-                writer.execute_batch("UPDATE t SET x = randomblob(100000) WHERE id IN (1, 2, 3, 4)").unwrap();
-                longest.fetch_max(fs::metadata(&log).unwrap().len(), Ordering::Relaxed);
+            for _ in 0..300 {
+                writer.execute_batch("UPDATE t SET x = randomblob(100000) WHERE id <= 4").unwrap();
+                longest = longest.max(fs::metadata(beside(database, "-wal")).unwrap().len());
                 thread::sleep(Duration::from_millis(10));
             }
             is_over.store(true, Ordering::Relaxed);
         });
-        let longest = longest.into_inner();
-        assert!(longest < 3 * LONG_LOG, "the log grew to {} MiB", longest >> 20);
+        longest
+    }
+
+    #[test]
+    fn readers_without_a_pause_do_not_keep_the_log_from_beginning_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let layout = Layout::new(&path, None).unwrap();
+        let own = OwnSource::new(Repository::init_with(layout, Options::default()).unwrap());
+        let rows: Vec<String> = (1..=100).map(|id| format!("({id}, randomblob(100000))")).collect();
+        let writer = rusqlite::Connection::open(&path).unwrap();
+        crsqlite::register(&writer).unwrap();
+        writer.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, x); SELECT crsql_as_crr('t')").unwrap();
+        writer.execute_batch(&format!("INSERT INTO t VALUES {}", rows.join(", "))).unwrap();
+
+        let longest = longest_log(&own, &path);
+        assert!(longest < 6 * LONG_LOG, "the log grew to {} MiB", longest >> 20);
+        let without = DatabaseSource::new({
+            let path = path.clone();
+            move || Ok(Database::open(&path, &OpenOptions::default())?)
+        });
+        let unbounded = longest_log(&without, &path);
+        assert!(unbounded > 2 * longest, "{} and {} MiB", unbounded >> 20, longest >> 20);
     }
 }
