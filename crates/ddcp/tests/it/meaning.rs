@@ -49,6 +49,7 @@ fn fetch(repo: &Repo, changes: Vec<Change>) -> crate::support::Run {
         created: 0,
         tables: None,
         without: None,
+        signature: None,
     };
     let mut writer = BundleWriter::new(Vec::new(), &header).unwrap();
     writer.add(&pack).unwrap();
