@@ -120,7 +120,9 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub fn definitions(&self) -> Result<Vec<TableDefinition>, DatabaseError> {
-        let names = self.tables()?.into_iter().map(|table| table.name);
+        let mut tables = self.wrap(schema::all_tables(&self.connection))?;
+        tables.sort_by_cached_key(|table| table.name.to_ascii_lowercase());
+        let names = tables.into_iter().map(|table| table.name);
         names.map(|name| self.wrap(definition(&self.connection, name))).collect()
     }
 
@@ -129,7 +131,7 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub fn differences(&self, peer: &Declared) -> Result<BTreeMap<String, Vec<TableDifference>>, DatabaseError> {
-        let here = self.tables()?;
+        let here = self.wrap(schema::all_tables(&self.connection))?;
         let by_name: HashMap<String, &TableShape> =
             here.iter().map(|table| (table.name.to_ascii_lowercase(), table)).collect();
         let find = |name: &str| by_name.get(&name.to_ascii_lowercase()).copied();
@@ -198,7 +200,9 @@ impl Declared {
                 Ok(Tried { shape, details, sql }) => {
                     declared.tables.push(DeclaredTable { definition, shape, details, sql });
                 }
-                Err(Refusal { reason, is_hostile: true }) => return Err(BadDefinition { table: Some(name()), reason }),
+                Err(Refusal { reason, is_hostile: true }) => {
+                    return Err(BadDefinition { table: Some(name()), reason });
+                }
                 Err(refusal) => drop(declared.unavailable.insert(name(), refusal.into_reason())),
             }
             trial.budget.check()?;
@@ -235,7 +239,7 @@ pub fn check_number(definitions: &[TableDefinition]) -> Result<(), BadDefinition
 pub(super) fn declare(connection: &Connection, definition: &TableDefinition) -> Result<Vec<String>, Refusal> {
     let TableDefinition { name, sql, indexes } = definition;
     if name.is_empty() || name.len() > MAX_NAME || is_reserved(name) || name.contains(char::is_control) {
-        return Err(Refusal::hostile("its name will not do for a table that is shared"));
+        return Err(Refusal::unavailable("its name will not do for a table that is shared"));
     }
     if indexes.len() > MAX_INDEXES {
         return Err(Refusal::unavailable(format!("it has {} indexes; at most {MAX_INDEXES} are taken", indexes.len())));
@@ -246,9 +250,11 @@ pub(super) fn declare(connection: &Connection, definition: &TableDefinition) -> 
     for index in indexes {
         let mut made = run_checked(connection, index, &asked)?;
         match (made.pop(), made.pop()) {
-            (Some(only), None)
-                if only.kind == "index" && only.table.eq_ignore_ascii_case(name) && !is_reserved(&only.name) =>
-            {
+            (Some(only), None) if only.kind == "index" && only.table.eq_ignore_ascii_case(name) => {
+                if is_reserved(&only.name) {
+                    let reason = format!("its index {} has a name that is kept for the engine", only.name);
+                    return Err(Refusal::unavailable(reason));
+                }
                 names.push(only.name);
             }
             _ => return Err(Refusal::hostile("the declaration of one of its indexes declares something else")),
@@ -333,8 +339,9 @@ fn run_checked(connection: &Connection, sql: &str, asked: &Asking) -> Result<Vec
         return Err(Refusal::unavailable(format!("its declaration is longer than {MAX_STATEMENT} bytes")));
     }
     // It is shown on terminals.
-    if sql.contains(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
-        return Err(Refusal::hostile("its declaration holds control characters"));
+    if let Some(found) = sql.chars().find(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
+        let reason = format!("its declaration holds control characters (the first is U+{:04X})", u32::from(found));
+        return Err(Refusal::unavailable(reason));
     }
     let last: i64 = connection.prepare_cached(LAST)?.query_row([], |row| row.get(0))?;
     checked(connection, Doing::Declare, asked, || connection.execute(sql, []).map(drop))?;

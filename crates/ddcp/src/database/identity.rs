@@ -103,7 +103,7 @@ impl Database {
         self.wrap(self.connection.execute("UPDATE crsql_site_id SET site_id = ? WHERE ordinal = 0", [new]))?;
         const ADD: &str = "INSERT INTO crsql_site_id (site_id) VALUES (?) RETURNING ordinal";
         let ordinal: i64 = self.wrap(self.connection.query_row(ADD, [old.as_bytes()], |row| row.get(0)))?;
-        for table in self.tables()? {
+        for table in self.wrap(schema::all_tables(&self.connection))? {
             let clock = schema::quote(&format!("{}__crsql_clock", table.name));
             let sql = format!("UPDATE {clock} SET site_id = ? WHERE site_id = 0");
             self.wrap(self.connection.execute(&sql, [ordinal]))?;

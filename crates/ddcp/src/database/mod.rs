@@ -217,13 +217,23 @@ impl Database {
         self.wrap(schema::tables(&self.connection))
     }
 
+    /// The names of tables that replicate and cannot be read here, so that no peer gets what is in them: their keys are
+    /// compared by a collation that only their application knows.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn unreadable_tables(&self) -> Result<Vec<String>, DatabaseError> {
+        let tables = self.wrap(schema::unreadable(&self.connection))?;
+        Ok(tables.into_iter().map(|table| table.name).collect())
+    }
+
     /// A hash over names, columns and declared types of the tables that replicate, without regard to the case of names:
     /// equal fingerprints mean that every change of one database has a place in the other.
     ///
     /// # Errors
     /// [`DatabaseError`].
     pub fn schema_fingerprint(&self) -> Result<[u8; 32], DatabaseError> {
-        Ok(schema::fingerprint(&self.tables()?))
+        self.wrap(schema::fingerprint_of(&self.connection))
     }
 
     /// A hash of everything that the schema says, also of what does not replicate, and of who reads it: what a table,

@@ -109,7 +109,7 @@ impl Database {
         let _snapshot = self.wrap(self.connection.unchecked_transaction())?;
         let version = self.version()?;
         let source = self.site_id()?;
-        let (tables, unreadable) = (self.tables()?, self.wrap(schema::unreadable(&self.connection))?);
+        let (tables, mut unreadable) = (self.tables()?, self.wrap(schema::unreadable(&self.connection))?);
         let queries = [REST_OF_VERSION, LATER_VERSIONS].map(|sql| without(sql, &unreadable));
         let mut packer = Packer::new(self, source, after, selection, pack_bytes, &tables, take);
         let mut taken = self.read_behind(after, &queries, &mut packer)?;
@@ -119,12 +119,15 @@ impl Database {
                 ControlFlow::Break(()) => Taken::Part,
             };
         }
-        if taken == Taken::Part {
-            return Ok(ReadEnd { version, more: true, end: packer.from, left_out: packer.left_out });
-        }
-        let end = Cursor::whole(version);
-        let left_out = packer.finish(end);
-        Ok(ReadEnd { version, more: false, end, left_out })
+        let (end, left_out) = match taken {
+            Taken::Part => (packer.from, packer.left_out),
+            _ => (Cursor::whole(version), packer.finish(Cursor::whole(version))),
+        };
+        unreadable.retain(|table| selection.has_table(table.name.as_bytes()));
+        // First: of what is told one by one there is a limit.
+        let mut all_left_out = self.wrap(self.unread(&unreadable, (after, end), selection.without.as_ref()))?;
+        all_left_out.extend(left_out);
+        Ok(ReadEnd { version, more: taken == Taken::Part, end, left_out: all_left_out })
     }
 
     /// Gives what lies behind `after` to `packer`: the rest of its version, then all later ones.
@@ -173,8 +176,9 @@ enum Taken {
 }
 
 /// The query without these tables.
-fn without(sql: &str, tables: &[String]) -> String {
-    let conditions: String = tables.iter().map(|table| format!("AND \"table\" IS NOT {} ", sql_text(table))).collect();
+fn without(sql: &str, tables: &[TableShape]) -> String {
+    let condition = |table: &TableShape| format!("AND \"table\" IS NOT {} ", sql_text(&table.name));
+    let conditions: String = tables.iter().map(condition).collect();
     sql.replace("ORDER BY", &format!("{conditions}ORDER BY"))
 }
 

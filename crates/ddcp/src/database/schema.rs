@@ -70,8 +70,15 @@ pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Vec<TableShape
 }
 
 /// The tables that replicate and cannot be read here: their keys are compared by a collation of their application's own.
-pub(super) fn unreadable(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    Ok(readable_and_not(connection)?.1.into_iter().map(|table| table.name).collect())
+pub(super) fn unreadable(connection: &Connection) -> rusqlite::Result<Vec<TableShape>> {
+    Ok(readable_and_not(connection)?.1)
+}
+
+/// All tables that replicate, those of [`unreadable`] last.
+pub(super) fn all_tables(connection: &Connection) -> rusqlite::Result<Vec<TableShape>> {
+    let (mut tables, unreadable) = readable_and_not(connection)?;
+    tables.extend(unreadable);
+    Ok(tables)
 }
 
 fn readable_and_not(connection: &Connection) -> rusqlite::Result<(Vec<TableShape>, Vec<TableShape>)> {
@@ -91,7 +98,7 @@ fn readable_and_not(connection: &Connection) -> rusqlite::Result<(Vec<TableShape
 }
 
 /// Whether rows of the table can be found by their keys.
-fn can_find_rows(connection: &Connection, table: &TableShape) -> rusqlite::Result<bool> {
+pub(super) fn can_find_rows(connection: &Connection, table: &TableShape) -> rusqlite::Result<bool> {
     let keys: Vec<String> = table.key_columns.iter().map(|key| format!("{} = ?", quote(&key.name))).collect();
     let sql = format!("SELECT 1 FROM {} WHERE {}", quote(&table.name), keys.join(" AND "));
     match connection.prepare(&sql) {
@@ -123,6 +130,17 @@ pub(super) fn table(connection: &Connection, name: String) -> rusqlite::Result<T
     }
     keys.sort_by_key(|(position, _)| *position);
     Ok(TableShape { name, key_columns: keys.into_iter().map(|(_, column)| column).collect(), columns })
+}
+
+/// [`fingerprint`] of the tables that replicate. One that cannot be read here counts as another one than it will be
+/// once it can be: peers see that there is more to read then.
+pub(super) fn fingerprint_of(connection: &Connection) -> rusqlite::Result<[u8; 32]> {
+    let (mut tables, unreadable) = readable_and_not(connection)?;
+    tables.extend(unreadable.into_iter().map(|mut table| {
+        table.key_columns.iter_mut().for_each(|key| key.declared_type.push_str(" COLLATE ?"));
+        table
+    }));
+    Ok(fingerprint(&tables))
 }
 
 /// BLAKE3 over the tables; every name is preceded by its length, every list by its number of entries. Names count in

@@ -5,7 +5,7 @@ use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::{Database, DatabaseError, TableShape, schema::quote};
-use crate::changeset::{MAX_VERSION, SENTINEL};
+use crate::changeset::{Cursor, MAX_VERSION, SENTINEL, SiteId};
 
 /// A change that cannot be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,9 @@ impl LeftOut {
 
 /// Why a change of a site that the file does not know cannot be sent.
 pub(super) const UNKNOWN_SITE: &str = "the site that made it is not known: crsql_site_id lacks a row";
+
+/// Why no change of a table can be sent that cannot be read.
+const UNREADABLE: &str = "its key is compared by a collation that only its application knows";
 
 /// Why a change of a key that no table with CRRs holds cannot be sent.
 const NULL_KEY: &str = "its key contains a NULL";
@@ -123,6 +126,40 @@ impl Database {
 }
 
 impl Database {
+    /// The changes of `tables`, which cannot be read here, from behind the first place to the second, but those of
+    /// `reader`.
+    pub(super) fn unread(
+        &self,
+        tables: &[TableShape],
+        (after, end): (Cursor, Cursor),
+        reader: Option<&SiteId>,
+    ) -> rusqlite::Result<LeftOut> {
+        let mut left_out = LeftOut::default();
+        for table in tables {
+            let name = |end: &str| quote(&format!("{}__crsql_{end}", table.name));
+            let shown: Vec<String> = self.recorded_keys(table)?.iter().map(|key| format!("quote({key})")).collect();
+            let sql = format!(
+                "SELECT records.col_name, {}
+                 FROM {} AS records JOIN {} AS keys ON keys.__crsql_key = records.key
+                     LEFT JOIN crsql_site_id AS site ON site.ordinal = records.site_id
+                 WHERE (records.db_version, records.seq) > (?1, ?2) AND (records.db_version, records.seq) <= (?3, ?4)
+                     AND site.site_id IS NOT ?5",
+                if shown.is_empty() { "''".to_owned() } else { shown.join(" || ', ' || ") },
+                name("clock"),
+                name("pks"),
+            );
+            // No site has an empty id.
+            let reader = reader.map_or(&[][..], SiteId::as_bytes);
+            let mut statement = self.connection.prepare(&sql)?;
+            let mut rows = statement.query(params![after.version, after.seq, end.version, end.seq, reader])?;
+            while let Some(row) = rows.next()? {
+                let (key, column) = (text(row, 1)?, text(row, 0)?);
+                left_out.add(Unsent { table: table.name.clone(), key, column, reason: UNREADABLE.to_owned() });
+            }
+        }
+        Ok(left_out)
+    }
+
     /// The columns of the table's keys, as they are recorded: those of the table itself may have been renamed since.
     pub(super) fn recorded_keys(&self, table: &TableShape) -> rusqlite::Result<Vec<String>> {
         let sql = "SELECT name FROM pragma_table_info(?1, 'main') WHERE name <> '__crsql_key' COLLATE NOCASE";
@@ -133,14 +170,15 @@ impl Database {
 }
 
 fn unsent(table: &str, row: &Row<'_>) -> rusqlite::Result<Unsent> {
-    let text = |at: usize| {
-        Ok::<_, rusqlite::Error>(String::from_utf8_lossy(row.get_ref(at)?.as_bytes().unwrap_or_default()).into_owned())
-    };
     let reason = match (row.get(2)?, row.get(3)?, row.get(4)?) {
         (true, _, _) => UNKNOWN_SITE,
         (_, true, _) => NULL_KEY,
         (_, _, true) => TOO_HIGH,
         _ => OUT_OF_RANGE,
     };
-    Ok(Unsent { table: table.to_owned(), key: text(1)?, column: text(0)?, reason: reason.into() })
+    Ok(Unsent { table: table.to_owned(), key: text(row, 1)?, column: text(row, 0)?, reason: reason.into() })
+}
+
+fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<String> {
+    Ok(String::from_utf8_lossy(row.get_ref(at)?.as_bytes().unwrap_or_default()).into_owned())
 }

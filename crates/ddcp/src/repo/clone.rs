@@ -207,7 +207,6 @@ mod tests {
             table("t", "ATTACH 'other.db' AS t", &[]),
             table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL); DROP TABLE good", &[]),
             table("t", "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL)", &["CREATE INDEX i ON good (v)"]),
-            table("good__crsql_clock", "CREATE TABLE good__crsql_clock (id INTEGER PRIMARY KEY NOT NULL)", &[]),
             good(),
         ] {
             let what = format!("{hostile:?}");
@@ -235,6 +234,9 @@ mod tests {
             (format!("CREATE TABLE t ({key}, v DEFAULT (randomblob(1000000000)))"), vec![]),
             (format!("CREATE TABLE t ({key}, v COLLATE unicase)"), vec![]),
             (format!("CREATE TABLE t ({key}, v)"), vec!["CREATE INDEX i ON t (writefile(v, v))"]),
+            (format!("CREATE TABLE t ({key}, v)"), vec!["CREATE INDEX crsql_by_v ON t (v)"]),
+            (format!("CREATE TABLE t ({key},\u{c} v)"), vec![]),
+            (format!("CREATE TABLE t ({key}, v DEFAULT '\u{1f}')"), vec![]),
             // A table that SQLite takes and the engine does not.
             (format!("CREATE TABLE t ({key}, v UNIQUE)"), vec![]),
         ]

@@ -137,7 +137,7 @@ impl Repository {
     ) -> Result<FetchReport, Error> {
         let (status, site, _alone) = self.answer_alone(&client).await?;
         let (schema, asked) = (status.schema.clone(), status.clone());
-        let Start { origin, reader, own, after, up_to, held, report, state } =
+        let Start { origin, reader, own, after, up_to, held, report, is_owed, state } =
             self.start(name.clone(), address.clone(), site, status, from).await?;
         let most = limits.inbox_bytes.get();
         let room = most.saturating_sub(held);
@@ -165,7 +165,15 @@ impl Repository {
             Error::Remote(error) => self.explain(error),
             other => other,
         })?;
-        inbox.write(move |state| Ok(state.note_schema(origin, &schema)?)).await?;
+        let (told, owner, home) = (inbox.report.left_out.clone(), inbox.name.clone(), inbox.address.clone());
+        let note = move |state: &mut State| {
+            if is_owed {
+                state.forget_left_out(owner.as_str())?;
+                state.note_left_out(owner.as_str(), &home, told)?;
+            }
+            Ok(state.note_schema(origin, &schema)?)
+        };
+        inbox.write(note).await?;
         inbox.report.schema = self.compare_schema(&client, name, address, asked).await;
         Ok(inbox.report)
     }
@@ -289,22 +297,32 @@ impl Repository {
             if from == ReadFrom::Start {
                 reader = nobody(repository.inner.options.host.random_bytes())?;
             }
-            if rewound {
+            // What it could not send may have become readable with its schema; that lies behind where it was read to.
+            let is_owed = from == ReadFrom::Position
+                && state.has_changed(origin, &status.schema)?
+                && !state.left_out(name.as_str(), &address)?.is_empty();
+            if rewound || is_owed {
                 state.put_aside_origin(origin)?;
                 fetched = Cursor::ZERO;
             } else if from == ReadFrom::Start {
                 state.drop_inbox(origin)?;
                 fetched = Cursor::ZERO;
             }
-            if fetched == Cursor::ZERO {
-                state.forget_left_out(name.as_str())?;
-            }
-            let after = state.read_on(origin, fetched, &status.schema)?;
+            let after = match is_owed {
+                // Both are noted at its end: broken off, it begins again.
+                true => Cursor::ZERO,
+                false => {
+                    if fetched == Cursor::ZERO {
+                        state.forget_left_out(name.as_str())?;
+                    }
+                    state.read_on(origin, fetched, &status.schema)?
+                }
+            };
             // A remote could go back again and again, or be another each time: what was put aside is held as well.
             let held = state.held(&site)?;
             let report = FetchReport { remote_version: status.db_version, rewound, ..FetchReport::default() };
             let own = (from == ReadFrom::Position).then_some(reader);
-            Ok(Start { origin, reader, own, after, up_to: status.db_version, held, report, state })
+            Ok(Start { origin, reader, own, after, up_to: status.db_version, held, report, is_owed, state })
         })
         .await
     }
@@ -329,6 +347,8 @@ struct Start {
     /// Bytes that are in the inbox already.
     held: u64,
     report: FetchReport,
+    /// It is read from its start, for what it could not send before.
+    is_owed: bool,
     state: State,
 }
 

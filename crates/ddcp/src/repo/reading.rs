@@ -41,6 +41,14 @@ impl State {
         self.write(|t| t.execute(sql, params![site.as_bytes(), way.0, schema]).map(drop))
     }
 
+    /// Whether everything that was read of the origin was read with another schema than this.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(super) fn has_changed(&self, origin: impl Into<Origin>, schema: &[u8]) -> Result<bool, StateError> {
+        Ok(self.origin_schema(origin.into())?.is_some_and(|known| known != schema))
+    }
+
     fn origin_schema(&self, Origin { site, way }: Origin) -> Result<Option<Vec<u8>>, StateError> {
         self.read(|connection| {
             let sql = "SELECT schema FROM origin_schema WHERE site_id = ? AND way = ?";

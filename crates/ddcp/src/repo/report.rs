@@ -107,6 +107,10 @@ pub struct StatusReport {
     pub version: i64,
     /// Its replicated tables.
     pub tables: Vec<String>,
+    /// Tables that replicate and cannot be read by this program, so that no peer gets what is in them: their keys are
+    /// compared by a collation that only their application knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
     /// The address that peers use, once there is one.
     pub address: Option<String>,
     /// Whom `ddcp serve` answers.

@@ -47,6 +47,7 @@ impl Repository {
                 site_id: database.site_id()?.to_string(),
                 version: database.version()?,
                 tables: database.tables()?.into_iter().map(|table| table.name).collect(),
+                unreadable: database.unreadable_tables()?,
                 address: repository.address()?.map(|address| address.to_string()),
                 access: config.access,
                 kept_private: config.kept_private.map(|why| why.to_string()),
@@ -159,6 +160,10 @@ impl<'a> Sources<'a> {
         let is_merged = report.unmerged == 0 && report.merged_version >= contact.db_version;
         let at = contact.db_version;
         report.identical = told.zip(own.as_ref()).and_then(|(told, own)| is_identical(&told, own, at, is_merged));
+        // A digest is not of what cannot be read.
+        if !report.left_out.is_empty() || !self.database.unreadable_tables()?.is_empty() {
+            report.identical = report.identical.filter(|identical| !identical);
+        }
         Ok(report)
     }
 }

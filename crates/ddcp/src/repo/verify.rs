@@ -70,6 +70,12 @@ pub struct VerifyReport {
     /// Whether the remote has merged all of this database but what differs: it has yet to pull.
     #[serde(default)]
     pub ahead: bool,
+    /// Tables of this database that were not compared, since they cannot be read by this program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
+    /// Whether the remote has such tables.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unreadable_there: bool,
 }
 
 /// Where two databases differ.
@@ -98,6 +104,27 @@ struct Compared {
     told: DatabaseDigest,
     /// Up to which version of the remote's everything is merged here.
     merged: Option<i64>,
+    unread: Unread,
+}
+
+/// What digests are not of.
+struct Unread {
+    /// Tables here.
+    here: Vec<String>,
+    /// Whether there are such at the remote: its schema is another one than this, that of its digest is not.
+    there: bool,
+}
+
+impl Unread {
+    fn of(database: &Database, there: &[u8]) -> Result<Self, Error> {
+        let here = database.unreadable_tables()?;
+        let there = here.is_empty() && database.schema_fingerprint()? != there;
+        Ok(Self { here, there })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.here.is_empty() && !self.there
+    }
 }
 
 /// What came of looking where the two differ.
@@ -176,11 +203,12 @@ impl Repository {
         let client = self.client(address, &limits).await?;
         let status = client.status().await.map_err(|error| self.explain(error))?;
         let site = SiteId::from_bytes(&status.site_id).map_err(|error| Error::BadPack(error.to_string()))?;
-        let asked = address.clone();
-        let (own, merged) = self
+        let (asked, there) = (address.clone(), status.schema);
+        let (own, merged, unread) = self
             .blocking(move |repository| {
                 let database = repository.database_to_look_at()?;
-                Ok((database.digest()?, whole_versions(database.position(way::origin(&asked, site))?)))
+                let merged = whole_versions(database.position(way::origin(&asked, site))?);
+                Ok((database.digest()?, merged, Unread::of(&database, &there)?))
             })
             .await?;
         if own.mark.site == site {
@@ -188,7 +216,7 @@ impl Repository {
         }
         let told = client.digest(&own.mark.site).await.map_err(|error| self.explain(error))?;
         check_tables(name, &told, &own)?;
-        let compared = Compared { site, own, told, merged };
+        let compared = Compared { site, own, told, merged, unread };
         let look = Box::pin(self.look(address, &compared, Self::database_to_look_at)).await?;
         Ok(VerifyReport::new(&compared, look))
     }
@@ -296,11 +324,14 @@ impl Repository {
         self.note_told(name, address, &told).await?;
         check_tables(name, &told, &own)?;
         let address = address.clone();
-        let merged = move |repository: &Self| -> Result<_, Error> {
-            Ok(whole_versions(repository.database()?.position(way::origin(&address, site))?))
-        };
-        let merged = self.blocking(merged).await?;
-        Ok(Compared { site, own, told, merged })
+        let (merged, unread) = self
+            .blocking(move |repository| {
+                let database = repository.database()?;
+                let merged = whole_versions(database.position(way::origin(&address, site))?);
+                Ok((merged, Unread::of(&database, &status.schema)?))
+            })
+            .await?;
+        Ok(Compared { site, own, told, merged, unread })
     }
 
     async fn note_told(&self, name: &RemoteName, address: &Address, told: &DatabaseDigest) -> Result<(), Error> {
@@ -402,7 +433,7 @@ fn check_tables(name: &RemoteName, told: &DatabaseDigest, own: &Digest) -> Resul
 impl VerifyReport {
     fn new(compared: &Compared, Look { difference, ahead }: Look) -> Self {
         Self {
-            identical: difference.is_none(),
+            identical: difference.is_none() && compared.unread.is_empty(),
             version: compared.own.mark.version,
             remote_version: compared.told.db_version,
             found: None,
@@ -411,6 +442,8 @@ impl VerifyReport {
             known: compared.told.known,
             merged: compared.merged,
             ahead,
+            unreadable: compared.unread.here.clone(),
+            unreadable_there: compared.unread.there,
         }
     }
 

@@ -105,13 +105,16 @@ fn a_clone_that_failed_goes_on_when_it_is_repeated() {
     let world = World::new();
     let (a, other, b) = (world.notes("a"), world.notes("other"), world.repo("b"));
     a.sql(
-        "CREATE TABLE evil (id INTEGER NOT NULL PRIMARY KEY /* \u{1b}]0;\u{7} */); SELECT crsql_as_crr('evil');
-         INSERT INTO note VALUES ('1', 'one', 1)",
+        "CREATE TABLE evil (id INTEGER NOT NULL PRIMARY KEY); SELECT crsql_as_crr('evil');
+         INSERT INTO note VALUES ('1', 'one', 1);
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_master SET sql = sql || '; SELECT 1' WHERE name = 'evil';
+         PRAGMA writable_schema = OFF",
     );
     let refused = "
     status 1
     --- stderr
-    error: its tables cannot be declared here: table evil: its declaration holds control characters
+    error: its tables cannot be declared here: table evil: its declaration does more than declare a table or an index, which a peer's may not
     hint: check that the peer is who you think; what you trust of its tables can be made by hand (`ddcp shell`), and what waits for them is then merged; then repeat the command: it goes on where it ended
     ";
     let run = || world.run(["clone", "a.db", "b.db"]).to_string();
@@ -126,6 +129,45 @@ fn a_clone_that_failed_goes_on_when_it_is_repeated() {
     assert_eq!(b.ok(["remote", "list"]), format!("origin {}\n", other.db().display()));
     assert_converged(&[&other, &b]);
     world.run(["clone", "other.db", "b.db"]).assert_status(2);
+}
+
+/// What SQLite and the engine take, and what is not taken from a peer.
+#[test]
+fn odd_tables_hold_up_no_other() {
+    let world = World::new();
+    let (a, b) = (world.notes("a"), world.repo("b"));
+    let key = "(id INTEGER NOT NULL PRIMARY KEY, v TEXT";
+    for (name, rest) in [
+        ("feed", "\u{c})"),
+        ("separator", " DEFAULT 'x\u{1f}y')"),
+        ("next_line", ", [x\u{85}y])"),
+        ("by_index", "); CREATE INDEX crsql_by_v ON by_index (v)"),
+        ("crsql_notes", ")"),
+        ("my__crsql_notes", ")"),
+        ("two\nlines", ")"),
+    ] {
+        a.sql(&format!("CREATE TABLE \"{name}\" {key}{rest}; SELECT crsql_as_crr('{name}')"));
+        a.sql(&format!("INSERT INTO \"{name}\" (id, v) VALUES (1, 'odd')"));
+    }
+    a.sql("INSERT INTO note VALUES ('1', 'one', 1)");
+    let odd = ["by_index", "crsql_notes", "feed", "my__crsql_notes", "next_line", "separator", "two\\nlines"];
+
+    let run = world.run(["clone", "a.db", "b.db"]).assert_status(3);
+    let left: Vec<&str> =
+        run.stdout.lines().filter_map(|line| line.strip_prefix("left out table ")?.split(": ").next()).collect();
+    assert_eq!(left, odd, "{run}");
+    for words in ["(the first is U+000C)", "(the first is U+0085)", "its index crsql_by_v", "its name will not do"] {
+        assert!(run.stdout.contains(words), "{words}: {run}");
+    }
+    assert_eq!(b.notes(), a.notes());
+
+    let diff = b.json(&["schema", "diff", "origin"]);
+    let named: Vec<&String> = diff["tables"].as_object().unwrap().keys().collect();
+    assert_eq!(named, odd);
+    a.sql("CREATE TABLE tag (id TEXT NOT NULL PRIMARY KEY); SELECT crsql_as_crr('tag'); INSERT INTO tag VALUES ('t')");
+    b.run(["pull"]).assert_status(0);
+    b.run(["schema", "adopt", "origin", "--yes"]).assert_status(3);
+    assert_eq!(b.rows("SELECT * FROM tag"), ["t"]);
 }
 
 #[test]
@@ -193,9 +235,11 @@ fn one_table_that_cannot_be_read_holds_up_no_other() {
          PRAGMA writable_schema = OFF",
     );
     a.sql("INSERT INTO note VALUES ('2', 'two', 2)");
-    world.run(["clone", "a.db", "b.db"]).assert_status(0);
+    let run = world.run(["clone", "a.db", "b.db"]).assert_status(3);
+    assert!(run.stderr.contains("table tag cannot be had here"), "{run}");
     assert_eq!(b.notes(), a.notes());
-    assert_eq!(b.json(&["verify", "origin"])[0]["done"]["identical"], true);
+    let run = b.run(["verify", "origin"]).assert_status(5);
+    assert!(run.stdout.contains("the rest is identical to origin"), "{run}");
     let doctor = a.run(["doctor", "--offline"]).assert_status(5);
     assert!(doctor.stdout.contains("tag") && doctor.stdout.contains("unicase"), "{doctor}");
 }

@@ -42,5 +42,6 @@ mod slow;
 mod support;
 mod sync;
 mod unpacking;
+mod unreadable;
 mod verify;
 mod waiting;

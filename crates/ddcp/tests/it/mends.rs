@@ -183,6 +183,77 @@ fn triggers_that_are_lost_and_what_was_written_meanwhile() {
     }
 }
 
+/// What was written while updates were not recorded is in the table and nowhere else.
+#[test]
+fn updates_that_were_not_recorded_win() {
+    let anew = "DROP TABLE note; CREATE TABLE note (id TEXT NOT NULL PRIMARY KEY, body TEXT, stars INTEGER);
+        INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)";
+    for loses in ["DROP TRIGGER note__crsql_utrig", anew] {
+        let world = World::new();
+        let [a, b] = pair(&world, NOTE);
+        a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2)");
+        b.pull();
+        a.sql(loses).sql("UPDATE note SET body = 'mine' WHERE id = '1'");
+        mend(&a, &["note has lost triggers: not every write to it is recorded. Which values were changed since"]);
+        let run = a.follows(&[&b]).run(["verify", "b"]).assert_status(5);
+        assert!(run.stdout.contains("it has yet to pull"), "{run}");
+        assert_eq!(a.notes(), ["1|mine|1", "2|two|2"], "what is here is not undone");
+        b.pull();
+        a.ok(["verify", "b"]);
+        assert_converged(&[&a, &b]);
+    }
+}
+
+/// Writing to such a table fails.
+#[test]
+fn metadata_of_which_a_part_is_gone() {
+    for lost in [&["pks"][..], &["clock"], &["clock", "pks"]] {
+        let world = World::new();
+        let [a, b] = pair(&world, NOTE);
+        a.sql("INSERT INTO note VALUES ('1', 'one', 1), ('2', 'two', 2); UPDATE note SET body = 'more'");
+        b.pull();
+        for end in lost {
+            a.sql(&format!("DROP TABLE note__crsql_{end}"));
+        }
+        let update = "UPDATE note SET body = 'mine' WHERE id = '1'";
+        assert!(a.connection().execute(update, []).is_err(), "what the doctor is to find");
+        mend(&a, &["gone, with what was recorded of its rows"]);
+        b.pull();
+        a.follows(&[&b]).pull();
+        a.sql(update).sql("INSERT INTO note VALUES ('3', 'three', 3); DELETE FROM note WHERE id = '2'");
+        b.pull();
+        assert_eq!(b.notes(), a.notes(), "{lost:?}");
+        assert_eq!(a.notes(), ["1|mine|1", "3|three|3"], "{lost:?}");
+        assert_converged(&[&a, &b]);
+    }
+}
+
+/// An index by a collation that only an application knows hides nothing else.
+#[test]
+fn lost_triggers_beside_an_unknown_collation() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql(
+        "CREATE INDEX by_body ON note (body COLLATE NOCASE); DROP TRIGGER note__crsql_utrig;
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_master SET sql = replace(sql, 'NOCASE', 'mine') WHERE name = 'by_body'",
+    );
+    let found = trouble(&a, &["--offline"]);
+    assert!(found[0].0.starts_with("note replicates, but"), "{found:#?}");
+    assert!(found[1].0.starts_with("note has lost triggers"), "{found:#?}");
+    assert!(found[1].1.starts_with("have its application"), "{found:#?}");
+}
+
+#[test]
+fn a_trigger_that_names_its_table_with_the_schema() {
+    let world = World::new();
+    let a = world.notes("a");
+    a.sql("CREATE TRIGGER t AFTER INSERT ON main.note BEGIN UPDATE note SET stars = 1 WHERE id = NEW.id; END");
+    mend(&a, &["t on note writes to note also when it is a merge"]);
+    a.sql("INSERT INTO note (id) VALUES ('1')");
+    assert_eq!(a.rows("SELECT stars FROM note"), ["1"], "it does what it did");
+}
+
 /// The triggers can be mended first, too: the deletion is recorded before what it is about is forgotten.
 #[test]
 fn deletions_are_not_lost_by_mending_triggers_first() {

@@ -29,6 +29,10 @@ fn print(out: &mut dyn Write, status: &StatusReport) -> io::Result<()> {
     writeln!(out, "version  {}", status.version)?;
     writeln!(out, "site id  {}", status.site_id)?;
     writeln!(out, "tables   {tables}")?;
+    if !status.unreadable.is_empty() {
+        let tables = status.unreadable.join(", ");
+        writeln!(out, "unread   {tables}; no peer gets what is in them, `ddcp doctor` says why")?;
+    }
     writeln!(out, "address  {}", status.address.as_deref().unwrap_or("none yet; `ddcp serve` gives it one"))?;
     if status.access != Access::default() {
         writeln!(out, "access   {}", status.access)?;

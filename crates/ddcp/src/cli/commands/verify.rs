@@ -39,8 +39,19 @@ fn print(out: &mut dyn Write, remote: &str, report: &VerifyReport) -> io::Result
             writeln!(out, "{remote}: mended {} of {table}", output::count(*records, "record"))?;
         }
     }
+    if !report.unreadable.is_empty() {
+        let tables = report.unreadable.join(", ");
+        writeln!(out, "{remote}: {tables} cannot be read here, and so not be compared; `ddcp doctor` says why")?;
+    }
+    if report.unreadable_there {
+        writeln!(
+            out,
+            "{remote}: it has tables that it cannot read itself, and which were not compared; see `ddcp status`"
+        )?;
+    }
     let Some(left) = &report.left else {
-        return writeln!(out, "identical to {remote}, at its version {}", report.remote_version);
+        let rest = if report.identical { "" } else { "the rest is " };
+        return writeln!(out, "{rest}identical to {remote}, at its version {}", report.remote_version);
     };
     writeln!(out, "{remote}: differs in {}", places(left))?;
     print_rows(out, remote, left)?;

@@ -51,8 +51,15 @@ pub enum Remarked {
         /// The trigger that asks for what is not there, if it is one.
         trigger: Option<String>,
     },
+    /// Its key is compared by a collation that is not known here, so that nothing of it can be read: what SQLite says.
+    Unreadable(String),
     /// Triggers are missing, so that writes of some kind are not recorded.
-    NotRecorded,
+    NotRecorded {
+        /// Whether updates are among them: which cells were written meanwhile cannot be told.
+        updates: bool,
+    },
+    /// Of what is recorded of its rows a part is gone, so that nothing can be written to it: these tables.
+    MetadataLost(Vec<String>),
     /// Its triggers are not those of the columns that it has now, so that writing fails, or is recorded wrongly.
     Outdated,
     /// A trigger besides its own, the one of this name, records what is written once more.
@@ -188,12 +195,17 @@ impl Database {
             remarks.extend(self.wrap(of_shared(&self.connection, table, &stored, &of_user))?);
         }
         let dropped = self.wrap(records::dropped(&self.connection, &stored))?;
+        let halved = self.wrap(records::halved(&self.connection, &stored))?;
         // That a table could replicate is not news where it has been renamed.
         let is_renamed = |name: &str| {
             dropped.iter().any(|gone| matches!(&gone.what, Remarked::Renamed { to } if to.eq_ignore_ascii_case(name)))
         };
-        remarks.retain(|remark| remark.what != Remarked::NotShared || !is_renamed(&remark.table));
+        let is_halved = |name: &str| halved.iter().any(|halved| halved.table.eq_ignore_ascii_case(name));
+        remarks.retain(|remark| {
+            remark.what != Remarked::NotShared || !(is_renamed(&remark.table) || is_halved(&remark.table))
+        });
         remarks.extend(dropped);
+        remarks.extend(halved);
         remarks.extend(self.wrap(triggers::diverging(&self.connection, &shared))?);
         remarks.extend(self.wrap(search::remarks(&self.connection, thorough))?);
         remarks.extend(self.wrap(keys::remarks(&self.connection))?);
@@ -236,9 +248,8 @@ fn of_shared(
     let remark = |what, mend| Remark { table: table.name.clone(), what, mend };
     let mut remarks = Vec::new();
     if let Some(why) = obstacle(connection, &table.name)? {
-        // What only its application knows is in the way of every other question about it.
         if ["no such collation sequence", "no such function"].iter().any(|unknown| why.starts_with(unknown)) {
-            return Ok(vec![remark(Remarked::Unfit(why), None)]);
+            return of_partly_known(connection, table, why, stored);
         }
         remarks.push(remark(Remarked::Unfit(why), sql_without_unique(connection, &table.name)?));
     }
@@ -254,6 +265,22 @@ fn of_shared(
     }
     remarks.extend(texts::remarks(connection, table)?);
     Ok(remarks)
+}
+
+/// Of a table with a collation or function that only its application knows, which is in the way of other questions, and
+/// of mending from here.
+fn of_partly_known(
+    connection: &Connection,
+    table: &TableShape,
+    why: String,
+    stored: &[Trigger],
+) -> rusqlite::Result<Vec<Remark>> {
+    let what = match schema::can_find_rows(connection, table)? {
+        true => Remarked::Unfit(why),
+        false => Remarked::Unreadable(why),
+    };
+    let remark = |what| Remark { table: table.name.clone(), what, mend: None };
+    Ok([Some(what), records::triggers(connection, table, stored)?].into_iter().flatten().map(remark).collect())
 }
 
 /// The statements that make the unique indexes of a table, which a CRR has none of, ordinary ones; `None` if it has none

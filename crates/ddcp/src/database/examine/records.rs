@@ -32,18 +32,21 @@ pub(super) fn remarks(
         // Of which rows the records are cannot be told then.
         return Ok(vec![remark]);
     }
+    let on_triggers = triggers(connection, table, stored)?;
+    let knows_updates = !matches!(on_triggers, Some(Remarked::NotRecorded { updates: true }));
     let vanished = records.count_vanished()?;
     let (unrecorded, revived) = records.count_rows()?;
     let (far_rows, far_cells) = records.count_far()?;
     let gone = records.columns_gone()?;
-    let lost = records.columns_lost(!gone.is_empty())?;
+    let lost = records.columns_lost(!gone.is_empty() || !knows_updates)?;
     let delete = (vanished > 0).then(|| records.sql_delete());
     let record = (unrecorded + revived > 0).then(|| records.sql_record());
     let values = (!lost.is_empty()).then(|| records.sql_record_values(&lost));
+    let anew = (!knows_updates && !table.columns.is_empty()).then(|| records.sql_record_as_new());
     // Looking at the table anew drops what is recorded of rows that are gone, and records the others in a version that
     // peers may have read: so what they are to hear of is recorded before.
     let realter = || {
-        let before = [&delete, &record, &values].into_iter().flatten().cloned();
+        let before = [&delete, &anew, &record, &values].into_iter().flatten().cloned();
         Some(before.chain([sql_realter(&table.name)]).collect::<Vec<_>>().join("; "))
     };
     let mut found = Vec::new();
@@ -57,7 +60,7 @@ pub(super) fn remarks(
     if far_cells > 0 {
         remark(Remarked::FarVersions { cells: far_cells }, Some(records.sql_live_again()));
     }
-    if let Some(what) = triggers(connection, table, stored)? {
+    if let Some(what) = on_triggers {
         remark(what, realter());
     }
     for trigger in doubles(table, stored) {
@@ -84,16 +87,25 @@ pub(super) fn sql_realter(table: &str) -> String {
 }
 
 /// What is wrong with the three triggers that each table should have.
-fn triggers(connection: &Connection, table: &TableShape, stored: &[Trigger]) -> rusqlite::Result<Option<Remarked>> {
+pub(super) fn triggers(
+    connection: &Connection,
+    table: &TableShape,
+    stored: &[Trigger],
+) -> rusqlite::Result<Option<Remarked>> {
     let expected = crsqlite::triggers(connection, &table.name).map_err(rusqlite::Error::from)?;
-    let mut is_outdated = false;
+    let of_updates = format!("{}__crsql_utrig", table.name);
+    let (mut is_missing, mut is_outdated, mut updates) = (false, false, false);
     for trigger in expected {
         match stored.iter().find(|known| known.name.eq_ignore_ascii_case(&trigger.name)) {
-            None => return Ok(Some(Remarked::NotRecorded)),
+            None => (is_missing, updates) = (true, updates || trigger.name.eq_ignore_ascii_case(&of_updates)),
             Some(known) => is_outdated |= !is_same(&known.sql, &trigger.sql),
         }
     }
-    Ok(is_outdated.then_some(Remarked::Outdated))
+    Ok(match (is_missing, is_outdated) {
+        (true, _) => Some(Remarked::NotRecorded { updates }),
+        (_, true) => Some(Remarked::Outdated),
+        _ => None,
+    })
 }
 
 /// Whether two triggers do the same: their texts are the same to SQLite, up to how names and tables are spelt.
@@ -372,6 +384,22 @@ impl Records<'_> {
         )
     }
 
+    /// The statement that records all values of which something is recorded as if they were written now: whatever was
+    /// written while that was not recorded is among them, and what peers have must not undo it.
+    fn sql_record_as_new(&self) -> String {
+        let (rows, pk, clock, pks) = (self.rows(), self.keys("new"), self.name("clock"), self.name("pks"));
+        let cells = self.table.columns.iter().map(|column| {
+            let (name, text) = (quote(&column.name), sql_text(&column.name));
+            format!(
+                "SELECT crsql_pack_columns({pk}) AS pk, {text} AS cid, new.{name} AS val, c.col_version + 1 AS col_version,
+                 {LENGTH} AS cl FROM ({rows}) AS new JOIN {pks} AS p ON {} JOIN {clock} AS c ON c.key = p.__crsql_key
+                 AND c.col_name = {text} COLLATE NOCASE WHERE {LENGTH} % 2 = 1",
+                self.same_key("new")
+            )
+        });
+        self.sql_merge(&cells.collect::<Vec<_>>().join(" UNION ALL "))
+    }
+
     /// Merges changes of this database's own. They are sorted, so all are found before the first is merged.
     fn sql_merge(&self, changes: &str) -> String {
         let sql = format!(
@@ -382,6 +410,53 @@ impl Records<'_> {
         );
         sql.split('\n').map(str::trim).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// Tables that are there, and of whose two tables of metadata one or both are gone, though the rest is there.
+pub(super) fn halved(connection: &Connection, stored: &[Trigger]) -> rusqlite::Result<Vec<Remark>> {
+    let mut statement = connection.prepare(
+        r"SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE '%\_\_crsql\_%' ESCAPE '\' ORDER BY name",
+    )?;
+    let names = statement.query_map([], |row| super::text(row, 0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut exists = connection
+        .prepare("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE)")?;
+    let mut remarks = Vec::new();
+    for name in names {
+        let metadata = ["clock", "pks"].map(|end| format!("{name}__crsql_{end}"));
+        let mut missing = Vec::new();
+        for table in &metadata {
+            if !exists.query_row([table], |row| row.get::<_, bool>(0))? {
+                missing.push(table.clone());
+            }
+        }
+        let triggers: Vec<&Trigger> =
+            own_triggers(&name, stored).filter(|trigger| trigger.table.eq_ignore_ascii_case(&name)).collect();
+        let was_shared = missing.len() < metadata.len() || !triggers.is_empty();
+        if was_shared && !missing.is_empty() {
+            remarks.push(remark_halved(name, missing, &triggers));
+        }
+    }
+    Ok(remarks)
+}
+
+/// Has the next command of this program give the file another site id, and read peers from their start: what they know
+/// of the rows is the only memory of their versions, and they leave out what the site wrote that asks.
+const FORGET_REPOSITORY: &str = "DELETE FROM crsql_master WHERE key = 'ddcp_repository'";
+
+/// What is left of the metadata says nothing without the rest: everything is recorded anew.
+fn remark_halved(table: String, missing: Vec<String>, triggers: &[&Trigger]) -> Remark {
+    let mut statements = vec![KEEP_VERSION.to_owned()];
+    statements.extend(triggers.iter().map(|trigger| trigger.sql_drop()));
+    let metadata = ["clock", "pks"].map(|end| quote(&format!("{table}__crsql_{end}")));
+    statements.extend(metadata.iter().map(|name| format!("DROP TABLE IF EXISTS {name}")));
+    statements.extend([format!("SELECT crsql_as_crr({})", sql_text(&table)), FORGET_REPOSITORY.to_owned()]);
+    Remark { what: Remarked::MetadataLost(missing), mend: Some(in_one(&statements)), table }
+}
+
+/// The triggers that have the names of the three of the table `table`.
+fn own_triggers<'a>(table: &str, stored: &'a [Trigger]) -> impl Iterator<Item = &'a Trigger> {
+    let names = ["i", "u", "d"].map(|kind| format!("{table}__crsql_{kind}trig"));
+    stored.iter().filter(move |trigger| names.iter().any(|name| name.eq_ignore_ascii_case(&trigger.name)))
 }
 
 /// Tables that are gone and have left their clock table behind.
@@ -402,11 +477,7 @@ const KEEP_VERSION: &str =
 
 fn remark_dropped(table: String, stored: &[Trigger]) -> Remark {
     let name = |end: &str| quote(&format!("{table}__crsql_{end}"));
-    let is_its = |trigger: &&Trigger| {
-        let triggers = ["i", "u", "d"].map(|kind| format!("{table}__crsql_{kind}trig"));
-        triggers.iter().any(|name| name.eq_ignore_ascii_case(&trigger.name))
-    };
-    let triggers: Vec<&Trigger> = stored.iter().filter(is_its).collect();
+    let triggers: Vec<&Trigger> = own_triggers(&table, stored).collect();
     let mut statements = vec![KEEP_VERSION.to_owned()];
     statements.extend(triggers.iter().map(|trigger| trigger.sql_drop()));
     let renamed = triggers.first().map(|trigger| trigger.table.clone());

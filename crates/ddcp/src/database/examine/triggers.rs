@@ -84,7 +84,8 @@ impl Trigger {
         let on = tokens.iter().skip(3).position(|token| token.is("ON"))? + 3;
         let event_at = tokens[3..on].iter().position(|token| event(token).is_some())? + 3;
         let event = event(&tokens[event_at])?;
-        let mut head = on + 2;
+        // The table may be named with its schema.
+        let mut head = if tokens.get(on + 2)?.is_sign(".") { on + 4 } else { on + 2 };
         if tokens.get(head)?.is("FOR") {
             head += 3;
         }
@@ -224,6 +225,11 @@ mod tests {
         assert_eq!(
             rewritten("CREATE TRIGGER t DELETE ON note FOR EACH ROW WHEN OLD.a OR OLD.begin BEGIN DELETE FROM a; END"),
             "CREATE TRIGGER t DELETE ON note FOR EACH ROW WHEN crsql_internal_sync_bit() = 0 AND (OLD.a OR OLD.begin) \
+             BEGIN DELETE FROM a; END"
+        );
+        assert_eq!(
+            rewritten("CREATE TRIGGER main.t INSERT ON \"main\" . note FOR EACH ROW BEGIN DELETE FROM a; END"),
+            "CREATE TRIGGER main.t INSERT ON \"main\" . note FOR EACH ROW WHEN crsql_internal_sync_bit() = 0 \
              BEGIN DELETE FROM a; END"
         );
     }

@@ -351,7 +351,10 @@ fn why_a_declaration_is_refused_is_said() {
         ),
         ("CREATE TABLE t (id PRIMARY KEY, v, CHECK (v > 1) ON CONFLICT ignore)", "has ON CONFLICT IGNORE"),
         ("CREATE TABLE t (id PRIMARY KEY, v, UNIQUE (v) ON CONFLICT FAIL)", "has ON CONFLICT FAIL"),
-        ("CREATE TABLE t (id PRIMARY KEY /* \u{1b}]0;\u{7} */)", "table t: its declaration holds control characters"),
+        (
+            "CREATE TABLE t (id PRIMARY KEY /* \u{1b}]0;\u{7} */)",
+            "left out: its declaration holds control characters (the first is U+001B)",
+        ),
         (
             "CREATE TABLE t (id PRIMARY KEY); CREATE TABLE u (id)",
             "table t: its declaration cannot be used: Multiple statements",
@@ -362,11 +365,18 @@ fn why_a_declaration_is_refused_is_said() {
     }
     for name in ["sqlite_x", "crsql_x", "CRSQL_x", "note__crsql_clock", "a__crsql_pks", "a\u{7}"] {
         let sql = format!("CREATE TABLE \"{name}\" (id PRIMARY KEY)");
-        let error = Declared::new(vec![table(name, &sql, &[])]).err().unwrap().to_string();
-        assert!(error.contains("its name will not do"), "{error}");
+        let declared = Declared::new(vec![table(name, &sql, &[])]).unwrap();
+        let differences = none.database.differences(&declared).unwrap();
+        let Some([D::Unavailable { reason }]) = differences.get(&name.replace('\u{7}', "\\u{7}")).map(Vec::as_slice)
+        else {
+            panic!("{differences:?}")
+        };
+        assert!(reason.contains("its name will not do"), "{reason}");
     }
     let index = table("t", "CREATE TABLE t (id PRIMARY KEY, v)", &["CREATE INDEX t__crsql_clock_dbv_idx ON t (v)"]);
-    assert!(Declared::new(vec![index]).err().unwrap().to_string().contains("declares something else"));
+    let differences = none.database.differences(&Declared::new(vec![index]).unwrap()).unwrap();
+    let [D::Unavailable { reason }] = differences["t"].as_slice() else { panic!("{differences:?}") };
+    assert!(reason.contains("its index t__crsql_clock_dbv_idx has a name that is kept"), "{reason}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
     Error,
     changeset::{BundleHeader, BundleSignature, BundleWriter, Cursor, Unsigned},
     config::RemoteName,
-    database::{Database, PACK_BYTES, Selection, TableShape},
+    database::{Database, PACK_BYTES, Selection},
     files::{self, NewFile},
     repo::{Repository, reading::before_alteration},
     transport::{Address, veilid::OwnerKey},
@@ -167,6 +167,7 @@ impl Repository {
             self.note_version(report.to_version)?;
         }
         if request.mark
+            && plan.is_whole
             && let Some((name, address)) = &plan.remote
         {
             self.state()?.set_mark(name.as_str(), address, &plan.header.source, report.to_version)?;
@@ -217,7 +218,10 @@ impl Repository {
             Some((name, address)) => self.state_to_read()?.contact(name.as_str(), address)?.site_id,
             None => None,
         };
-        let tables = chosen_tables(&database.tables()?, &request.tables)?;
+        let mut known = database.unreadable_tables()?;
+        let is_whole = known.is_empty();
+        known.extend(database.tables()?.into_iter().map(|table| table.name));
+        let tables = chosen_tables(&known, &request.tables)?;
         let header = BundleHeader {
             source,
             version,
@@ -229,7 +233,7 @@ impl Repository {
             without,
             signature: key.map(OwnerKey::party).map(|party| BundleSignature::to_come(party.repository.0, party.key)),
         };
-        Ok(Plan { header, remote })
+        Ok(Plan { header, remote, is_whole })
     }
 
     fn known_remote(&self, name: &str) -> Result<(RemoteName, Address), Error> {
@@ -243,6 +247,8 @@ struct Plan {
     header: BundleHeader,
     /// For whom it is, if it is for somebody.
     remote: Option<(RemoteName, Address)>,
+    /// All tables can be read. What could not be lies before the mark once it can: the next bundle begins where this did.
+    is_whole: bool,
 }
 
 impl Plan {
@@ -292,14 +298,14 @@ fn sign(key: &OwnerKey, unsigned: &Unsigned, file: &mut File, path: &Path) -> Re
 }
 
 /// The tables that are named, by the names their changes carry; `None` if none is.
-fn chosen_tables(known: &[TableShape], named: &[String]) -> Result<Option<BTreeSet<String>>, Error> {
+fn chosen_tables(known: &[String], named: &[String]) -> Result<Option<BTreeSet<String>>, Error> {
     if named.is_empty() {
         return Ok(None);
     }
     let chosen = named.iter().map(|name| {
         // SQLite takes names in any case.
-        let table = known.iter().find(|table| table.name.eq_ignore_ascii_case(name));
-        table.map(|table| table.name.clone()).ok_or_else(|| Error::BundleRequest {
+        let table = known.iter().find(|table| table.eq_ignore_ascii_case(name));
+        table.cloned().ok_or_else(|| Error::BundleRequest {
             what: format!("there is no table {name} that replicates"),
             hint: "`ddcp status` lists the tables that do".into(),
         })

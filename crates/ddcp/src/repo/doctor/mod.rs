@@ -146,6 +146,10 @@ fn examine_database(layout: &Layout, options: &Options, thorough: bool, advice: 
             let what = format!("{} is damaged: {}", path.display(), complaints.join("; "));
             findings.push(Finding::error("database", what, recover(path)));
         }
+        Err(error) if error.to_string().contains("no such collation sequence") => {
+            let what = format!("the file cannot be checked as a whole: {error}");
+            findings.push(Finding::note("database", what, "have its application run `PRAGMA integrity_check`"));
+        }
         Err(error) => findings.push(Finding::error("database", error.to_string(), mend_database(path, &error, advice))),
     }
     if let Err(error) = tables::examine(&database, thorough, advice, findings) {

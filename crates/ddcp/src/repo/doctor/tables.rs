@@ -25,7 +25,14 @@ pub(super) fn examine(
     let remarks = database.remarks(thorough)?;
     let shared = database.tables()?;
     let is_lost = |remark: &Remark| {
-        matches!(remark.what, Remarked::NotRecorded | Remarked::OtherKey { .. } | Remarked::Renamed { .. })
+        matches!(
+            remark.what,
+            Remarked::NotRecorded { .. }
+                | Remarked::OtherKey { .. }
+                | Remarked::Renamed { .. }
+                | Remarked::Unreadable(_)
+                | Remarked::MetadataLost(_)
+        )
     };
     if shared.is_empty() && !remarks.iter().any(is_lost) {
         let mend = advice.shell("SELECT crsql_as_crr('TABLE')");
@@ -73,7 +80,9 @@ fn finding(Remark { table, what, mend }: Remark, advice: &Advice) -> Finding {
         | Remarked::ColumnsGone(_)
         | Remarked::OddText { .. } => Finding::note(about, message(&table, &what), mending(&table, &what, shell)),
         Remarked::NotWritable { .. }
-        | Remarked::NotRecorded
+        | Remarked::NotRecorded { .. }
+        | Remarked::Unreadable(_)
+        | Remarked::MetadataLost(_)
         | Remarked::Outdated
         | Remarked::RecordedTwice(_)
         | Remarked::OtherKey { .. }
@@ -109,7 +118,25 @@ fn message(table: &str, what: &Remarked) -> String {
         Remarked::NotWritable { why, trigger: None } => {
             format!("nothing that peers wrote can be merged into {table}: {why}")
         }
-        Remarked::NotRecorded => format!("{table} has lost triggers: not every write to it is recorded"),
+        Remarked::Unreadable(why) => format!(
+            "{table} replicates, but cannot be read here, so no peer gets what is in it, and nothing that peers wrote can \
+             be merged into it: {why}"
+        ),
+        Remarked::NotRecorded { updates: false } => {
+            format!("{table} has lost triggers: not every write to it is recorded")
+        }
+        Remarked::NotRecorded { updates: true } => format!(
+            "{table} has lost triggers: not every write to it is recorded. Which values were changed since is not known: \
+             the mend records all of them as written now, so that they win over what peers have"
+        ),
+        Remarked::MetadataLost(missing) => {
+            let (are, missing) = (if missing.len() == 1 { "is" } else { "are" }, missing.join(" and "));
+            format!(
+                "{table}: {missing} {are} gone, with what was recorded of its rows: writing to it fails, and no peer gets \
+                 anything of it. The mend records the rows anew; deletions that peers have not heard of are forgotten. \
+                 Pull before anything is written to it: only peers know its versions"
+            )
+        }
         Remarked::Outdated => format!(
             "{table} was altered without crsql_begin_alter and crsql_commit_alter: its triggers are for other columns, \
              and writing to it fails or is not recorded"
@@ -206,12 +233,25 @@ fn mending(table: &str, what: &Remarked, shell: Option<String>) -> String {
         (Remarked::NumberedKey(column), None) => {
             format!("give {column} a random value in every INSERT, or use a key of random texts (UUIDs)")
         }
+        (Remarked::Unreadable(_), None) => format!(
+            "declare {table} anew with a key without that collation, between `crsql_begin_alter` and \
+             `crsql_commit_alter`, in its application; peers then get all that is in it"
+        ),
+        (Remarked::NotRecorded { .. } | Remarked::Outdated, None) => {
+            format!("have its application, which knows what is not known here, run {}", realter(table))
+        }
         (Remarked::CollatedKey(column), None) => format!("declare {table} anew with {column} without COLLATE"),
         (Remarked::KeyMismatch(_) | Remarked::KeyViolated { .. }, None) => {
             format!("declare {table} anew without the foreign key")
         }
         (_, None) => "declare it anew without that, between `crsql_begin_alter` and `crsql_commit_alter`".to_owned(),
     }
+}
+
+/// The statements that have the engine look at a table anew.
+fn realter(table: &str) -> String {
+    let text = format!("'{}'", table.replace('\'', "''"));
+    format!("`SELECT crsql_begin_alter({text}); SELECT crsql_commit_alter({text})`")
 }
 
 fn count(number: u64, noun: &str) -> String {
