@@ -97,7 +97,7 @@ impl Database {
         }
         let mut row: Option<Row> = None;
         while let Some(next) = self.wrap(rows.next())? {
-            let (at, key): (usize, i64) = (self.wrap(next.get(0))?, self.wrap(next.get(1))?);
+            let (at, key) = (self.wrap(next.get::<_, u32>(0))? as usize, self.wrap(next.get(1))?);
             if let Some(whole) = row.take_if(|row| (row.at, row.key) != (at, key))
                 && !self.give(&mut readers[whole.at], after, whole, packer)?
             {

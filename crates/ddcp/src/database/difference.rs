@@ -282,7 +282,8 @@ impl TableDetails {
         let mut statement = connection.prepare_cached(COLUMNS)?;
         let row = |row: &rusqlite::Row<'_>| {
             let name: String = row.get(0)?;
-            let text = declaration.as_ref().ok().and_then(|declaration| column(declaration, row.get(4).ok()?, &name));
+            let at = row.get::<_, u32>(4)? as usize;
+            let text = declaration.as_ref().ok().and_then(|declaration| column(declaration, at, &name));
             let column = ColumnDetails {
                 declared_type: row.get::<_, String>(1)?.to_ascii_uppercase(),
                 not_null: row.get(2)?,
