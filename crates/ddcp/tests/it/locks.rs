@@ -110,16 +110,12 @@ fn locks_of_other_connections_stay_whatever_is_done() {
 /// is never a database.
 #[test]
 fn few_parts_of_the_program_open_files() {
-    const ALLOWED: [&str; 12] = [
+    const ALLOWED: [&str; 8] = [
         "cli/address.rs",               // a file that holds an address, before anything else is open
-        "cli/commands/bundle.rs",       // a bundle, in a process of its own
         "config/mod.rs",                // config.toml
-        "control/mod.rs",               // a bundle, that is no database in use
         "control/socket.rs",            // a folder
-        "files.rs",                     // what is new, and folders
+        "files.rs",                     // what is new, bundles, and folders
         "metrics.rs",                   // /proc
-        "repo/bundle/fetch.rs",         // a bundle, that is no database in use
-        "repo/bundle/spool.rs",         // what came on standard input
         "repo/mend.rs",                 // the mark
         "repo/schema.rs",               // which statements were shown
         "transport/veilid/identity.rs", // the node's identity
