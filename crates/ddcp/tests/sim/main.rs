@@ -22,8 +22,8 @@ use std::{
     thread,
 };
 
-/// Histories in a normal run of the tests.
-const SEEDS: u64 = 200;
+/// Histories in a normal run of the tests: a few minutes' worth, as each takes some seconds of a processor.
+const SEEDS: u64 = 120;
 
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
