@@ -89,7 +89,14 @@ test("ordered lists and clset tables in a file that changes hands", async () => 
     twin.compare([item, note]);
     await twin.swapFiles();
   }
+  const versions = () => [twin.ours, twin.upstream].map((engine) => engine.run("SELECT crsql_db_version()")[0][0]);
+  const [before] = versions();
   succeed("DROP TABLE note_schema");
+  // Upstream's version falls with the table, and is given again. That of our file stays, under upstream too.
+  const [ours, upstream] = versions();
+  assert.equal(ours, before);
+  assert.ok(upstream < before);
+  await twin.shareOurs();
   twin.compare([item]);
   await twin.close();
 });

@@ -48,9 +48,10 @@ impl vtab::Table for ClSet {
     }
 
     fn drop_table(&self) -> Result<()> {
-        let db = self.engine.db;
-        db.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", ident(&self.base)))?;
-        crr::remove(&self.engine, &self.base)
+        // This reads the version, and so has to be first: the statement that drops the virtual table sets the number of the
+        // schema to the one that follows here, and what was prepared in between would be taken for up to date.
+        crr::remove(&self.engine, &self.base)?;
+        self.engine.db.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", ident(&self.base)))
     }
 }
 

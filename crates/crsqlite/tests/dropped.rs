@@ -45,7 +45,10 @@ fn a_schema_table_that_is_made_anew_goes_on_with_the_versions() {
     let make = "CREATE VIRTUAL TABLE foo_schema USING clset(a INTEGER PRIMARY KEY NOT NULL, b);";
     let c = open();
     c.execute_batch(&format!("{make} INSERT INTO foo VALUES (1, 1); INSERT INTO foo VALUES (2, 2)")).unwrap();
-    c.execute_batch(&format!("DROP TABLE foo_schema; {make} INSERT INTO foo VALUES (3, 3)")).unwrap();
+    c.execute_batch("DROP TABLE foo_schema").unwrap();
+    assert_eq!(version(&c), 2);
+    assert_eq!(query(&c, "SELECT * FROM crsql_changes"), [""; 0]);
+    c.execute_batch(&format!("{make} INSERT INTO foo VALUES (3, 3)")).unwrap();
     assert_eq!(query(&c, "SELECT pk, db_version FROM crsql_changes"), ["X'010903',3"]);
 }
 
