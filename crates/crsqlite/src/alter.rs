@@ -97,7 +97,8 @@ impl Settlement<'_> {
         self.revive_rows(&crr, tracked.map(|_| before::notes(&self.shape.name)).as_deref())?;
         // A row that lost all its records to columns that are gone is still known: the backfill records it anew. In a
         // table without columns, that needs new keys (as in CR-SQLite).
-        let unknown = if self.shape.columns.is_empty() { "1".to_owned() } else { format!("NOT {}", self.has_row()) };
+        let unknown =
+            if self.shape.columns.is_empty() { "1".to_owned() } else { format!("NOT {}", self.shape.has_row()) };
         db.execute_batch(&format!(
             "DELETE FROM {pks} AS p WHERE {unknown} AND NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key)"
         ))?;
@@ -105,7 +106,8 @@ impl Settlement<'_> {
         for column in &tracked.replaced {
             let column = self.shape.columns.iter().find(|c| same_name(c, column));
             if let Some(column) = column {
-                crr::restamp(self.engine, self.shape, &format!("col_name = {}", literal(column)))?;
+                let cells = format!("col_name = {}", literal(column));
+                crr::restamp(self.engine, self.shape, &cells, crr::WRITTEN)?;
             }
         }
         self.touch_cells(&crr, tracked)
@@ -157,29 +159,7 @@ impl Settlement<'_> {
 
     /// Renames records, as changes of this site: whoever wrote the cell knows it by the old name, too.
     fn rename_records(&self, from: &str, to: &str) -> Result<()> {
-        let (db, clock) = (self.engine.db, self.shape.clock());
-        let keys = self.keys(&format!("SELECT key FROM {clock} WHERE col_name = {from} ORDER BY key"))?;
-        let mut rename = Stmt::prepare(
-            db,
-            &format!(
-                "UPDATE {clock} SET col_name = {to}, db_version = ?2, site_id = 0, seq = ?3 \
-                 WHERE key = ?1 AND col_name = {from}"
-            ),
-        )?;
-        for key in keys {
-            let (version, seq) = (self.engine.next_db_version(i64::MIN)?, self.engine.versions.bump(1));
-            rename.exec(&[ValueRef::Integer(key), ValueRef::Integer(version), ValueRef::Integer(seq)])?;
-        }
-        Ok(())
-    }
-
-    /// Whether key `p` has a base row, as a condition.
-    fn has_row(&self) -> String {
-        format!("EXISTS (SELECT 1 FROM {} AS b WHERE {})", self.shape.base(), self.same_row())
-    }
-
-    fn same_row(&self) -> String {
-        join(&self.shape.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)))
+        crr::restamp(self.engine, self.shape, &format!("col_name = {from}"), &format!("col_name = {to}"))
     }
 
     fn keys(&self, sql: &str) -> Result<Vec<i64>> {
@@ -205,7 +185,7 @@ impl Settlement<'_> {
              AND NOT EXISTS (SELECT 1 FROM {clock} \
                WHERE key = p.__crsql_key AND col_name = '{SENTINEL}' AND col_version % 2 = 0) \
              ORDER BY p.__crsql_key",
-            self.has_row()
+            self.shape.has_row()
         ))?;
         gone.into_iter().try_for_each(|key| self.write(crr)?.delete(key))
     }
@@ -216,7 +196,7 @@ impl Settlement<'_> {
         let back = self.keys(&format!(
             "SELECT p.__crsql_key FROM {pks} AS p JOIN {clock} AS c ON c.key = p.__crsql_key \
              WHERE c.col_name = '{SENTINEL}' AND c.col_version % 2 = 0 AND {} ORDER BY p.__crsql_key",
-            self.has_row()
+            self.shape.has_row()
         ))?;
         for key in back {
             self.write(crr)?.insert(key, true)?;
@@ -243,7 +223,7 @@ impl Settlement<'_> {
                 before::notes(&self.shape.name),
                 self.shape.pks(),
                 self.shape.base(),
-                self.same_row()
+                self.shape.same_row()
             ),
         )?;
         let mut rows = stmt.query(&[])?;

@@ -168,6 +168,16 @@ impl Shape {
         )
     }
 
+    /// Whether key `p` of the key table has a row `b` in the base table, as a condition.
+    pub(crate) fn has_row(&self) -> String {
+        format!("EXISTS (SELECT 1 FROM {} AS b WHERE {})", self.base(), self.same_row())
+    }
+
+    /// Whether row `b` has key `p`, as a condition.
+    pub(crate) fn same_row(&self) -> String {
+        join(&self.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)))
+    }
+
     pub(crate) fn clock(&self) -> String {
         format!("main.{}", ident(&format!("{}{CLOCK_SUFFIX}", self.name)))
     }

@@ -75,8 +75,7 @@ fn forget_the_dropped(engine: &Engine, name: &str) -> Result<()> {
         return drop_metadata(db, &shape);
     }
     let (clock, pks) = (shape.clock(), shape.pks());
-    let same_row = join(&shape.keys, " AND ", |k| format!("b.{0} = p.{0}", ident(k)));
-    let gone = format!("NOT EXISTS (SELECT 1 FROM {} AS b WHERE {same_row})", shape.base());
+    let gone = format!("NOT {}", shape.has_row());
     let columns = join(shape.columns.iter().map(String::as_str).chain([SENTINEL]), ", ", literal);
     db.execute_batch(&format!(
         "DELETE FROM {clock} WHERE col_name COLLATE NOCASE NOT IN ({columns}) \
@@ -85,13 +84,20 @@ fn forget_the_dropped(engine: &Engine, name: &str) -> Result<()> {
              AND key IN (SELECT p.__crsql_key FROM {pks} AS p WHERE {gone});
          DELETE FROM {pks} AS p WHERE {gone} AND NOT EXISTS (SELECT 1 FROM {clock} WHERE key = p.__crsql_key)"
     ))?;
-    let has_triggers =
-        triggers::names(&shape).iter().any(|t| exists(db, "main.sqlite_master", "trigger", t).unwrap_or(false));
-    if has_triggers { Ok(()) } else { restamp(engine, &shape, &format!("col_name <> '{SENTINEL}'")) }
+    for trigger in triggers::names(&shape) {
+        if exists(db, "main.sqlite_master", "trigger", &trigger)? {
+            return Ok(());
+        }
+    }
+    restamp(engine, &shape, &format!("col_name <> '{SENTINEL}'"), WRITTEN)
 }
 
-/// Counts the cells of which `condition` holds as written here, by the open transaction. A query of the clock table.
-pub(crate) fn restamp(engine: &Engine, shape: &Shape, condition: &str) -> Result<()> {
+/// What [`restamp`] sets of a cell that counts as written once more.
+pub(crate) const WRITTEN: &str = "col_version = col_version + 1";
+
+/// Makes the records of which `condition` holds changes of this site and the open transaction, and sets what `set` says,
+/// each in a place of its own. Both are SQL on the clock table.
+pub(crate) fn restamp(engine: &Engine, shape: &Shape, condition: &str, set: &str) -> Result<()> {
     let (db, clock) = (engine.db, shape.clock());
     let mut cells = Stmt::prepare(db, &format!("SELECT key, col_name FROM {clock} WHERE {condition} ORDER BY 1, 2"))?;
     let mut rows = cells.query(&[])?;
@@ -101,10 +107,7 @@ pub(crate) fn restamp(engine: &Engine, shape: &Shape, condition: &str) -> Result
     }
     let mut stamp = Stmt::prepare(
         db,
-        &format!(
-            "UPDATE {clock} SET col_version = col_version + 1, db_version = ?3, site_id = 0, seq = ?4 \
-             WHERE key = ?1 AND col_name = ?2"
-        ),
+        &format!("UPDATE {clock} SET {set}, db_version = ?3, site_id = 0, seq = ?4 WHERE key = ?1 AND col_name = ?2"),
     )?;
     for (key, column) in found {
         let (version, seq) = (engine.next_db_version(i64::MIN)?, engine.versions.bump(1));
